@@ -1,0 +1,113 @@
+package hls
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+}
+
+const asset = "abcdefghijklmnopqrstuvwxyz"
+
+func record(chunk, segments int, last bool) Record {
+	r := Record{V: 1, Asset: asset, Run: "r1", Track: "v0", Chunk: chunk, Attempt: 1, Start: int64(chunk) * 4000, Timescale: 1000,
+		Target: 2, Last: last, Renditions: map[string]RenditionSegments{}}
+	for _, id := range []string{"v1080", "v360"} {
+		rs := RenditionSegments{Init: "init-0123abcd.mp4"}
+		for i := range segments {
+			rs.Segments = append(rs.Segments, Segment{Duration: 2000, Bytes: int64(1000 + i), SHA256: strings.Repeat("ab", 32)})
+		}
+		r.Renditions[id] = rs
+	}
+	return r
+}
+
+var renditions = []Rendition{
+	{ID: "v1080", Track: "v0", Kind: Video, Codecs: "avc1.640028", Width: 1920, Height: 1080, FrameRate: Rational{30000, 1001}, Bandwidth: 6_000_000, AverageBandwidth: 3_100_000},
+	{ID: "v360", Track: "v0", Kind: Video, Codecs: "avc1.64001e", Width: 640, Height: 360, FrameRate: Rational{30000, 1001}, Bandwidth: 900_000, AverageBandwidth: 500_000},
+	{ID: "a0-aac128", Track: "a0", Kind: Audio, Codecs: "mp4a.40.2", Bandwidth: 140_000, AverageBandwidth: 128_000, Language: "en", Name: "English", Channels: 2, Default: true},
+}
+
+func TestRecordGolden(t *testing.T) {
+	b, err := record(3, 2, true).Encode()
+	require.NoError(t, err)
+	golden(t, "record.json", b)
+	r, err := DecodeRecord(b)
+	require.NoError(t, err)
+	require.Equal(t, record(3, 2, true), r)
+	require.Equal(t, int64(16000), r.End())
+}
+
+func TestMediaGolden(t *testing.T) {
+	growing, err := Media([]Record{record(0, 1, false), record(1, 2, false)}, "v360", "")
+	require.NoError(t, err)
+	golden(t, "media-growing.m3u8", growing)
+	ended, err := Media([]Record{record(0, 1, false), record(1, 2, true)}, "v360", "http://router/v/-/"+asset+"/r1/v360/")
+	require.NoError(t, err)
+	golden(t, "media-ended-plain.m3u8", ended)
+
+	for name, records := range map[string][]Record{
+		"no records": nil, "dense": {record(1, 1, false)}, "marked last": {record(0, 1, true), record(1, 1, true)},
+	} {
+		_, err := Media(records, "v360", "")
+		require.ErrorContains(t, err, name)
+	}
+	_, err = Media([]Record{record(0, 1, false)}, "v144", "")
+	require.ErrorContains(t, err, `no rendition "v144"`)
+}
+
+func TestMasterGolden(t *testing.T) {
+	m, err := Master(renditions)
+	require.NoError(t, err)
+	golden(t, "master.m3u8", m)
+	audio, err := Master(renditions[2:])
+	require.NoError(t, err)
+	golden(t, "master-audio.m3u8", audio)
+	steering := Steering{TTL: 2, ReloadURI: "http://127.2.0.1:8081/steer?a=" + asset + "&s=x&p=eu-1,us-1", Priority: []string{"eu-1", "us-1"}}
+	for name, stored := range map[string][]byte{"expanded.m3u8": m, "expanded-audio.m3u8": audio} {
+		e, err := Expand(stored, []Pathway{{"eu-1", "http://127.1.0.1:8082/v/-/" + asset + "/r1/"}, {"us-1", "http://127.2.0.1:8082/v/-/" + asset + "/r1/"}}, steering)
+		require.NoError(t, err)
+		golden(t, name, e)
+	}
+	golden(t, "plain.m3u8", Plain(m, "http://127.1.0.1:8081/v/-/"+asset+"/r1/", "?steering=0"))
+	_, err = Master([]Rendition{{ID: "v1", Kind: Video, Codecs: "x\"y", Bandwidth: 1}})
+	require.Error(t, err)
+	_, err = Master(nil)
+	require.Error(t, err)
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	b, err := record(0, 1, true).Encode()
+	require.NoError(f, err)
+	f.Add(b)
+	f.Add([]byte(`{"v":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeRecord(b)
+		if err != nil {
+			return
+		}
+		again, err := r.Encode()
+		require.NoError(t, err)
+		r2, err := DecodeRecord(again)
+		require.NoError(t, err)
+		require.Equal(t, r, r2)
+		r.End()
+	})
+}

@@ -1,0 +1,70 @@
+package hls
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// ContentType is the media type of playlists.
+const ContentType = "application/vnd.apple.mpegurl"
+
+// Media composes the media playlist of a rendition from its track's contiguous
+// records, chunk 0 first. prefix is put before every URI: empty for URIs
+// relative to the playlist, or an absolute base with a trailing slash.
+//
+// While the last record isn't marked last the playlist grows: EVENT, with
+// EXT-X-START at 0 so that players begin at the beginning. Once ended it gains
+// EXT-X-ENDLIST and loses EXT-X-START.
+func Media(records []Record, rendition, prefix string) ([]byte, error) {
+	if len(records) == 0 {
+		return nil, fmt.Errorf("media playlist %s: no records", rendition)
+	}
+	first, ended := records[0], records[len(records)-1].Last
+	b := make([]byte, 0, 256+64*len(records)*len(first.Renditions[rendition].Segments))
+	b = append(b, "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:"...)
+	b = strconv.AppendInt(b, int64(first.Target), 10)
+	b = append(b, "\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-INDEPENDENT-SEGMENTS\n"...)
+	if !ended {
+		b = append(b, "#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"...)
+	}
+	init := ""
+	for i, r := range records {
+		rs, ok := r.Renditions[rendition]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("media playlist: record %s/%d has no rendition %q", r.Track, r.Chunk, rendition)
+		case r.Chunk != i || r.Track != first.Track || r.Run != first.Run:
+			return nil, fmt.Errorf("media playlist %s: record %s/%s/%d at position %d: records must be dense and of one track", rendition, r.Run, r.Track, r.Chunk, i)
+		case r.Last && i != len(records)-1:
+			return nil, fmt.Errorf("media playlist %s: record %d is marked last, %d follow", rendition, i, len(records)-1-i)
+		}
+		if rs.Init != init {
+			init = rs.Init
+			b = append(b, `#EXT-X-MAP:URI="`...)
+			b = append(b, prefix...)
+			b = append(b, init...)
+			b = append(b, "\"\n"...)
+		}
+		for s, seg := range rs.Segments {
+			b = append(b, "#EXTINF:"...)
+			b = strconv.AppendFloat(b, float64(seg.Duration)/float64(r.Timescale), 'f', 6, 64)
+			b = append(b, ",\n"...)
+			b = append(b, prefix...)
+			b = appendSegmentPath(b, r.Chunk, r.Attempt, s)
+			b = append(b, '\n')
+		}
+	}
+	if ended {
+		b = append(b, "#EXT-X-ENDLIST\n"...)
+	}
+	return b, nil
+}
+
+func appendSegmentPath(b []byte, chunk, attempt, segment int) []byte {
+	return fmt.Appendf(b, "%05d-%d/%05d.m4s", chunk, attempt, segment)
+}
+
+// SegmentPath is a segment's path below its rendition: "00003-1/00000.m4s".
+func SegmentPath(chunk, attempt, segment int) string {
+	return string(appendSegmentPath(nil, chunk, attempt, segment))
+}
