@@ -1,0 +1,177 @@
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/meridian-video/meridian/tools"
+)
+
+// PostgresEnv names a shared server: the DSN of a superuser.
+const PostgresEnv = "MERIDIAN_TEST_POSTGRES"
+
+// PostgresServer is a running PostgreSQL.
+type PostgresServer struct {
+	// DSN connects as superuser to the database postgres.
+	DSN string
+	*process
+}
+
+var sharedPostgres = sync.OnceValues(func() (string, error) {
+	if dsn := os.Getenv(PostgresEnv); dsn != "" {
+		return dsn, nil
+	}
+	s, err := StartPostgres(context.Background())
+	if err != nil {
+		return "", err
+	}
+	return s.DSN, nil
+})
+
+// Postgres returns the DSN of a fresh, empty database which is dropped when the
+// test ends. Its role is superuser and may create further databases.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	admin, err := sharedPostgres()
+	if err != nil {
+		t.Fatalf("testenv: PostgreSQL: %v", err)
+	}
+	name := "t_" + strings.ToLower(rand.Text())
+	if err := adminExec(admin, "CREATE DATABASE "+name); err != nil {
+		t.Fatalf("testenv: %v", err)
+	}
+	t.Cleanup(func() {
+		// FORCE: a test that leaves connections open must not keep the next from a clean server.
+		if err := adminExec(admin, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+			t.Errorf("testenv: %v", err)
+		}
+	})
+	return strings.Replace(admin, "/postgres?", "/"+name+"?", 1)
+}
+
+func adminExec(dsn, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	c, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(ctx, sql)
+	if cerr := c.Close(ctx); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
+}
+
+// StartPostgres starts a server of its own. It refuses to run as root, so then
+// it runs as the user postgres.
+func StartPostgres(ctx context.Context) (*PostgresServer, error) {
+	bin, _, err := tools.PostgresBin()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := postgresCredential()
+	if err != nil {
+		return nil, err
+	}
+	return startRetrying(func(port int) (*PostgresServer, error) { return startPostgres(ctx, bin, cred, port) })
+}
+
+func startPostgres(ctx context.Context, bin string, cred *syscall.Credential, port int) (*PostgresServer, error) {
+	dir, err := serverDir("pg")
+	if err != nil {
+		return nil, err
+	}
+	if cred != nil {
+		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	data := filepath.Join(dir, "data")
+	initCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	initdb := exec.CommandContext(initCtx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres",
+		"-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	initdb.Dir = dir
+	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := initdb.CombinedOutput(); err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	argv := []string{filepath.Join(bin, "postgres"), "-D", data}
+	for _, set := range []string{
+		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=" + dir,
+		"max_connections=300", "shared_buffers=64MB",
+		// Losing test data costs nothing; waiting for the disk does.
+		"fsync=off", "synchronous_commit=off", "full_page_writes=off",
+	} {
+		argv = append(argv, "-c", set)
+	}
+	// QUIT is an immediate shutdown: postgres ends all its processes, each in a session of its own.
+	p, err := launch(spec{dir: dir, log: filepath.Join(dir, "log"), signal: "QUIT", argv: argv, cred: cred})
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	s := &PostgresServer{process: p, DSN: fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
+	err = p.await(ctx, func(ctx context.Context) error {
+		c, err := pgx.Connect(ctx, s.DSN)
+		if err != nil {
+			return err
+		}
+		return c.Close(ctx)
+	})
+	if err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Stop ends the server and removes its files.
+func (s *PostgresServer) Stop() { s.stop() }
+
+// DSNHostPort returns the host:port of a URL DSN, for components which take
+// hosts, user and database apart.
+func DSNHostPort(dsn string) (string, error) {
+	c, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s:%d", c.Host, c.Port), nil
+}
+
+// postgresCredential is nil unless the process is root.
+func postgresCredential() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("%w: PostgreSQL doesn't run as root and its user is missing (%w); run `make install`", tools.ErrMissing, err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}

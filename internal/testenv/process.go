@@ -1,0 +1,187 @@
+package testenv
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// startTimeout is generous: test machines are busy.
+	startTimeout = 60 * time.Second
+	// startAttempts bounds how often a start is tried again because the free
+	// port found for it was taken in between.
+	startAttempts = 3
+)
+
+// keeper runs a server ("$@") and ends it with signal $1 when standard input
+// ends, which happens at the latest when the process that started it dies; then
+// it removes the directory $2.
+const keeper = `sig=$1 dir=$2; shift 2
+"$@" </dev/null 3>&- &
+echo $! >&3; exec 3>&-
+read -r _
+kill -CONT $!; kill -"$sig" $!; wait $!
+[ -z "$dir" ] || rm -rf "$dir"`
+
+// process is a running server and its keeper.
+type process struct {
+	keeper *exec.Cmd
+	hold   *os.File
+	pid    int
+	log    string
+}
+
+type spec struct {
+	// dir is removed when the server has ended; empty for a directory someone else owns.
+	dir string
+	// log receives what the server prints.
+	log    string
+	signal string
+	argv   []string
+	env    []string
+	cred   *syscall.Credential
+}
+
+func launch(s spec) (*process, error) {
+	holdR, holdW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer holdR.Close()
+	pidR, pidW, err := os.Pipe()
+	if err != nil {
+		holdW.Close()
+		return nil, err
+	}
+	defer pidR.Close()
+	logFile, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, holdW.Close(), pidW.Close())
+	}
+	cmd := exec.Command("/bin/sh", append([]string{"-c", keeper, "keeper", s.signal, s.dir}, s.argv...)...)
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), s.env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = holdR, logFile, logFile
+	cmd.ExtraFiles = []*os.File{pidW}
+	// A session of its own: Ctrl-C at the terminal ends the tests, and these in turn the keeper.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.cred}
+	err = cmd.Start()
+	pidW.Close()
+	logFile.Close()
+	if err != nil {
+		holdW.Close()
+		return nil, fmt.Errorf("start %s: %w", s.argv[0], err)
+	}
+	p := &process{keeper: cmd, hold: holdW, log: s.log}
+	line, err := bufio.NewReader(pidR).ReadString('\n')
+	if err == nil {
+		p.pid, err = strconv.Atoi(strings.TrimSpace(line))
+	}
+	if err != nil {
+		p.stop()
+		return nil, fmt.Errorf("start %s: %w", s.argv[0], err)
+	}
+	return p, nil
+}
+
+// stop ends the server and returns when it is gone.
+func (p *process) stop() {
+	p.hold.Close()
+	// The keeper's status says how the server ended, which a stop needn't know.
+	_ = p.keeper.Wait()
+}
+
+func (p *process) ended() bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return true
+	}
+	// The keeper reaps the server only at its own end.
+	return bytes.Contains(b, []byte(") Z "))
+}
+
+// await polls ready until it is nil, the server has ended or the deadline has passed.
+func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		try, cancelTry := context.WithTimeout(ctx, 2*time.Second)
+		err := ready(try)
+		cancelTry()
+		if err == nil {
+			return nil
+		}
+		if p.ended() {
+			return fmt.Errorf("%w: %w\n%s", errEnded, err, tail(p.log))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready after %s: %w\n%s", startTimeout, err, tail(p.log))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+var errEnded = errors.New("the server ended while starting")
+
+// tail is the end of a log, for error messages.
+func tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-2000):])
+}
+
+// startRetrying starts a server on a free port; a server that ends at once may
+// have lost the port to another process and gets a new one.
+func startRetrying[T any](start func(port int) (T, error)) (T, error) {
+	var (
+		server T
+		err    error
+	)
+	for range startAttempts {
+		var port int
+		if port, err = freePort(); err != nil {
+			break
+		}
+		if server, err = start(port); !errors.Is(err, errEnded) {
+			break
+		}
+	}
+	return server, err
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// serverDir makes the directory of a server. It lies below /tmp when $TMPDIR is
+// too deep for a unix socket's path.
+func serverDir(name string) (string, error) {
+	parent := os.TempDir()
+	if len(parent) > 60 {
+		parent = "/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "meridian-test-"+name+"-")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
+}

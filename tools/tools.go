@@ -1,0 +1,110 @@
+package tools
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+)
+
+// Tool is a program built from pinned sources.
+type Tool struct {
+	// Name of the program and of its module's directory.
+	Name string
+	// Package is the import path of its main package.
+	Package string
+	// Module and Version are what its go.mod requires.
+	Module, Version string
+	// Develop marks tools which only developers need.
+	Develop bool
+}
+
+// All returns the tools in the order they are built.
+func All() []Tool {
+	return []Tool{
+		{Name: "nats-server", Package: "github.com/nats-io/nats-server/v2",
+			Module: "github.com/nats-io/nats-server/v2", Version: "v2.15.2"},
+		{Name: "minio", Package: "github.com/minio/minio",
+			Module: "github.com/minio/minio", Version: "v0.0.0-20260212201848-7aac2a2c5b7c"},
+	}
+}
+
+// ErrMissing is matched by every error about a program that isn't there.
+var ErrMissing = errors.New("program is missing")
+
+// CacheDir is where built programs lie: $MERIDIAN_CACHE, or meridian in the
+// user's cache directory.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("MERIDIAN_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache directory (set MERIDIAN_CACHE): %w", err)
+	}
+	return filepath.Join(dir, "meridian"), nil
+}
+
+// Target is the file a tool is built to.
+func (t Tool) Target() (string, error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "bin", t.Name+"@"+t.Version), nil
+}
+
+// Path returns the built program of the given name.
+func Path(name string) (string, error) {
+	for _, t := range All() {
+		if t.Name != name {
+			continue
+		}
+		path, err := t.Target()
+		if err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%w: %s %s is not in the cache (%s); run `make tools`", ErrMissing, name, t.Version, path)
+		}
+		return path, nil
+	}
+	return "", fmt.Errorf("no tool is named %q", name)
+}
+
+// System returns a program of the distribution, found in $PATH.
+func System(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s is not installed; run `make install`", ErrMissing, name)
+	}
+	return path, nil
+}
+
+// MinPostgres is the oldest PostgreSQL the platform runs on.
+const MinPostgres = 15
+
+// PostgresBin returns the directory of PostgreSQL's server programs and its
+// major version: the newest installed one that is new enough. Debian keeps them
+// out of $PATH.
+func PostgresBin() (dir string, major int, err error) {
+	dirs, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil {
+		return "", 0, err
+	}
+	for _, d := range dirs {
+		v, err := strconv.Atoi(filepath.Base(filepath.Dir(d)))
+		if err != nil || v < MinPostgres || v <= major {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(d, "postgres")); err == nil {
+			dir, major = d, v
+		}
+	}
+	if dir == "" {
+		return "", 0, fmt.Errorf("%w: PostgreSQL %d or newer is not installed; run `make install`", ErrMissing, MinPostgres)
+	}
+	return dir, major, nil
+}
