@@ -1,0 +1,74 @@
+package fmp4
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/Eyevinn/mp4ff/aac"
+	"github.com/Eyevinn/mp4ff/avc"
+	"github.com/Eyevinn/mp4ff/mp4"
+)
+
+// Init is an initialisation segment.
+type Init struct {
+	// Name is "init-{sha8}.mp4".
+	Name string
+	Data []byte
+	// Codecs is the RFC 6381 string of the one track.
+	Codecs string
+	// Width and Height as coded; 0 for audio.
+	Width, Height int
+}
+
+// VideoInit makes the initialisation segment for the H.264 track ffmpeg
+// described in moov. Only parameter sets are taken over.
+func VideoInit(moov *mp4.MoovBox, timescale uint32) (Init, error) {
+	stsd := moov.Trak.Mdia.Minf.Stbl.Stsd
+	if stsd == nil || stsd.AvcX == nil || stsd.AvcX.AvcC == nil {
+		return Init{}, fmt.Errorf("%w: no avc1 sample entry", ErrMalformed)
+	}
+	c := stsd.AvcX.AvcC
+	if len(c.SPSnalus) == 0 || len(c.PPSnalus) == 0 {
+		return Init{}, fmt.Errorf("%w: avcC without parameter sets", ErrMalformed)
+	}
+	sps, err := avc.ParseSPSNALUnit(c.SPSnalus[0], true)
+	if err != nil {
+		return Init{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	init := mp4.CreateEmptyInit()
+	init.AddEmptyTrack(timescale, "video", "und")
+	if err := init.Moov.Trak.SetAVCDescriptor("avc1", c.SPSnalus, c.PPSnalus, true); err != nil {
+		return Init{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	out, err := encodeInit(init)
+	if err != nil {
+		return Init{}, err
+	}
+	out.Codecs = avc.CodecString("avc1", sps)
+	out.Width, out.Height = int(sps.Width), int(sps.Height)
+	return out, nil
+}
+
+// AudioInit makes the initialisation segment of an AAC-LC stereo track.
+// language is ISO 639-2/T, or "und".
+func AudioInit(sampleRate int, language string) (Init, error) {
+	init := mp4.CreateEmptyInit()
+	init.AddEmptyTrack(uint32(sampleRate), "audio", language)
+	if err := init.Moov.Trak.SetAACDescriptor(aac.AAClc, sampleRate); err != nil {
+		return Init{}, fmt.Errorf("audio init: %w", err)
+	}
+	out, err := encodeInit(init)
+	out.Codecs = "mp4a.40.2"
+	return out, err
+}
+
+func encodeInit(init *mp4.InitSegment) (Init, error) {
+	var b bytes.Buffer
+	if err := init.Encode(&b); err != nil {
+		return Init{}, fmt.Errorf("encode init: %w", err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return Init{Name: "init-" + hex.EncodeToString(sum[:4]) + ".mp4", Data: b.Bytes()}, nil
+}
