@@ -1,0 +1,179 @@
+package geo
+
+import (
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+// Health is what is believed about one edge or router.
+type Health struct {
+	Down bool
+	// Why in a few words: "refused", "timed out twice".
+	Why string
+	// Recovered is when it last came back; zero when it was never down.
+	Recovered time.Time
+}
+
+// Edge is one edge cache of a region.
+type Edge struct {
+	Name      string
+	URL       string
+	Addresses []netip.Addr
+	Health    Health
+	// Load is the share of its capacity in use, as the edge says itself; 0 when it says nothing.
+	Load float64
+}
+
+// Region is one region of a snapshot.
+type Region struct {
+	Name, Place string
+	At          Point
+	// RouterURL and RouterAddress are where its router answers; RouterAddress is
+	// invalid when the table holds no literal address.
+	RouterURL     string
+	RouterAddress netip.Addr
+	// NameServer is the address of its DNS server.
+	NameServer netip.Addr
+	Router     Health
+	Edges      []Edge
+	// Weight decides between regions equally far away; 0 takes a region out of
+	// rotation until nothing else is left.
+	Weight float64
+	// Drained regions are offered after all others that work.
+	Drained bool
+	// Full regions pass new viewers on to the next nearest; see Board.
+	Full bool
+}
+
+// Up reports whether any edge of the region works.
+func (r *Region) Up() bool {
+	for i := range r.Edges {
+		if !r.Edges[i].Health.Down {
+			return true
+		}
+	}
+	return false
+}
+
+// Snapshot is everything Decide depends on. It is never changed once published.
+type Snapshot struct {
+	// Regions in table order.
+	Regions []Region
+	// Geo is nil when there is no database.
+	Geo Locator
+	// Alone is set while no other router is heard, so health is this router's own view.
+	Alone bool
+}
+
+// NewSnapshot returns the snapshot of a table before anything is known about
+// health: everything counts as up.
+func NewSnapshot(t *region.Table) *Snapshot {
+	s := &Snapshot{Regions: make([]Region, 0, len(t.Regions))}
+	for _, r := range t.Regions {
+		g := Region{Name: r.Name, Place: r.Place, At: Point{r.Latitude, r.Longitude}, RouterURL: r.Router.URL, Weight: 1}
+		if ap, err := netip.ParseAddrPort(r.Router.DNS); err == nil {
+			g.NameServer = ap.Addr().Unmap()
+		}
+		g.RouterAddress = g.NameServer
+		if u, err := url.Parse(r.Router.URL); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				g.RouterAddress = a.Unmap()
+			}
+		}
+		for _, e := range r.Edges {
+			g.Edges = append(g.Edges, Edge{Name: e.Name, URL: e.URL, Addresses: e.Addresses})
+		}
+		s.Regions = append(s.Regions, g)
+	}
+	return s
+}
+
+// Region returns the named region, nil when there is none.
+func (s *Snapshot) Region(name string) *Region {
+	for i := range s.Regions {
+		if s.Regions[i].Name == name {
+			return &s.Regions[i]
+		}
+	}
+	return nil
+}
+
+// Edge returns the named edge and its region, nil when there is none.
+func (s *Snapshot) Edge(name string) (*Edge, *Region) {
+	for i := range s.Regions {
+		for j := range s.Regions[i].Edges {
+			if s.Regions[i].Edges[j].Name == name {
+				return &s.Regions[i].Edges[j], &s.Regions[i]
+			}
+		}
+	}
+	return nil, nil
+}
+
+// clone copies what an update may change.
+func (s *Snapshot) clone() *Snapshot {
+	c := *s
+	c.Regions = append([]Region(nil), s.Regions...)
+	for i := range c.Regions {
+		c.Regions[i].Edges = append([]Edge(nil), c.Regions[i].Edges...)
+	}
+	return &c
+}
+
+// A region becomes full above fullAbove and stays so until it is below
+// fullBelow: without the gap, viewers would swing between two regions.
+const (
+	fullAbove = 0.95
+	fullBelow = 0.80
+)
+
+// Board publishes the current snapshot. Readers never wait.
+type Board struct {
+	current atomic.Pointer[Snapshot]
+	mu      sync.Mutex // one writer at a time
+}
+
+// NewBoard returns a board that shows s.
+func NewBoard(s *Snapshot) *Board {
+	b := &Board{}
+	b.current.Store(s)
+	return b
+}
+
+// Load returns the current snapshot; it must not be changed.
+func (b *Board) Load() *Snapshot { return b.current.Load() }
+
+// Update publishes a copy of the current snapshot that change has edited.
+// Slices inside edges (addresses) are shared and must be replaced, not edited.
+func (b *Board) Update(change func(*Snapshot)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := b.current.Load().clone()
+	change(next)
+	for i := range next.Regions {
+		next.Regions[i].setFull()
+	}
+	b.current.Store(next)
+}
+
+// setFull compares the mean load of the edges that work with the thresholds.
+func (r *Region) setFull() {
+	sum, n := 0.0, 0
+	for _, e := range r.Edges {
+		if !e.Health.Down {
+			sum += e.Load
+			n++
+		}
+	}
+	switch {
+	case n == 0 || sum/float64(n) < fullBelow:
+		r.Full = false
+	case sum/float64(n) > fullAbove:
+		r.Full = true
+	}
+}
