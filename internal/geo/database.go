@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -79,6 +78,8 @@ type Database struct {
 	// Type is the database's own name for its kind: "GeoLite2-City".
 	Type string
 	sum  [sha256.Size]byte
+	// stamp is of the file it was read from.
+	stamp fileStamp
 }
 
 // OpenDatabase reads the city database at path and checks that it can answer.
@@ -88,6 +89,10 @@ func OpenDatabase(path string) (*Database, error) {
 		return nil, fmt.Errorf("geo database: %w", err)
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("geo database: %w", err)
+	}
 	var b bytes.Buffer
 	n, err := io.Copy(&b, io.LimitReader(f, maxDatabaseBytes+1))
 	if err != nil {
@@ -100,6 +105,7 @@ func OpenDatabase(path string) (*Database, error) {
 	if err != nil {
 		return nil, fmt.Errorf("geo database %s: %w", path, err)
 	}
+	db.stamp = stampOf(fi)
 	return db, nil
 }
 
@@ -171,9 +177,9 @@ func (d *Database) Same(o *Database) bool { return d != nil && o != nil && d.sum
 // symlink swaps and network mounts alike.
 func WatchDatabase(ctx context.Context, path string, every time.Duration, current *Database,
 	changed func(*Database), failed func(error)) {
-	seen, _ := stamp(path)
-	if current == nil {
-		seen = fileStamp{} // whatever is there now has not been accepted yet
+	var seen fileStamp
+	if current != nil {
+		seen = current.stamp // not the file's of now: it may have been replaced since
 	}
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -222,8 +228,9 @@ func stamp(path string) (fileStamp, error) {
 	if err != nil {
 		return fileStamp{}, fmt.Errorf("geo database: %w", err)
 	}
-	if fi.IsDir() {
-		return fileStamp{}, fmt.Errorf("geo database %s: %w", path, errors.New("is a directory"))
-	}
-	return fileStamp{size: fi.Size(), mtime: fi.ModTime(), inode: inode(fi)}, nil
+	return stampOf(fi), nil
+}
+
+func stampOf(fi os.FileInfo) fileStamp {
+	return fileStamp{size: fi.Size(), mtime: fi.ModTime(), inode: inode(fi)}
 }
