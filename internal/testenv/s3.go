@@ -37,6 +37,9 @@ type pool struct {
 	mu      sync.Mutex
 	loaded  bool
 	servers []S3Server
+	// owned keeps the servers this process started reachable: one that is
+	// garbage collected ends.
+	owned []*MinIOServer
 }
 
 var s3Pool pool
@@ -55,6 +58,7 @@ func (p *pool) first(ctx context.Context, n int) ([]S3Server, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.owned = append(p.owned, m)
 		p.servers = append(p.servers, m.S3Server)
 	}
 	return append([]S3Server(nil), p.servers[:n]...), nil
