@@ -1,0 +1,226 @@
+import Hls, { ErrorDetails, ErrorTypes, Events, LoaderContextType, type ErrorData, type HlsConfig } from 'hls.js';
+import { EdgeDirectory } from './edges';
+import { HostErrorController, PathwayWatch, isHostFailure, steeringClass, type Steering } from './failover';
+import { Ladder } from './ladder';
+import { loaderClass } from './loader';
+import { cannotDecode, masterRefused, notFound, reconnecting, type Notice } from './messages';
+import type { Page } from './page';
+import { FIRST_BYTE_MS, scaled, tuning } from './policies';
+import { RouterRing, absolute } from './routers';
+import type { PlayerState } from './state';
+import { EMPTY_S, ahead } from './stalls';
+
+const UNFREEZE_MS = 2_000;
+/** After this many failed tries with nothing left to play, ask the routers anew. */
+const RELOAD_AFTER = 4;
+/** A session is renewed at most this often; a second refusal is final. */
+const RENEW_MS = 60_000;
+const MEDIA_RECOVERY_MS = 5_000;
+
+/** Plays a page's video through hls.js and keeps playing while anything answers. */
+export class HlsEngine {
+  private readonly hls: Hls;
+  private readonly master: string;
+  private readonly edges: EdgeDirectory;
+  private readonly ladder = new Ladder();
+  private readonly watch = new PathwayWatch();
+  private steering: Steering | null = null;
+  private retryTimer: ReturnType<typeof setTimeout> | undefined;
+  private unfreezeTimer: ReturnType<typeof setTimeout> | undefined;
+  private moving = false;
+  private started = false;
+  private renewedAt = -Infinity;
+  private mediaRecoveries: number[] = [];
+
+  constructor(
+    private readonly video: HTMLVideoElement,
+    page: Page,
+    private readonly state: PlayerState,
+    /** notify shows a notice, or takes it away. */
+    private readonly notify: (n: Notice | null) => void,
+    private readonly ready: () => void,
+  ) {
+    state.engine = 'hls.js';
+    this.master = absolute(page.master, location.origin);
+    this.edges = new EdgeDirectory(page.edges);
+    const ring = new RouterRing([location.origin, ...page.routers]);
+    const config: Partial<HlsConfig> = {
+      ...tuning,
+      ...scaled(1),
+      loader: loaderClass(ring, {
+        routerFailed: () => state.routerFailures++,
+        routerAnswered: (url, type) => {
+          if (type !== LoaderContextType.STEERING_MANIFEST) return;
+          state.steering = new URL(url).origin;
+          state.steeringLoads++;
+        },
+      }),
+      errorController: HostErrorController as unknown as HlsConfig['errorController'],
+      contentSteeringController: steeringClass((s) => (this.steering = s)),
+    };
+    this.hls = new Hls(config);
+    this.listen();
+    window.addEventListener('online', this.retryNow);
+    video.addEventListener('playing', this.onPlaying);
+    this.hls.attachMedia(video);
+    this.hls.loadSource(this.master);
+  }
+
+  destroy(): void {
+    clearTimeout(this.retryTimer);
+    clearTimeout(this.unfreezeTimer);
+    window.removeEventListener('online', this.retryNow);
+    this.video.removeEventListener('playing', this.onPlaying);
+    this.hls.destroy();
+  }
+
+  /** sample copies what changes by itself into the state. */
+  sample(): void {
+    const { hls, state } = this;
+    const level = hls.levels[hls.currentLevel >= 0 ? hls.currentLevel : hls.loadLevel];
+    state.level = hls.currentLevel >= 0 ? hls.currentLevel : hls.loadLevel;
+    state.levels = hls.levels.length;
+    state.height = level?.height ?? 0;
+    state.bitrate = level?.bitrate ?? 0;
+    state.bandwidth = Number.isFinite(hls.bandwidthEstimate) ? hls.bandwidthEstimate : 0;
+    state.pathway = this.steering?.pathway ?? '';
+    state.pathways = hls.pathwayPriority ?? this.steering?.pathways ?? [];
+  }
+
+  private readonly onPlaying = (): void => {
+    this.started = true;
+    this.notify(null);
+  };
+
+  private listen(): void {
+    const { hls, state } = this;
+    hls.on(Events.MANIFEST_PARSED, () => {
+      hls.config.startPosition = 0;
+      this.ready();
+    });
+    hls.on(Events.LEVEL_UPDATED, (_, { details }) => (state.growing = details.live));
+    hls.on(Events.LEVEL_SWITCHED, () => state.rungs++);
+    hls.on(Events.LEVEL_SWITCHING, (_, data) => {
+      if (!this.watch.moved(data.attrs['PATHWAY-ID'])) return;
+      state.switches++;
+      // Steering doesn't abort the request in flight, which may hang. Not at
+      // once: other controllers are still handling what made us move.
+      if (this.moving) return;
+      this.moving = true;
+      queueMicrotask(() => {
+        this.moving = false;
+        hls.stopLoad();
+        this.resume();
+      });
+    });
+    hls.on(Events.FRAG_LOADED, (_, { frag, networkDetails }) => {
+      const answered = (networkDetails as XMLHttpRequest | null)?.responseURL || frag.url;
+      const edge = this.edges.find(answered);
+      if (edge) {
+        state.edge = edge.name;
+        state.place = edge.place;
+      }
+      const { first, start } = frag.stats.loading;
+      if (this.ladder.loaded(first - start, FIRST_BYTE_MS)) Object.assign(hls.config, scaled(this.ladder.factor));
+    });
+    hls.on(Events.FRAG_BUFFERED, () => this.notify(null));
+    hls.on(Events.ERROR, (_, data) => this.onError(data));
+  }
+
+  private onError(data: ErrorData): void {
+    const { state } = this;
+    const code = data.response?.code ?? 0;
+    state.errors++;
+    state.lastError = code > 0 ? `${data.details} (${code})` : data.details;
+    if (!data.fatal) {
+      if (data.details === ErrorDetails.PLAYLIST_UNCHANGED_ERROR && !data.errorAction?.resolved) this.unfreeze();
+      return;
+    }
+    if (data.type === ErrorTypes.NETWORK_ERROR) {
+      this.onNetworkError(data, code);
+    } else {
+      this.onMediaError();
+    }
+  }
+
+  private onNetworkError(data: ErrorData, code: number): void {
+    const ofMaster = data.details.startsWith('manifest');
+    const refused = masterRefused(code);
+    if (refused && ofMaster) {
+      this.notify(refused);
+      return;
+    }
+    if (refused && !isHostFailure(data)) {
+      // The session has ended, the link may still be good for a new one.
+      if (performance.now() - this.renewedAt < RENEW_MS) {
+        this.notify(refused);
+        return;
+      }
+      this.renewedAt = performance.now();
+      this.reload();
+      return;
+    }
+    const step = this.ladder.fail();
+    this.state.recoveries++;
+    Object.assign(this.hls.config, scaled(step.factor));
+    this.notify(ofMaster && code === 404 ? notFound : reconnecting(step.attempt, navigator.onLine));
+    clearTimeout(this.retryTimer);
+    this.retryTimer = setTimeout(() => this.retry(ofMaster), step.delayMs);
+  }
+
+  private retry(ofMaster: boolean): void {
+    this.retryTimer = undefined;
+    const empty = ahead(this.video.buffered, this.video.currentTime) <= EMPTY_S;
+    if (ofMaster || (empty && this.ladder.attempt >= RELOAD_AFTER)) {
+      this.reload();
+      return;
+    }
+    this.steering?.forgive(this.steering.pathway);
+    this.hls.stopLoad();
+    this.resume();
+  }
+
+  private readonly retryNow = (): void => {
+    if (this.retryTimer === undefined) return;
+    clearTimeout(this.retryTimer);
+    this.retry(this.hls.levels.length === 0);
+  };
+
+  /** No edge has a newer playlist: the encoder may be slow. Nothing but us asks again. */
+  private unfreeze(): void {
+    clearTimeout(this.unfreezeTimer);
+    this.unfreezeTimer = setTimeout(() => {
+      this.steering?.forgive();
+      this.hls.stopLoad();
+      this.resume();
+    }, UNFREEZE_MS);
+  }
+
+  /** resume loads on from the playhead; what is buffered stays. */
+  private resume(): void {
+    if (this.started) this.hls.startLoad(this.video.currentTime, true);
+    else this.hls.startLoad(this.video.currentTime);
+  }
+
+  /** reload asks for a new master and goes on at the playhead. */
+  private reload(): void {
+    const { hls, video } = this;
+    const playing = !video.paused;
+    hls.config.startPosition = video.currentTime;
+    if (playing) hls.once(Events.MANIFEST_PARSED, () => void video.play().catch(() => undefined));
+    hls.loadSource(this.master);
+  }
+
+  private onMediaError(): void {
+    const now = performance.now();
+    this.mediaRecoveries = this.mediaRecoveries.filter((t) => now - t < MEDIA_RECOVERY_MS);
+    if (this.mediaRecoveries.length >= 2) {
+      this.notify(cannotDecode);
+      return;
+    }
+    if (this.mediaRecoveries.length === 1) this.hls.swapAudioCodec();
+    this.mediaRecoveries.push(now);
+    this.state.recoveries++;
+    this.hls.recoverMediaError();
+  }
+}
