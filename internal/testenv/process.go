@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -41,6 +42,10 @@ type process struct {
 	pid    int
 	log    string
 }
+
+// held keeps the write ends of all keepers' pipes reachable: the collector would
+// close them and so end servers whose handle nobody keeps.
+var held sync.Map
 
 type spec struct {
 	// dir is removed when the server has ended; empty for a directory someone else owns.
@@ -83,6 +88,7 @@ func launch(s spec) (*process, error) {
 		holdW.Close()
 		return nil, fmt.Errorf("start %s: %w", s.argv[0], err)
 	}
+	held.Store(holdW, nil)
 	p := &process{keeper: cmd, hold: holdW, log: s.log}
 	line, err := bufio.NewReader(pidR).ReadString('\n')
 	if err == nil {
@@ -98,6 +104,7 @@ func launch(s spec) (*process, error) {
 // stop ends the server and returns when it is gone.
 func (p *process) stop() {
 	p.hold.Close()
+	held.Delete(p.hold)
 	// The keeper's status says how the server ended, which a stop needn't know.
 	_ = p.keeper.Wait()
 }

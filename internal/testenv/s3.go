@@ -37,9 +37,7 @@ type pool struct {
 	mu      sync.Mutex
 	loaded  bool
 	servers []S3Server
-	// owned keeps the servers this process started reachable: one that is
-	// garbage collected ends.
-	owned []*MinIOServer
+	own     []*MinIOServer
 }
 
 var s3Pool pool
@@ -58,10 +56,20 @@ func (p *pool) first(ctx context.Context, n int) ([]S3Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.owned = append(p.owned, m)
-		p.servers = append(p.servers, m.S3Server)
+		p.servers, p.own = append(p.servers, m.S3Server), append(p.own, m)
 	}
 	return append([]S3Server(nil), p.servers[:n]...), nil
+}
+
+// report tells of servers that died under a test.
+func (p *pool) report(t testing.TB) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.own {
+		if m.p != nil && m.p.ended() {
+			t.Logf("testenv: MinIO at %s has ended by itself:\n%s", m.Endpoint, tail(m.p.log))
+		}
+	}
 }
 
 // S3 returns n object stores which act as the stores of n regions, with a
@@ -77,6 +85,11 @@ func S3(t testing.TB, n int) []S3Server {
 	for i := range servers {
 		servers[i].Bucket = bucket
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			s3Pool.report(t)
+		}
+	})
 	return servers
 }
 
@@ -202,7 +215,7 @@ func (m *MinIOServer) Stop() {
 }
 
 func minioReady(ctx context.Context, endpoint string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/minio/health/ready", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/", nil)
 	if err != nil {
 		return err
 	}
@@ -212,7 +225,9 @@ func minioReady(ctx context.Context, endpoint string) error {
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
+	// An anonymous listing is refused once the server can look up users; the
+	// health pages say "ready" earlier.
+	if res.StatusCode != http.StatusForbidden {
 		return fmt.Errorf("%s: %s", req.URL, res.Status)
 	}
 	return nil
