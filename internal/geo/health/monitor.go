@@ -1,0 +1,288 @@
+package health
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+const (
+	// reportEvery is how often views are shared, reportLife how long one counts.
+	reportEvery = 250 * time.Millisecond
+	reportLife  = 750 * time.Millisecond
+	// maxWitnesses bounds the memory strangers can use.
+	maxWitnesses = 64
+	// subject prefix; the region's name follows.
+	subject = "health."
+)
+
+// Bus is where views are shared; *nats.Conn is one.
+type Bus interface {
+	Publish(subject string, data []byte) error
+	ChanSubscribe(subject string, ch chan *nats.Msg) (*nats.Subscription, error)
+}
+
+// Options of a Monitor. The zero value of each field has the default named.
+type Options struct {
+	// Region this router stands in; its own router is not probed.
+	Region string
+	// Bus is nil when there is no NATS.
+	Bus Bus
+	// Interval between two probes of a target, 500 ms; Timeout of one, 1 s.
+	Interval, Timeout time.Duration
+	Log               *slog.Logger
+	Metrics           prometheus.Registerer
+}
+
+// Monitor probes the regions and keeps a board's health up to date.
+type Monitor struct {
+	opt     Options
+	board   *geo.Board
+	targets []Target
+	client  *http.Client
+	id      string
+	metrics *metrics
+
+	// up mirrors each target's own view for its probe loop.
+	up    []atomic.Bool
+	round atomic.Int64
+}
+
+// Targets returns what a router in the named region probes: every edge and
+// every other region's router.
+func Targets(t *region.Table, self string) []Target {
+	var out []Target
+	for _, r := range t.Regions {
+		for _, e := range r.Edges {
+			out = append(out, Target{Name: e.Name, Region: r.Name, URL: e.URL + "/health/segment", Addr: e.Addresses[0]})
+		}
+	}
+	for _, r := range geo.NewSnapshot(t).Regions {
+		if r.Name != self {
+			out = append(out, Target{Name: RouterName(r.Name), Region: r.Name, URL: r.RouterURL + "/health/router", Addr: r.RouterAddress})
+		}
+	}
+	return out
+}
+
+// New returns a monitor of targets that writes to board.
+func New(board *geo.Board, targets []Target, opt Options) (*Monitor, error) {
+	if opt.Interval == 0 {
+		opt.Interval = 500 * time.Millisecond
+	}
+	if opt.Timeout == 0 {
+		opt.Timeout = time.Second
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Monitor{opt: opt, board: board, targets: targets, client: newClient(targets, opt.Timeout),
+		id: rand.Text(), up: make([]atomic.Bool, len(targets))}
+	var err error
+	if m.metrics, err = newMetrics(opt.Metrics); err != nil {
+		return nil, fmt.Errorf("health: %w", err)
+	}
+	for i := range m.up {
+		m.up[i].Store(true)
+		m.metrics.up.WithLabelValues(targets[i].Name).Set(1)
+	}
+	return m, nil
+}
+
+func (m *Monitor) wasUp(i int) bool { return m.up[i].Load() }
+
+// Ready returns nil once every target has been probed.
+func (m *Monitor) Ready() error {
+	if n := m.round.Load(); n < int64(len(m.targets)) {
+		return fmt.Errorf("health: %d of %d targets probed", n, len(m.targets))
+	}
+	return nil
+}
+
+// Run probes and judges until ctx ends.
+func (m *Monitor) Run(ctx context.Context) error {
+	// Room for a burst of all regions' reports; NATS drops what doesn't fit.
+	in := make(chan *nats.Msg, 4*maxWitnesses)
+	if m.opt.Bus != nil {
+		sub, err := m.opt.Bus.ChanSubscribe(subject+"*", in)
+		if err != nil {
+			return fmt.Errorf("health: subscribe: %w", err)
+		}
+		defer func() {
+			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+				m.opt.Log.Warn("health: unsubscribe", "error", err)
+			}
+		}()
+	}
+	defer m.client.CloseIdleConnections()
+	g, ctx := errgroup.WithContext(ctx)
+	obs := make(chan observation)
+	for i := range m.targets {
+		g.Go(func() error { m.probeLoop(ctx, i, obs); return nil })
+	}
+	g.Go(func() error { m.own(ctx, obs, in); return nil })
+	return g.Wait()
+}
+
+// state belongs to the goroutine that runs own.
+type state struct {
+	trackers  []tracker
+	loads     []float64
+	witnesses map[string]*witness
+	verdicts  []Verdict
+	recovered []time.Time
+	alone     bool
+	applied   bool
+}
+
+// own is the one goroutine that holds the state.
+func (m *Monitor) own(ctx context.Context, obs <-chan observation, in <-chan *nats.Msg) {
+	st := &state{trackers: make([]tracker, len(m.targets)), loads: make([]float64, len(m.targets)),
+		witnesses: map[string]*witness{}, verdicts: make([]Verdict, len(m.targets)), recovered: make([]time.Time, len(m.targets))}
+	for i := range st.verdicts {
+		st.verdicts[i].Up = true
+	}
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-obs:
+			if m.observe(st, o) {
+				m.report(st)
+			}
+		case msg := <-in:
+			m.hear(st, msg)
+		case <-tick.C:
+			m.report(st)
+		}
+		m.apply(st)
+	}
+}
+
+func (m *Monitor) observe(st *state, o observation) (changed bool) {
+	t := m.targets[o.target]
+	m.metrics.probe(t, o)
+	tr := &st.trackers[o.target]
+	seen := tr.seen
+	changed = tr.observe(o.outcome, o.why)
+	if !seen && tr.seen {
+		m.round.Add(1)
+	}
+	if o.outcome == good {
+		st.loads[o.target] = o.load
+	}
+	m.up[o.target].Store(!tr.down)
+	if changed && seen {
+		m.opt.Log.Info("own view changed", "target", t.Name, "up", !tr.down, "why", tr.why)
+	}
+	return changed
+}
+
+// hear takes in another router's report.
+func (m *Monitor) hear(st *state, msg *nats.Msg) {
+	r, err := parseReport(msg.Data)
+	if err != nil || msg.Subject != subject+r.Region {
+		m.metrics.reports.WithLabelValues("refused").Inc()
+		return
+	}
+	if r.Router == m.id {
+		return
+	}
+	if _, ok := st.witnesses[r.Router]; !ok && len(st.witnesses) >= maxWitnesses {
+		m.metrics.reports.WithLabelValues("refused").Inc()
+		return
+	}
+	m.metrics.reports.WithLabelValues("heard").Inc()
+	st.witnesses[r.Router] = &witness{report: r, arrived: time.Now()}
+}
+
+// report shares the own view. A report that can't be sent now is worthless later.
+func (m *Monitor) report(st *state) {
+	if m.opt.Bus == nil {
+		return
+	}
+	r := report{Router: m.id, Region: m.opt.Region, Targets: make(map[string]view, len(m.targets))}
+	for i, t := range st.trackers {
+		if t.seen {
+			r.Targets[m.targets[i].Name] = view{Up: !t.down, Why: t.why}
+		}
+	}
+	b, err := r.encode()
+	if err == nil {
+		err = m.opt.Bus.Publish(subject+m.opt.Region, b)
+	}
+	if err != nil {
+		m.metrics.reports.WithLabelValues("unsent").Inc()
+		return
+	}
+	m.metrics.reports.WithLabelValues("sent").Inc()
+}
+
+// apply judges every target and publishes a new snapshot when anything differs.
+func (m *Monitor) apply(st *state) {
+	now := time.Now()
+	for id, w := range st.witnesses {
+		if !w.living(now) {
+			delete(st.witnesses, id)
+		}
+	}
+	heard := len(st.witnesses)
+	alone := heard == 0
+	changed := !st.applied || alone != st.alone
+	st.alone, st.applied = alone, true
+	for i, t := range m.targets {
+		v := judge(t, st.trackers[i], st.witnesses, now)
+		before := st.verdicts[i]
+		if v.Up != before.Up {
+			if v.Up {
+				st.recovered[i] = now
+			}
+			m.metrics.verdict(t, v.Up)
+			m.opt.Log.Info("target is "+map[bool]string{true: "up", false: "down"}[v.Up], "target", t.Name, "why", v.Why, "alone", alone)
+		}
+		changed = changed || v != before
+		st.verdicts[i] = v
+	}
+	m.metrics.witnesses.Set(float64(heard))
+	if changed || m.loadsDiffer(st) {
+		m.board.Update(func(s *geo.Snapshot) { m.write(s, st) })
+	}
+}
+
+func (m *Monitor) loadsDiffer(st *state) bool {
+	s := m.board.Load()
+	for i, t := range m.targets {
+		if e, _ := s.Edge(t.Name); e != nil && e.Load != st.loads[i] {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Monitor) write(s *geo.Snapshot, st *state) {
+	s.Alone = st.alone
+	for i, t := range m.targets {
+		h := geo.Health{Down: !st.verdicts[i].Up, Why: st.verdicts[i].Why, Recovered: st.recovered[i]}
+		if e, _ := s.Edge(t.Name); e != nil {
+			e.Health, e.Load = h, st.loads[i]
+			continue
+		}
+		if r := s.Region(t.Region); r != nil && t.Name == RouterName(t.Region) {
+			r.Router = h
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package health
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeEdge is a real listener that answers probes as told.
+type fakeEdge struct {
+	addr string
+	mode atomic.Value // "good", "hang", "midbody", "503", "short"
+	srv  *httptest.Server
+	stop chan struct{}
+	hits atomic.Int64
+	conn atomic.Int64
+}
+
+func startEdge(t *testing.T, addr string) *fakeEdge {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	e := &fakeEdge{addr: l.Addr().String(), stop: make(chan struct{})}
+	e.mode.Store("good")
+	body := make([]byte, 64<<10)
+	e.srv = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e.hits.Add(1)
+		hang := func() {
+			select {
+			case <-e.stop:
+			case <-r.Context().Done():
+			}
+		}
+		switch e.mode.Load() {
+		case "hang":
+			hang()
+		case "midbody":
+			w.Header().Set("Content-Length", "65536")
+			_, _ = w.Write(body[:1000])
+			_ = http.NewResponseController(w).Flush()
+			hang()
+		case "short":
+			w.Header().Set("Content-Length", "65536")
+			_, _ = w.Write(body[:1000])
+			panic(http.ErrAbortHandler)
+		case "503":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			w.Header().Set(LoadHeader, "0.25")
+			_, _ = w.Write(body)
+		}
+	}))
+	_ = e.srv.Listener.Close()
+	e.srv.Listener = l
+	e.srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			e.conn.Add(1)
+		}
+	}
+	e.srv.Start()
+	t.Cleanup(sync.OnceFunc(e.kill))
+	return e
+}
+
+// kill closes the listener and every connection, as the kernel does for a killed process.
+func (e *fakeEdge) kill() {
+	select {
+	case <-e.stop:
+		return
+	default:
+	}
+	close(e.stop)
+	e.srv.CloseClientConnections()
+	e.srv.Close()
+}
+
+func target(e *fakeEdge, name, region string) Target {
+	return Target{Name: name, Region: region, URL: "http://" + e.addr + "/health/segment"}
+}
+
+// start runs a monitor of a three-region board until the test ends.
+func start(t *testing.T, self string, bus Bus, targets ...Target) *geo.Board {
+	t.Helper()
+	tab, err := region.Loopback()
+	require.NoError(t, err)
+	board := geo.NewBoard(geo.NewSnapshot(tab))
+	m, err := New(board, targets, Options{Region: self, Bus: bus, Interval: 50 * time.Millisecond, Timeout: 150 * time.Millisecond,
+		Metrics: prometheus.NewPedanticRegistry()})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
+	require.Error(t, m.Ready(), "ready before the first round")
+	eventually(t, func() bool { return m.Ready() == nil }, "first round")
+	return board
+}
+
+func eventually(t *testing.T, f func() bool, what string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	require.Eventually(t, f, 15*time.Second, 2*time.Millisecond, what)
+	return time.Since(began)
+}
+
+func down(b *geo.Board, edge string) bool { e, _ := b.Load().Edge(edge); return e.Health.Down }
+func why(b *geo.Board, edge string) string {
+	e, _ := b.Load().Edge(edge)
+	return e.Health.Why
+}
+
+func TestLossesAndRecovery(t *testing.T) {
+	for mode, reason := range map[string]string{
+		"kill": "refused", "hang": "timed out twice", "midbody": "timed out twice", "503": "status 503", "short": "connection broken",
+	} {
+		t.Run(mode, func(t *testing.T) {
+			e, other := startEdge(t, "127.0.0.1:0"), startEdge(t, "127.0.0.1:0")
+			b := start(t, "us", nil, target(e, "eu-1", "eu"), target(other, "eu-2", "eu"))
+			require.False(t, down(b, "eu-1"))
+			require.True(t, b.Load().Alone)
+			if mode == "kill" {
+				e.kill()
+			} else {
+				e.mode.Store(mode)
+			}
+			took := eventually(t, func() bool { return down(b, "eu-1") }, "down")
+			t.Logf("%s: down after %v", mode, took)
+			require.Equal(t, reason, why(b, "eu-1"))
+			require.False(t, down(b, "eu-2"), "its sibling")
+
+			if mode == "kill" {
+				e = startEdge(t, e.addr)
+			} else {
+				e.mode.Store("good")
+			}
+			eventually(t, func() bool { return !down(b, "eu-1") }, "up again")
+			h, _ := b.Load().Edge("eu-1")
+			require.WithinDuration(t, time.Now(), h.Health.Recovered, 5*time.Second)
+		})
+	}
+}
+
+func TestConnectionIsKept(t *testing.T) {
+	e := startEdge(t, "127.0.0.1:0")
+	b := start(t, "us", nil, target(e, "eu-1", "eu"))
+	eventually(t, func() bool { return e.hits.Load() >= 8 }, "probes")
+	require.LessOrEqual(t, e.conn.Load(), int64(2), "connections for %d probes", e.hits.Load())
+	eventually(t, func() bool { g, _ := b.Load().Edge("eu-1"); return g.Load == 0.25 }, "load")
+}
+
+func TestAddressReplacesHost(t *testing.T) {
+	e := startEdge(t, "127.0.0.1:0")
+	_, port, err := net.SplitHostPort(e.addr)
+	require.NoError(t, err)
+	b := start(t, "us", nil, Target{Name: "eu-1", Region: "eu", URL: "http://eu-1.edge.meridian.invalid:" + port + "/x",
+		Addr: netip.MustParseAddr("127.0.0.1")})
+	require.False(t, down(b, "eu-1"))
+	require.Empty(t, why(b, "eu-1"))
+}
+
+func connect(t *testing.T) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(testenv.NATS(t))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func TestWitnesses(t *testing.T) {
+	e := startEdge(t, "127.0.0.1:0")
+	// us reaches the edge only through a link that can be cut; ap always does.
+	link := startEdge(t, "127.0.0.1:0")
+	us := start(t, "us", connect(t), target(link, "eu-1", "eu"))
+	apBus := connect(t)
+	ap := start(t, "ap", apBus, target(e, "eu-1", "eu"))
+	// eu's own router claims its edges work, whatever happens.
+	start(t, "eu", connect(t), target(startEdge(t, "127.0.0.1:0"), "eu-1", "eu"))
+	eventually(t, func() bool { return !us.Load().Alone && !ap.Load().Alone }, "they hear each other")
+
+	link.kill()
+	eventually(t, func() bool { return why(us, "eu-1") == "not reached from here (refused), but from ap" }, "ap is a witness")
+	require.False(t, down(us, "eu-1"))
+
+	e.kill()
+	took := eventually(t, func() bool { return down(us, "eu-1") && down(ap, "eu-1") }, "both agree, eu's own word doesn't count")
+	t.Logf("agreed %v after the kill", took)
+}
+
+func TestWorksAloneWhenNATSIsGone(t *testing.T) {
+	srv, err := testenv.StartNATS(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { srv.Stop() })
+	dial := func() *nats.Conn {
+		nc, err := nats.Connect(srv.URL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
+		require.NoError(t, err)
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	e := startEdge(t, "127.0.0.1:0")
+	us := start(t, "us", dial(), target(e, "eu-1", "eu"))
+	start(t, "ap", dial(), target(startEdge(t, "127.0.0.1:0"), "eu-1", "eu"))
+	eventually(t, func() bool { return !us.Load().Alone }, "hears ap")
+	srv.Stop()
+	eventually(t, func() bool { return us.Load().Alone }, "alone")
+	e.kill()
+	eventually(t, func() bool { return down(us, "eu-1") }, "trusts itself")
+}
+
+func TestStrangersOnTheBus(t *testing.T) {
+	nc := connect(t)
+	us := start(t, "us", nc, target(startEdge(t, "127.0.0.1:0"), "eu-1", "eu"))
+	for _, b := range []string{"", "null", "{", `{"v":1,"router":"x","region":"ap"}`, `{"v":9}`} {
+		require.NoError(t, nc.Publish("health.lie", []byte(b)))
+	}
+	require.NoError(t, nc.Flush())
+	require.False(t, down(us, "eu-1"))
+	require.True(t, us.Load().Alone)
+}

@@ -1,0 +1,81 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+)
+
+// outcome is what one probe found.
+type outcome int
+
+const (
+	good outcome = iota
+	refused
+	timedOut
+	// bad is any other failure: reset, 5xx, short body.
+	bad
+	// void says nothing about the target.
+	void
+)
+
+func (o outcome) String() string {
+	return [...]string{"good", "refused", "timed_out", "bad", "void"}[o]
+}
+
+const (
+	// strikes in a row that take a target down; a refusal needs only one.
+	strikesDown = 2
+	// good answers in a row that bring a target back.
+	goodsUp = 2
+)
+
+// tracker turns a target's outcomes into the own view of it. The zero value
+// has seen nothing.
+type tracker struct {
+	seen, down     bool
+	strikes, goods int
+	why            string
+}
+
+// observe adds an outcome and reports whether the view changed.
+func (t *tracker) observe(o outcome, why string) bool {
+	first, before := !t.seen, t.down
+	switch o {
+	case void:
+		return false
+	case good:
+		t.strikes = 0
+		t.goods++
+		if t.goods >= goodsUp || first {
+			t.down, t.why = false, ""
+		}
+	case refused:
+		t.goods, t.strikes = 0, strikesDown
+		t.down, t.why = true, why
+	default:
+		t.goods = 0
+		t.strikes++
+		if t.strikes >= strikesDown {
+			t.down, t.why = true, why
+		}
+	}
+	t.seen = true
+	return first || t.down != before
+}
+
+// classify tells what a failed request means.
+func classify(err error) (outcome, string) {
+	var n net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return refused, "refused"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &n) && n.Timeout():
+		return timedOut, "timed out twice"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return bad, "unreachable"
+	default:
+		return bad, "connection broken"
+	}
+}
