@@ -28,6 +28,10 @@ func All() []Tool {
 			Module: "github.com/nats-io/nats-server/v2", Version: "v2.15.2"},
 		{Name: "minio", Package: "github.com/minio/minio",
 			Module: "github.com/minio/minio", Version: "v0.0.0-20260212201848-7aac2a2c5b7c"},
+		{Name: "sqlc", Package: "github.com/sqlc-dev/sqlc/cmd/sqlc",
+			Module: "github.com/sqlc-dev/sqlc", Version: "v1.31.1", Develop: true},
+		{Name: "staticcheck", Package: "honnef.co/go/tools/cmd/staticcheck",
+			Module: "honnef.co/go/tools", Version: "v0.8.2", Develop: true},
 	}
 }
 
