@@ -1,0 +1,318 @@
+package catalog
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/meridian-video/meridian/internal/catalog/db"
+	"github.com/meridian-video/meridian/internal/service"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// Config is how components reach PostgreSQL; the hosts come from the region table.
+type Config struct {
+	User     string         `help:"PostgreSQL user." default:"meridian" env:"USER"`
+	Password service.Secret `help:"PostgreSQL password; @FILE reads it from a file." env:"PASSWORD"`
+	Database string         `help:"PostgreSQL database." default:"meridian" env:"DATABASE"`
+}
+
+// DSN returns the connection string for a comma-separated host:port list
+// (region.Table.PostgresDSNHosts).
+func (c Config) DSN(hosts string) string {
+	u := url.URL{Scheme: "postgres", Host: hosts, Path: "/" + c.Database}
+	if c.Password != "" {
+		u.User = url.UserPassword(c.User, c.Password.Reveal())
+	} else {
+		u.User = url.User(c.User)
+	}
+	return u.String()
+}
+
+// Deadlines. A leader that went silent costs one of them, then its pool is left.
+const (
+	connectTimeout = 2 * time.Second
+	queryTimeout   = 5 * time.Second
+	// replayWait is how long a read waits for a follower to replay the session's writes.
+	replayWait = 100 * time.Millisecond
+	maxConns   = 10
+)
+
+// Catalog is a connection to the leader and to a follower. Safe for concurrent use.
+type Catalog struct {
+	leader, follower *pgxpool.Pool
+	log              *slog.Logger
+}
+
+// Open prepares the pools for dsn, which may name several hosts. It doesn't
+// connect: PostgreSQL may be away. Close the catalog when done.
+func Open(dsn string, log *slog.Logger) (*Catalog, error) {
+	leader, err := newPool(dsn, "read-write")
+	if err != nil {
+		return nil, err
+	}
+	follower, err := newPool(dsn, "prefer-standby")
+	if err != nil {
+		leader.Close()
+		return nil, err
+	}
+	return &Catalog{leader: leader, follower: follower, log: log}, nil
+}
+
+func newPool(dsn, target string) (*pgxpool.Pool, error) {
+	u, err := url.Parse(dsn)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		// The text of a parse error would hold the password.
+		return nil, errors.New("PostgreSQL connection string: want postgres://user:password@host:port,host:port/database")
+	}
+	q := u.Query()
+	q.Set("target_session_attrs", target)
+	u.RawQuery = q.Encode()
+	cfg, err := pgxpool.ParseConfig(u.String())
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL connection string: %w", err)
+	}
+	cfg.MaxConns = maxConns
+	cfg.MaxConnLifetime = 5 * time.Minute
+	cfg.MaxConnIdleTime = time.Minute
+	cfg.HealthCheckPeriod = 5 * time.Second
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.ConnConfig.RuntimeParams["application_name"] = "meridian"
+	// A client that freezes within a transaction must not keep its locks.
+	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "10s"
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "4s"
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL pool: %w", err)
+	}
+	return pool, nil
+}
+
+// Close ends all connections, after the calls under way.
+func (c *Catalog) Close() {
+	c.leader.Close()
+	c.follower.Close()
+}
+
+// migrateLock is the advisory lock only one process migrates under.
+const migrateLock = 0x6d65726964 // "merid"
+
+// Migrate brings the schema up to date on the leader, one process at a time. It
+// returns ErrUnavailable while there is no leader.
+func (c *Catalog) Migrate(ctx context.Context) error {
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrateLock), lock.WithLockTimeout(1, 30))
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	sqlDB := stdlib.OpenDBFromPool(c.leader)
+	defer sqlDB.Close()
+	provider, err := goose.NewProvider(goose.DialectPostgres, sqlDB, files, goose.WithSessionLocker(locker), goose.WithSlog(c.log))
+	if err != nil {
+		return wrap("migrate", err)
+	}
+	_, err = provider.Up(ctx)
+	return wrap("migrate", err)
+}
+
+// Ready returns nil when a leader answers and has this version's schema.
+func (c *Catalog) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	want, err := newestMigration()
+	if err != nil {
+		return err
+	}
+	var have int64
+	err = c.leader.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
+	if err != nil {
+		return wrap("PostgreSQL leader", err)
+	}
+	if have < want {
+		return fmt.Errorf("PostgreSQL schema is at version %d, this program needs %d: an api of this version migrates it", have, want)
+	}
+	return nil
+}
+
+func newestMigration() (int64, error) {
+	entries, err := migrationFiles.ReadDir("migrations")
+	if err != nil || len(entries) == 0 {
+		return 0, errors.Join(errors.New("no migrations in the program"), err)
+	}
+	return goose.NumericComponent(entries[len(entries)-1].Name())
+}
+
+// write runs fn in a transaction on the leader. A leader that turns out to be
+// demoted or gone is left; what certainly didn't happen there is tried once more.
+func (c *Catalog) write(ctx context.Context, what string, fn func(q *db.Queries) error) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	var err error
+	for range 2 {
+		err = pgx.BeginFunc(ctx, c.leader, func(tx pgx.Tx) error { return fn(db.New(tx)) })
+		if !c.leave(err) {
+			break
+		}
+	}
+	if err != nil {
+		return wrap(what, err)
+	}
+	if s := sessionFrom(ctx); s != nil {
+		// Without a position later reads of the session use the leader: slower, never stale.
+		lsn, err := db.New(c.leader).CurrentLSN(ctx)
+		s.wrote(lsn, err)
+	}
+	return nil
+}
+
+// direct runs fn, a single statement, on the leader.
+func (c *Catalog) direct(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	var err error
+	for range 2 {
+		err = fn(ctx, db.New(c.leader))
+		if !c.leave(err) {
+			break
+		}
+	}
+	return wrap(what, err)
+}
+
+// leave drops the leader's connections if err says it is no leader any more,
+// and reports whether the failed statement certainly had no effect.
+func (c *Catalog) leave(err error) bool {
+	if err == nil || !lost(err) {
+		return false
+	}
+	demoted := sqlState(err) == "25006"
+	if demoted || sqlState(err) == "" || sqlState(err)[:2] == "57" && sqlState(err) != "57014" {
+		c.leader.Reset()
+	}
+	return demoted
+}
+
+// read runs fn on a follower that has replayed what the session of ctx wrote,
+// else on the leader.
+func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	err := c.onFollower(ctx, fn)
+	if errors.Is(err, errBehind) || lost(err) && ctx.Err() == nil {
+		return c.direct(ctx, what, fn)
+	}
+	return wrap(what, err)
+}
+
+var errBehind = errors.New("the follower hasn't replayed the session's writes")
+
+func (c *Catalog) onFollower(ctx context.Context, fn func(ctx context.Context, q *db.Queries) error) error {
+	s := sessionFrom(ctx)
+	lsn, leaderOnly := s.position()
+	if leaderOnly {
+		return errBehind
+	}
+	// A follower that hangs must leave time to ask the leader.
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout/2)
+	defer cancel()
+	conn, err := c.follower.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	q := db.New(conn)
+	if lsn != "" {
+		deadline := time.Now().Add(replayWait)
+		for {
+			ok, err := q.Replayed(ctx, lsn)
+			if err != nil {
+				return err
+			}
+			if ok {
+				break
+			}
+			if time.Now().After(deadline) {
+				return errBehind
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(replayWait / 10):
+			}
+		}
+	}
+	return fn(ctx, q)
+}
+
+// Session carries how far a client's own writes have come, so that its reads
+// show them. Put it into the context of every call made for one request.
+type Session struct {
+	mu     sync.Mutex
+	lsn    string
+	leader bool
+}
+
+// ParseSession reads the value of a Meridian-Session header; anything that
+// isn't one gives an empty session.
+func ParseSession(header string) *Session {
+	var hi, lo uint32
+	s := &Session{}
+	if n, err := fmt.Sscanf(header, "%X/%X", &hi, &lo); n == 2 && err == nil {
+		s.lsn = fmt.Sprintf("%X/%X", hi, lo)
+	}
+	return s
+}
+
+// Header is the value for Meridian-Session, empty if nothing was written or read so far.
+func (s *Session) Header() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lsn
+}
+
+func (s *Session) wrote(lsn string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leader = err != nil
+	if err == nil {
+		s.lsn = lsn
+	}
+}
+
+func (s *Session) position() (lsn string, leaderOnly bool) {
+	if s == nil {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lsn, s.leader
+}
+
+type sessionKey struct{}
+
+// WithSession returns a context whose calls belong to s.
+func WithSession(ctx context.Context, s *Session) context.Context {
+	return context.WithValue(ctx, sessionKey{}, s)
+}
+
+func sessionFrom(ctx context.Context) *Session {
+	s, _ := ctx.Value(sessionKey{}).(*Session)
+	return s
+}

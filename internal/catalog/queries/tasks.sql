@@ -1,0 +1,134 @@
+-- name: InsertTask :exec
+INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, not_before)
+VALUES (@id, @asset, @run, @owner, @class, @kind, @track, @chunk, @spec, @region, @pinned, @frames_total,
+        now() + @delay::interval)
+ON CONFLICT (id) DO NOTHING;
+
+-- name: GetTask :one
+SELECT * FROM tasks WHERE id = @id;
+
+-- name: ClaimTask :one
+-- A claim of a task whose lease has run out counts its last attempt as failed.
+UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(),
+    failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
+    lease_until = now() + @lease::interval
+WHERE id = @id AND failures < @max_failures::integer
+  AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
+RETURNING *;
+
+-- name: BeatTask :execrows
+UPDATE tasks SET lease_until = now() + @lease::interval, frames = greatest(frames, @frames)
+WHERE id = @id AND attempt = @attempt AND state = 'running';
+
+-- name: LockTask :one
+SELECT * FROM tasks WHERE id = @id AND attempt = @attempt AND state = 'running' FOR UPDATE;
+
+-- name: FinishTask :execrows
+UPDATE tasks SET state = 'done', ended_at = now(), lease_until = NULL, frames = frames_total
+WHERE id = @id AND attempt = @attempt AND state = 'running';
+
+-- name: RetryTask :one
+-- Gives a task back after a failure: queued again after a pause, or failed when it has used up its attempts.
+UPDATE tasks SET failures = failures + 1, error_code = @code, error_detail = @detail, lease_until = NULL, dispatched_at = NULL,
+    state = CASE WHEN failures + 1 >= @max_failures::integer THEN 'failed' ELSE 'queued' END,
+    ended_at = CASE WHEN failures + 1 >= @max_failures::integer THEN now() END,
+    not_before = now() + @delay::interval
+WHERE id = @id AND attempt = @attempt AND state = 'running'
+RETURNING *;
+
+-- name: ReturnTask :execrows
+-- Gives a task back that was stopped through no fault of its own: nothing is counted.
+UPDATE tasks SET state = 'queued', lease_until = NULL, dispatched_at = NULL
+WHERE id = @id AND attempt = @attempt AND state = 'running';
+
+-- name: FailTask :execrows
+UPDATE tasks SET state = 'failed', ended_at = now(), lease_until = NULL, failures = failures + 1, error_code = @code, error_detail = @detail
+WHERE id = @id AND attempt = @attempt AND state = 'running';
+
+-- name: CancelTasks :exec
+UPDATE tasks SET state = 'cancelled', ended_at = now(), lease_until = NULL
+WHERE asset = @asset AND kind <> 'cleanup' AND state IN ('queued', 'running')
+  AND (sqlc.narg(run)::integer IS NULL OR run = sqlc.narg(run));
+
+-- name: OpenTasks :one
+SELECT count(*) FROM tasks WHERE asset = @asset AND run = @run AND kind IN ('plan', 'video', 'audio') AND state <> 'done';
+
+-- name: CommitChunk :one
+-- The whole commit of a chunk in one statement and one round trip: without the
+-- attempts lease none of it happens.
+WITH held AS (
+    UPDATE tasks t SET frames = least(t.frames_total, greatest(t.frames, @frames::bigint)),
+        state = CASE WHEN @finished::boolean THEN 'done' ELSE t.state END,
+        ended_at = CASE WHEN @finished::boolean THEN now() END,
+        lease_until = CASE WHEN @finished::boolean THEN NULL ELSE t.lease_until END
+    WHERE t.id = @task AND t.attempt = @attempt AND t.state = 'running'
+    RETURNING t.asset, t.run, t.track
+), chunk AS (
+    INSERT INTO chunks (asset, run, track, chunk, attempt, last, record)
+    SELECT held.asset, held.run, held.track, @chunk, @attempt, @last, @record FROM held
+), described AS (
+    UPDATE renditions r SET description = d.value
+    FROM held, jsonb_array_elements(@renditions::jsonb) d(value)
+    WHERE r.asset = held.asset AND r.run = held.run AND r.id = d.value ->> 'id'
+)
+INSERT INTO outbox (lane, asset, objects, event, effect, hold_until)
+SELECT held.asset, held.asset, @objects, @event, @effect, now() + @hold::interval FROM held
+RETURNING id;
+
+-- name: Dispatchable :many
+-- Tasks waiting for a message, oldest first within each owner; lost messages count as never sent.
+SELECT id, asset, owner, class, region, pinned, dispatch, created_at FROM (
+    SELECT t.*, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
+    FROM tasks t
+    WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
+      AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - @lost::interval)
+) waiting
+WHERE place <= @per_owner::integer
+ORDER BY owner, place;
+
+-- name: Dispatched :one
+SELECT count(*) FROM tasks
+WHERE class = @class AND kind <> 'cleanup' AND state = 'queued' AND dispatched_at >= now() - @lost::interval;
+
+-- name: MarkDispatched :exec
+UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now() WHERE id = @id AND dispatch = @dispatch AND state = 'queued';
+
+-- name: ExpiredTasks :many
+-- Leases that ran out and were not taken over through a redelivered message.
+SELECT id, attempt FROM tasks
+WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - @grace::interval
+ORDER BY lease_until LIMIT @max_rows;
+
+-- name: ExhaustedTasks :many
+SELECT * FROM tasks
+WHERE kind <> 'cleanup' AND failures >= @max_failures::integer
+  AND (state = 'queued' OR state = 'failed' AND ended_at IS NULL OR state = 'running' AND lease_until < now())
+ORDER BY id LIMIT @max_rows;
+
+-- name: ClaimCleanup :one
+UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(),
+    lease_until = now() + @lease::interval
+WHERE id = (
+    SELECT t.id FROM tasks t
+    WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
+    ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING *;
+
+-- name: RequeueCleanup :exec
+UPDATE tasks SET state = 'queued', spec = @spec, failures = @failures, error_detail = @detail, lease_until = NULL,
+    not_before = now() + @delay::interval
+WHERE id = @id AND attempt = @attempt;
+
+-- name: BeatWorker :exec
+INSERT INTO workers (id, region, slots) VALUES (@id, @region, @slots)
+ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, seen_at = now();
+
+-- name: LeaveWorker :exec
+DELETE FROM workers WHERE id = @id;
+
+-- name: WorkerSlots :one
+SELECT coalesce(sum(slots), 0)::integer FROM workers WHERE seen_at > now() - @within::interval;
+
+-- name: ForgetWorkers :exec
+DELETE FROM workers WHERE seen_at < now() - interval '1 hour';

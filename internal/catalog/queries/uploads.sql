@@ -1,0 +1,44 @@
+-- name: InsertUpload :one
+INSERT INTO uploads (id, asset, size, filename, content_type, metadata, expires_at)
+VALUES (@id, @asset, sqlc.narg(size), @filename, @content_type, @metadata, @expires_at)
+RETURNING *;
+
+-- name: UploadOfAsset :one
+SELECT * FROM uploads WHERE asset = @asset;
+
+-- name: GetUpload :one
+SELECT u.*, a.owner, a.placement, a.regions FROM uploads u JOIN assets a ON a.id = u.asset
+WHERE u.id = @id AND a.deleted_at IS NULL;
+
+-- name: LockUpload :one
+SELECT * FROM uploads WHERE id = @id FOR UPDATE;
+
+-- name: SetUploadSize :execrows
+UPDATE uploads SET size = @size::bigint WHERE id = @id AND (size IS NULL OR size = @size::bigint) AND received <= @size::bigint AND state = 'open';
+
+-- name: AdvanceUpload :exec
+UPDATE uploads SET received = received + @size::bigint, expires_at = @expires_at WHERE id = @id;
+
+-- name: InsertPart :exec
+INSERT INTO parts (asset, n, id, start, size, sha256, regions)
+VALUES (@asset, @n, @id, @start, @size, @sha256, @regions);
+
+-- name: PartAt :one
+SELECT * FROM parts WHERE asset = @asset AND start = @start;
+
+-- name: Parts :many
+SELECT * FROM parts WHERE asset = @asset ORDER BY n;
+
+-- name: NextPart :one
+SELECT count(*)::integer FROM parts WHERE asset = @asset;
+
+-- name: SetUploadState :exec
+UPDATE uploads SET state = @state WHERE id = @id;
+
+-- name: CloseUploadOfAsset :exec
+UPDATE uploads SET state = 'failed' WHERE asset = @asset AND state = 'open';
+
+-- name: ExpiredUploads :many
+SELECT u.id FROM uploads u JOIN assets a ON a.id = u.asset
+WHERE u.state = 'open' AND u.expires_at < now() AND a.deleted_at IS NULL
+ORDER BY u.expires_at LIMIT @max_rows;

@@ -1,0 +1,324 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/catalog/db"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// Bounds of work. A task is given up after MaxFailures bad attempts.
+const (
+	// Lease is how long a claim lasts without a beat.
+	Lease = 15 * time.Second
+	// MaxFailures is how many attempts of a task may end badly.
+	MaxFailures = 5
+	// recordHold is how long the publisher leaves a record's PUT to the worker that committed it.
+	recordHold = time.Second
+)
+
+// Claim takes a task for worker. It returns ErrFenced when the task is finished
+// or cancelled and ErrHeld when it isn't to be had now.
+func (c *Catalog) Claim(ctx context.Context, task, worker string) (Task, error) {
+	var row db.Task
+	err := c.direct(ctx, "claim "+task, func(ctx context.Context, q *db.Queries) error {
+		var err error
+		row, err = q.ClaimTask(ctx, db.ClaimTaskParams{ID: task, Worker: worker, Lease: Lease, MaxFailures: MaxFailures})
+		return err
+	})
+	if !errors.Is(err, ErrNotFound) {
+		return taskOf(row), err
+	}
+	err = c.direct(ctx, "claim "+task, func(ctx context.Context, q *db.Queries) error {
+		var err error
+		row, err = q.GetTask(ctx, task)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Task{}, ErrFenced
+	case err != nil:
+		return Task{}, err
+	case row.State == "queued" || row.State == "running":
+		return Task{}, ErrHeld
+	}
+	return Task{}, ErrFenced
+}
+
+// Beat renews the claim of t and notes how many frames are done. ErrFenced
+// means that the claim is lost or the task cancelled.
+func (c *Catalog) Beat(ctx context.Context, t Task, frames int64) error {
+	return c.fenced(ctx, "beat "+t.ID, func(ctx context.Context, q *db.Queries) (int64, error) {
+		return q.BeatTask(ctx, db.BeatTaskParams{ID: t.ID, Attempt: int32(t.Attempt), Frames: frames, Lease: Lease})
+	})
+}
+
+// Finish marks a task done whose result isn't a plan or a chunk.
+func (c *Catalog) Finish(ctx context.Context, t Task) error {
+	return c.fenced(ctx, "finish "+t.ID, func(ctx context.Context, q *db.Queries) (int64, error) {
+		return q.FinishTask(ctx, t.ID, int32(t.Attempt))
+	})
+}
+
+// Return gives back a task that was stopped through no fault of its own, such
+// as a worker shutting down; nothing is counted.
+func (c *Catalog) Return(ctx context.Context, t Task) error {
+	return c.fenced(ctx, "return "+t.ID, func(ctx context.Context, q *db.Queries) (int64, error) {
+		return q.ReturnTask(ctx, t.ID, int32(t.Attempt))
+	})
+}
+
+func (c *Catalog) fenced(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) (int64, error)) error {
+	return c.direct(ctx, what, func(ctx context.Context, q *db.Queries) error {
+		n, err := fn(ctx, q)
+		if err == nil && n == 0 {
+			return ErrFenced
+		}
+		return err
+	})
+}
+
+// Retry gives a task back after a failure that another attempt may not have:
+// queued again after delay, and true; or, when it was the last one allowed,
+// failed together with its run, and false.
+func (c *Catalog) Retry(ctx context.Context, t Task, f Failure, delay time.Duration) (again bool, err error) {
+	err = c.write(ctx, "retry "+t.ID, func(q *db.Queries) error {
+		if _, err := q.LockAsset(ctx, t.Asset); err != nil {
+			return err
+		}
+		row, err := q.RetryTask(ctx, db.RetryTaskParams{ID: t.ID, Attempt: int32(t.Attempt), Code: f.Code, Detail: f.Detail, Delay: delay, MaxFailures: MaxFailures})
+		if errors.Is(err, errNoRows) {
+			return ErrFenced
+		}
+		if err != nil {
+			return err
+		}
+		if again = row.State == "queued"; again {
+			return nil
+		}
+		return failRun(ctx, q, t.Asset, t.Run, f)
+	})
+	return again, err
+}
+
+// Fail ends a task, its run and, unless an earlier run stands, its asset, for good.
+func (c *Catalog) Fail(ctx context.Context, t Task, f Failure) error {
+	return c.write(ctx, "fail "+t.ID, func(q *db.Queries) error {
+		if _, err := q.LockAsset(ctx, t.Asset); err != nil {
+			return err
+		}
+		n, err := q.FailTask(ctx, db.FailTaskParams{ID: t.ID, Attempt: int32(t.Attempt), Code: f.Code, Detail: f.Detail})
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrFenced
+		}
+		return failRun(ctx, q, t.Asset, t.Run, f)
+	})
+}
+
+// CommitPlan stores the run's plan, makes its tasks and marks the plan task
+// done. Committing the same plan again is no error.
+func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("plan %s: %w", t.ID, err)
+	}
+	return c.write(ctx, "commit "+t.ID, func(q *db.Queries) error {
+		asset, err := q.LockAsset(ctx, t.Asset)
+		if err != nil {
+			return err
+		}
+		n, err := q.FinishTask(ctx, t.ID, int32(t.Attempt))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			// An earlier call's answer may have been lost.
+			if done, err := q.GetTask(ctx, t.ID); err == nil && done.State == "done" && int(done.Attempt) == t.Attempt {
+				return nil
+			}
+			return ErrFenced
+		}
+		if n, err = q.SetPlan(ctx, body, t.Asset, int32(t.Run)); err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrFenced
+		}
+		if err := q.SetDuration(ctx, &p.DurationMS, t.Asset); err != nil {
+			return err
+		}
+		for _, track := range p.Tracks {
+			if err := insertTrack(ctx, q, asset, t, track); err != nil {
+				return err
+			}
+		}
+		return emit(ctx, q, asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
+	})
+}
+
+// ChunkCommit is a finished chunk of a video or audio track.
+type ChunkCommit struct {
+	// Record of the chunk; Last in it ends the track.
+	Record hls.Record
+	// Renditions as they turned out, with Codecs; needed with the first chunk,
+	// later ones may leave them out.
+	Renditions []hls.Rendition
+	// Frames done by the task so far, this chunk included.
+	Frames int64
+}
+
+// CommitChunk makes a chunk count, in one statement fenced by the task's
+// attempt: chunk row, outbox row with the record, progress; the task is done
+// with it when it is a video task or the chunk its track's last. It returns the
+// outbox row, to be passed to MarkStored once the record is PUT. Committing the
+// same chunk again is no error.
+func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Object, int64, error) {
+	r := ch.Record
+	if r.Asset != t.Asset || r.Run != t.RunName() || r.Track != t.Track || r.Attempt != t.Attempt || t.Kind == KindVideo && r.Chunk != t.Chunk {
+		return Object{}, 0, fmt.Errorf("commit %s attempt %d: record is of %s/%s/%s/%d attempt %d", t.ID, t.Attempt, r.Asset, r.Run, r.Track, r.Chunk, r.Attempt)
+	}
+	body, err := r.Encode()
+	if err != nil {
+		return Object{}, 0, fmt.Errorf("commit %s: %w", t.ID, err)
+	}
+	object := Object{Key: objects.RecordKey(r.Asset, r.Run, r.Track, r.Chunk), Body: body}
+	params := db.CommitChunkParams{Task: t.ID, Attempt: int32(t.Attempt), Chunk: int32(r.Chunk), Last: r.Last, Record: body,
+		Frames: ch.Frames, Finished: t.Kind == KindVideo || r.Last, Hold: recordHold}
+	for _, f := range []struct {
+		to *json.RawMessage
+		v  any
+	}{
+		{&params.Objects, []Object{object}}, {&params.Renditions, nonNil(ch.Renditions)},
+		{&params.Event, Event{Type: EventProgress, Asset: t.Asset, Owner: t.Owner, Run: r.Run}},
+		{&params.Effect, effect{Chunk: &chunkRef{Run: t.Run, Track: r.Track, Chunk: r.Chunk}}},
+	} {
+		if *f.to, err = json.Marshal(f.v); err != nil {
+			return Object{}, 0, fmt.Errorf("commit %s: %w", t.ID, err)
+		}
+	}
+	var id int64
+	err = c.direct(ctx, "commit "+t.ID, func(ctx context.Context, q *db.Queries) error {
+		var err error
+		if id, err = q.CommitChunk(ctx, params); err == nil {
+			return nil
+		}
+		if !errors.Is(err, errNoRows) && !constraint(err, "chunks_pkey") {
+			return err
+		}
+		// Not held any more, or committed already: by this attempt, if an earlier
+		// call's answer was lost.
+		attempt, err := q.ChunkAttempt(ctx, db.ChunkAttemptParams{Asset: t.Asset, Run: int32(t.Run), Track: t.Track, Chunk: int32(r.Chunk)})
+		if err == nil && int(attempt) == t.Attempt {
+			return nil
+		}
+		if err == nil || errors.Is(err, errNoRows) {
+			return ErrFenced
+		}
+		return err
+	})
+	return object, id, err
+}
+
+// MarkStored tells that the objects of an outbox row are PUT, which spares the
+// publisher doing it.
+func (c *Catalog) MarkStored(ctx context.Context, row int64) error {
+	return c.direct(ctx, "mark stored", func(ctx context.Context, q *db.Queries) error { return q.MarkStored(ctx, row) })
+}
+
+// CommittedChunks returns the records of a track that count, in order: what an
+// attempt that takes over must not do again.
+func (c *Catalog) CommittedChunks(ctx context.Context, asset string, run int, track string) ([]hls.Record, error) {
+	var out []hls.Record
+	err := c.direct(ctx, "committed chunks", func(ctx context.Context, q *db.Queries) error {
+		rows, err := q.Chunks(ctx, asset, int32(run), track)
+		if err != nil {
+			return err
+		}
+		out = make([]hls.Record, len(rows))
+		for i, b := range rows {
+			if out[i], err = hls.DecodeRecord(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// RunPlan returns the plan of a run, or ErrNotFound before it is committed.
+func (c *Catalog) RunPlan(ctx context.Context, asset string, run int) (Plan, error) {
+	var p Plan
+	err := c.direct(ctx, "plan", func(ctx context.Context, q *db.Queries) error {
+		row, err := q.GetRun(ctx, asset, int32(run))
+		if err != nil {
+			return err
+		}
+		if row.Plan == nil {
+			return ErrNotFound
+		}
+		return json.Unmarshal(row.Plan, &p)
+	})
+	return p, err
+}
+
+// Source returns the parts of an asset's source, from the leader.
+func (c *Catalog) Source(ctx context.Context, asset string) (Source, error) {
+	var s Source
+	err := c.direct(ctx, "source of "+asset, func(ctx context.Context, q *db.Queries) error {
+		u, err := q.UploadOfAsset(ctx, asset)
+		if err != nil {
+			return err
+		}
+		a, err := q.GetAsset(ctx, asset)
+		if err != nil {
+			return err
+		}
+		rows, err := q.Parts(ctx, asset)
+		if err != nil {
+			return err
+		}
+		s = Source{Asset: asset, Filename: u.Filename, ContentType: u.ContentType, Size: -1, Complete: u.State == "finished",
+			Placement: placementOf(a.Placement, a.Regions)}
+		if u.Size != nil {
+			s.Size = *u.Size
+		}
+		for _, r := range rows {
+			s.Parts = append(s.Parts, partOf(r))
+		}
+		return nil
+	})
+	return s, err
+}
+
+// BeatWorker notes that a worker lives and how many tasks it takes at once.
+func (c *Catalog) BeatWorker(ctx context.Context, id, region string, slots int) error {
+	return c.direct(ctx, "beat worker", func(ctx context.Context, q *db.Queries) error { return q.BeatWorker(ctx, id, region, int32(slots)) })
+}
+
+// LeaveWorker forgets a worker that stops.
+func (c *Catalog) LeaveWorker(ctx context.Context, id string) error {
+	return c.direct(ctx, "forget worker", func(ctx context.Context, q *db.Queries) error { return q.LeaveWorker(ctx, id) })
+}
+
+func taskOf(r db.Task) Task {
+	return Task{ID: r.ID, Asset: r.Asset, Run: int(r.Run), Owner: r.Owner, Class: Class(r.Class), Kind: Kind(r.Kind), Track: r.Track,
+		Chunk: int(r.Chunk), Spec: r.Spec, Attempt: int(r.Attempt), Failures: int(r.Failures), Placement: pinnedTo(r.Pinned)}
+}
+
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

@@ -1,0 +1,276 @@
+package catalog
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// State of an asset.
+type State string
+
+// States in their order; Failed ends any of them but Ready.
+const (
+	Waiting   State = "waiting"
+	Uploading State = "uploading"
+	Received  State = "received"
+	Playable  State = "playable"
+	Ready     State = "ready"
+	Failed    State = "failed"
+)
+
+// RunState is the state of one encode of an asset.
+type RunState string
+
+// States of a run.
+const (
+	RunPlanned   RunState = "planned"
+	RunEncoding  RunState = "encoding"
+	RunPlayable  RunState = "playable"
+	RunComplete  RunState = "complete"
+	RunFailed    RunState = "failed"
+	RunCancelled RunState = "cancelled"
+)
+
+// Failure says why something failed, in a form programs and people can use.
+type Failure struct {
+	// Code is a short kebab-case name: "not-a-video", "upload-expired", "internal".
+	Code string `json:"code"`
+	// Detail is a sentence for people.
+	Detail string `json:"detail"`
+}
+
+// InternalFailure is the code of failures that are no fault of the source.
+const InternalFailure = "internal"
+
+// Visibility says who may watch.
+type Visibility string
+
+// The visibilities.
+const (
+	Public   Visibility = "public"
+	Unlisted Visibility = "unlisted"
+	Private  Visibility = "private"
+)
+
+// Asset is one video or audio item.
+type Asset struct {
+	ID         string
+	Owner      string
+	Title      string
+	State      State
+	Failure    *Failure
+	Visibility Visibility
+	Placement  objects.Placement
+	// Region is where it was created.
+	Region string
+	// Size in bytes, 0 until declared; SHA256 of the whole source, nil if unknown.
+	Size   int64
+	SHA256 []byte
+	// Duration is 0 until planned.
+	Duration time.Duration
+	// CurrentRun is the run viewers see, 0 until one is playable.
+	CurrentRun int
+	CreatedAt  time.Time
+	ReceivedAt, PlayableAt, ReadyAt, FailedAt,
+	DeletedAt *time.Time
+	// Progress of upload and encode; filled by GetAsset.
+	Progress Progress
+}
+
+// Progress of an asset's upload and of its newest run.
+type Progress struct {
+	BytesReceived int64 `json:"bytes_received"`
+	BytesTotal    int64 `json:"bytes_total"`
+	FramesDone    int64 `json:"frames_done"`
+	FramesTotal   int64 `json:"frames_total"`
+}
+
+// Upload is one resumable upload of an asset's source.
+type Upload struct {
+	ID    string
+	Asset string
+	Owner string
+	// State is "open", "finished" or "failed".
+	State string
+	// Size is the declared length, -1 while deferred.
+	Size int64
+	// Received is the offset: bytes acknowledged. Parts is how many hold them,
+	// so also the number of the next.
+	Received              int64
+	Parts                 int
+	Filename, ContentType string
+	Metadata              map[string]string
+	Placement             objects.Placement
+	CreatedAt, ExpiresAt  time.Time
+}
+
+// Part is one stored piece of a source.
+type Part struct {
+	// N counts from 0; ID fences the object's key.
+	N  int
+	ID string
+	// Start is the offset of the part's first byte in the source.
+	Start, Size int64
+	SHA256      []byte
+	// Regions acknowledged the PUT.
+	Regions []string
+}
+
+// Source is what the parts of an upload amount to.
+type Source struct {
+	Asset, Filename, ContentType string
+	// Size is the declared length, -1 while unknown. Complete means all parts are there.
+	Size      int64
+	Complete  bool
+	Parts     []Part
+	Placement objects.Placement
+}
+
+// Key returns the object key of a part.
+func (s Source) Key(p Part) string { return objects.PartKey(s.Asset, p.N, p.ID) }
+
+// Role is what an API key may do.
+type Role string
+
+// Roles, each including the ones before it.
+const (
+	RoleRead  Role = "read"
+	RoleWrite Role = "write"
+	RoleAdmin Role = "admin"
+)
+
+// Allows reports whether r includes what want allows.
+func (r Role) Allows(want Role) bool {
+	rank := map[Role]int{RoleRead: 1, RoleWrite: 2, RoleAdmin: 3}
+	return rank[r] >= rank[want] && rank[want] > 0
+}
+
+// APIKey identifies a caller.
+type APIKey struct {
+	ID, Owner, Name string
+	// Prefix is the key's beginning, to recognise it by.
+	Prefix    string
+	Role      Role
+	CreatedAt time.Time
+	RevokedAt *time.Time
+}
+
+// Plan is what a run encodes, fixed before its first chunk. Fields named
+// Encoder are the encoder's own and opaque to everybody else.
+type Plan struct {
+	// Target is EXT-X-TARGETDURATION in seconds.
+	Target int `json:"target"`
+	// DurationMS of the whole source in milliseconds.
+	DurationMS int64 `json:"duration_ms"`
+	// Frames is the number of source video frames, 0 without video.
+	Frames  int64           `json:"frames"`
+	Tracks  []PlanTrack     `json:"tracks"`
+	Encoder json.RawMessage `json:"encoder,omitempty"`
+}
+
+// PlanTrack is what is encoded together.
+type PlanTrack struct {
+	// ID is "v0", "v1", "vc" or "a0", "a1".
+	ID   string   `json:"id"`
+	Kind hls.Kind `json:"kind"`
+	// Late tracks aren't needed for an asset to be playable; they join a later master.
+	Late bool `json:"late,omitempty"`
+	// Timescale of the track's records and of Chunks.
+	Timescale int64 `json:"timescale"`
+	// Renditions of the track. Codecs may be left for the first chunk to tell,
+	// Bandwidth is the cap.
+	Renditions []hls.Rendition `json:"renditions"`
+	// Chunks of a video track, each of which becomes a task. An audio track is
+	// one task, which commits chunks as it advances.
+	Chunks  []PlanChunk     `json:"chunks,omitempty"`
+	Encoder json.RawMessage `json:"encoder,omitempty"`
+}
+
+// PlanChunk is one task's share of a video track: source times [Start, End) in
+// the track's timescale.
+type PlanChunk struct {
+	Start    int64           `json:"start"`
+	End      int64           `json:"end"`
+	Frames   int64           `json:"frames"`
+	Segments int             `json:"segments"`
+	Encoder  json.RawMessage `json:"encoder,omitempty"`
+}
+
+// Class orders tasks: First before Ladder before Extra.
+type Class string
+
+// The classes.
+const (
+	First  Class = "first"
+	Ladder Class = "ladder"
+	Extra  Class = "extra"
+)
+
+// Classes in order of preference.
+var Classes = []Class{First, Ladder, Extra}
+
+// Kind is what a task does.
+type Kind string
+
+// The kinds of tasks.
+const (
+	KindPlan    Kind = "plan"
+	KindVideo   Kind = "video"
+	KindAudio   Kind = "audio"
+	KindExtra   Kind = "extra"
+	KindCleanup Kind = "cleanup"
+)
+
+// Task is a piece of work, claimed by one attempt at a time.
+type Task struct {
+	ID    string
+	Asset string
+	// Run counts an asset's runs from 1; RunName is its form in keys.
+	Run   int
+	Owner string
+	Class Class
+	Kind  Kind
+	// Track and Chunk of video and audio tasks.
+	Track string
+	Chunk int
+	// Spec is a PlanChunk for video tasks, else empty.
+	Spec json.RawMessage
+	// Attempt fences results; Failures counts attempts that ended badly.
+	Attempt, Failures int
+	Placement         objects.Placement
+}
+
+// RunName is the run's id in object keys and records.
+func (t Task) RunName() string { return hls.RunName(t.Run) }
+
+// Event types.
+const (
+	EventCreated   = "created"
+	EventUploading = "uploading"
+	EventReceived  = "received"
+	EventPlanned   = "planned"
+	EventProgress  = "progress"
+	EventPlayable  = "playable"
+	EventReady     = "ready"
+	EventFailed    = "failed"
+	EventChanged   = "changed"
+	EventDeleted   = "deleted"
+)
+
+// Event tells that something about an asset became visible.
+type Event struct {
+	// ID is the outbox row's number; it grows over an asset's events.
+	ID    int64  `json:"id"`
+	Type  string `json:"type"`
+	Asset string `json:"asset"`
+	Owner string `json:"owner"`
+	// State the asset was in when the event became visible.
+	State    State     `json:"state"`
+	Run      string    `json:"run,omitempty"`
+	Time     time.Time `json:"time"`
+	Failure  *Failure  `json:"failure,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+}
