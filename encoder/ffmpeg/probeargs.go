@@ -1,0 +1,23 @@
+package ffmpeg
+
+import "strconv"
+
+// ProbeArgs are ffprobe's arguments to describe the file at url, its first
+// packets included.
+func ProbeArgs(url string) []string {
+	a := []string{"-hide_banner", "-loglevel", "error", "-analyzeduration", "20000000", "-probesize", "20000000"}
+	return append(append(a, input(url)...), "-show_format", "-show_streams", "-show_packets",
+		"-read_intervals", "%+#96",
+		"-show_entries", "packet=stream_index,pts,flags", "-of", "json", "-o", OutputPath(0))
+}
+
+// IndexArgs are ffprobe's arguments to list "pts=…|duration=…|flags=…" of every
+// packet of a stream, or of every decoded frame.
+func IndexArgs(url string, stream int, decode bool) []string {
+	a := append([]string{"-hide_banner", "-loglevel", "error"}, input(url)...)
+	what := "packet=pts,duration,flags"
+	if decode {
+		what = "frame=pts,pkt_duration,key_frame"
+	}
+	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", what, "-of", "compact=p=0:nk=0", "-o", OutputPath(0))
+}

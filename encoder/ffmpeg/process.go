@@ -1,0 +1,313 @@
+package ffmpeg
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits bound one child.
+type Limits struct {
+	// Nice is added to the worker's own niceness.
+	Nice int
+	// AddressSpace and FileSize in bytes; 0 means no limit.
+	AddressSpace, FileSize uint64
+	// Wall is the longest the child may run; Idle the longest without progress.
+	Wall, Idle time.Duration
+}
+
+// Progress is what ffmpeg reports about itself.
+type Progress struct {
+	Frames int64
+	// Time is the position in the output.
+	Time time.Duration
+}
+
+// Command is one child to run.
+type Command struct {
+	// Name is the executable: "ffmpeg" or "ffprobe".
+	Name string
+	Args []string
+	// Outputs is how many pipes the child writes to; the i-th is OutputPath(i).
+	Outputs int
+	Limits  Limits
+	// OnProgress, if set, is told of every report that shows progress.
+	OnProgress func(Progress)
+}
+
+// The child's descriptors: progress, then outputs.
+const firstPipe = 3
+
+// ProgressPath is where ffmpeg must report progress (-progress).
+const ProgressPath = "pipe:3"
+
+// OutputPath is the i-th output as an ffmpeg URL.
+func OutputPath(i int) string { return "pipe:" + strconv.Itoa(firstPipe+1+i) }
+
+// Reasons a child ended badly.
+const (
+	ReasonExit      = "exit"
+	ReasonWall      = "deadline"
+	ReasonIdle      = "no progress"
+	ReasonCancelled = "cancelled"
+	ReasonStart     = "start"
+)
+
+// Error is a child that did not succeed.
+type Error struct {
+	Name, Reason string
+	// Log is the end of what it wrote to stderr.
+	Log string
+	Err error
+}
+
+func (e *Error) Error() string {
+	s := e.Name + ": " + e.Reason
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Log != "" {
+		s += ": " + e.Log
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+var (
+	errWall = errors.New("ran longer than allowed")
+	errIdle = errors.New("made no progress")
+)
+
+// Process is a running child.
+type Process struct {
+	cmd      *exec.Cmd
+	name     string
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	wall     *time.Timer
+	outputs  []*os.File
+	progress *os.File
+	last     atomic.Int64
+	log      tail
+	watchers sync.WaitGroup
+	done     chan struct{}
+}
+
+// Start runs the command. The caller reads every output to its end, then calls Wait.
+func Start(ctx context.Context, c Command) (*Process, error) {
+	p := &Process{name: c.Name, done: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	p.cmd = exec.CommandContext(p.ctx, c.Name, c.Args...)
+	p.cmd.Stderr = &p.log
+	// A group of its own, so that what it starts dies with it; and with us, even by SIGKILL.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.Cancel = func() error { return syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) }
+	p.cmd.WaitDelay = time.Second
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
+	var ours []*os.File
+	closeAll := func(files []*os.File) {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	for range c.Outputs + 1 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(ours)
+			closeAll(p.cmd.ExtraFiles)
+			p.cancel(nil)
+			return nil, &Error{Name: c.Name, Reason: ReasonStart, Err: err}
+		}
+		ours = append(ours, r)
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, w)
+	}
+	err := p.cmd.Start()
+	closeAll(p.cmd.ExtraFiles)
+	if err != nil {
+		closeAll(ours)
+		p.cancel(nil)
+		return nil, &Error{Name: c.Name, Reason: ReasonStart, Err: err}
+	}
+	p.progress, p.outputs = ours[0], ours[1:]
+	p.restrain(c.Limits)
+	p.touch()
+	if c.Limits.Wall > 0 {
+		p.wall = time.AfterFunc(c.Limits.Wall, func() { p.cancel(errWall) })
+	}
+	p.watchers.Go(func() { p.readProgress(c.OnProgress) })
+	p.watchers.Go(func() { p.watchIdle(c.Limits.Idle) })
+	return p, nil
+}
+
+// restrain sets the child's limits. It runs just after the start: there is no
+// way to set them between fork and exec, and the child is still loading its
+// libraries. A child that has already ended is not an error.
+func (p *Process) restrain(l Limits) {
+	pid := p.cmd.Process.Pid
+	set := func(resource int, v uint64) {
+		if v > 0 {
+			_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: v, Max: v}, nil)
+		}
+	}
+	set(unix.RLIMIT_AS, l.AddressSpace)
+	set(unix.RLIMIT_FSIZE, l.FileSize)
+	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	if l.Nice != 0 {
+		// Threads started later inherit it from the main thread.
+		if prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+			// The raw system call returns 20 - nice.
+			_ = unix.Setpriority(unix.PRIO_PROCESS, pid, min(19, 20-prio+l.Nice))
+		}
+	}
+}
+
+func (p *Process) touch() { p.last.Store(time.Now().UnixNano()) }
+
+func (p *Process) watchIdle(limit time.Duration) {
+	if limit <= 0 {
+		return
+	}
+	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if time.Since(time.Unix(0, p.last.Load())) > limit {
+				p.cancel(errIdle)
+				return
+			}
+		case <-p.done:
+			return
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// readProgress reads ffmpeg's key=value reports; only a change counts as progress.
+func (p *Process) readProgress(report func(Progress)) {
+	var now, last Progress
+	s := bufio.NewScanner(p.progress)
+	for s.Scan() {
+		key, value, _ := strings.Cut(s.Text(), "=")
+		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		switch {
+		case key == "progress":
+			if now != last {
+				last = now
+				p.touch()
+				if report != nil {
+					report(now)
+				}
+			}
+		case err != nil:
+		case key == "frame":
+			now.Frames = n
+		case key == "out_time_us":
+			now.Time = time.Duration(n) * time.Microsecond
+		}
+	}
+}
+
+// Output is the i-th pipe. Reading from it counts as progress.
+func (p *Process) Output(i int) io.Reader { return &activeReader{r: p.outputs[i], p: p} }
+
+type activeReader struct {
+	r io.Reader
+	p *Process
+}
+
+func (a *activeReader) Read(b []byte) (int, error) {
+	// Waiting for this reader's consumer is not the child's fault.
+	a.p.touch()
+	n, err := a.r.Read(b)
+	if n > 0 {
+		a.p.touch()
+	}
+	return n, err
+}
+
+// Kill ends the child; Wait then returns an *Error that wraps cause.
+func (p *Process) Kill(cause error) { p.cancel(cause) }
+
+// Wait returns when the child has ended and everything of it is released.
+func (p *Process) Wait() error {
+	err := p.cmd.Wait()
+	close(p.done)
+	if p.wall != nil {
+		p.wall.Stop()
+	}
+	// The group may outlive its leader.
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	p.watchers.Wait()
+	for _, f := range append(p.outputs, p.progress) {
+		_ = f.Close()
+	}
+	cause := context.Cause(p.ctx)
+	p.cancel(nil)
+	if err == nil {
+		return nil
+	}
+	e := &Error{Name: p.name, Reason: ReasonExit, Log: p.log.String(), Err: err}
+	switch {
+	case errors.Is(cause, errWall):
+		e.Reason, e.Err = ReasonWall, cause
+	case errors.Is(cause, errIdle):
+		e.Reason, e.Err = ReasonIdle, cause
+	case cause != nil:
+		e.Reason, e.Err = ReasonCancelled, cause
+	}
+	return e
+}
+
+// Run runs the command and returns its first output, of at most limit bytes.
+func Run(ctx context.Context, c Command, limit int64) ([]byte, error) {
+	c.Outputs = max(c.Outputs, 1)
+	p, err := Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	b, rerr := io.ReadAll(io.LimitReader(p.Output(0), limit+1))
+	if int64(len(b)) > limit {
+		rerr = fmt.Errorf("%s wrote more than %d bytes", c.Name, limit)
+		p.Kill(rerr)
+	}
+	return b, errors.Join(rerr, p.Wait())
+}
+
+// tail keeps the end of a log.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailBytes = 4 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - tailBytes; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.ToValidUTF8(strings.TrimSpace(string(t.b)), "")
+}

@@ -1,0 +1,294 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+// Run is the encoder's part of a plan, the same for all tasks.
+type Run struct {
+	// Parts of the remuxed source; empty when tasks read the upload itself.
+	Parts   []Part `json:"parts,omitempty"`
+	Profile string `json:"profile"`
+	// Seekable says that audio tasks may seek in the source.
+	Seekable bool `json:"seekable"`
+}
+
+// Part is one object of a remuxed source.
+type Part struct {
+	Key  string `json:"key"`
+	Size int64  `json:"size"`
+}
+
+// VideoTrack is the encoder's part of a video track.
+type VideoTrack struct {
+	Stream      int      `json:"stream"`
+	Timeline    Timeline `json:"timeline"`
+	Every       int      `json:"every"`
+	Repeats     bool     `json:"repeats,omitempty"`
+	Rotate      int      `json:"rotate,omitempty"`
+	Deinterlace bool     `json:"deinterlace,omitempty"`
+	ToneMap     bool     `json:"tone_map,omitempty"`
+	Preset      string   `json:"preset"`
+	CRF         int      `json:"crf"`
+	Threads     int      `json:"threads"`
+	Rungs       []Rung   `json:"rungs"`
+	// PixelRate is what the track costs: pixels encoded per second of video.
+	PixelRate float64 `json:"pixel_rate"`
+}
+
+// Chunk is the encoder's part of a video chunk. Times are the source's.
+type Chunk struct {
+	Start int64 `json:"start"`
+	End   int64 `json:"end"`
+	// Seeks are source keyframes at or before Start in microseconds, nearest
+	// first: the second is for demuxers that land too late. -1 is the beginning.
+	Seeks []int64 `json:"seeks"`
+	// Phase of the first frame when only one in Every is kept.
+	Phase int `json:"phase,omitempty"`
+	// Keyframes are where segments after the first start: a source time between
+	// two frames, doubled to stay whole.
+	Keyframes []int64 `json:"keyframes,omitempty"`
+	// Hash of the presentation times expected, see FramesHash.
+	Hash string `json:"hash"`
+	// Segment is the position of the chunk's first segment.
+	Segment int  `json:"segment"`
+	Last    bool `json:"last,omitempty"`
+}
+
+// AudioTrack is the encoder's part of an audio track.
+type AudioTrack struct {
+	Stream int `json:"stream"`
+	// Zero/Num/Den: the source time that is 0, in a time base of Num/Den.
+	Zero int64 `json:"zero"`
+	Num  int64 `json:"num"`
+	Den  int64 `json:"den"`
+	// PadTo extends the track to the video's end; in samples.
+	PadTo          int64  `json:"pad_to,omitempty"`
+	Bitrate        int64  `json:"bitrate"`
+	Language       string `json:"language"`
+	SegmentSeconds int    `json:"segment_seconds"`
+	MaxChunk       int    `json:"max_chunk"`
+}
+
+// Speed predicts how fast a worker is.
+type Speed struct {
+	// Pixels encoded per second by the whole worker.
+	Pixels float64
+}
+
+// decodeCost is what decoding a pixel costs, in pixels encoded.
+const decodeCost = 0.25
+
+// keepsPace is the predicted speed, in seconds of video per second, that a
+// track must reach to be part of v0.
+const keepsPace = 1.15
+
+// maxGap is the longest time without a frame.
+const maxGap = 60
+
+// Make plans a run. index is nil for sources without video.
+func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog.Plan, error) {
+	if err := p.Validate(); err != nil {
+		return catalog.Plan{}, err
+	}
+	out := catalog.Plan{Target: p.SegmentSeconds}
+	zero := AudioTrack{Zero: src.StartMicros, Num: 1, Den: 1_000_000}
+	run := Run{Profile: p.Name, Seekable: true}
+	if src.Video != nil {
+		tracks, err := video(*src.Video, *index, p, speed, &out)
+		if err != nil {
+			return catalog.Plan{}, err
+		}
+		out.Tracks = tracks
+		zero.Zero, zero.Num, zero.Den = index.PTS[0], src.Video.TimeBase.Num, src.Video.TimeBase.Den
+		zero.PadTo = out.DurationMS * SampleRate / 1000
+	} else {
+		out.DurationMS = src.Duration.Milliseconds()
+		// Headers of audio files tell little about where a seek lands.
+		run.Seekable = false
+	}
+	for i, a := range src.Audio[:min(len(src.Audio), p.MaxAudioTracks)] {
+		t, err := audio(i, a, src.Audio, zero, p)
+		if err != nil {
+			return catalog.Plan{}, err
+		}
+		out.Tracks = append(out.Tracks, t)
+	}
+	var err error
+	out.Encoder, err = json.Marshal(run)
+	return out, err
+}
+
+func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Plan) ([]catalog.PlanTrack, error) {
+	t := NewTimeline(v.TimeBase.Num, v.TimeBase.Den, x.PTS[0])
+	end := t.At(x.End)
+	length := float64(end) / float64(t.Scale)
+	rate, fps := frameRate(v, x, t)
+	every := int(math.Ceil(fps / (float64(p.MaxFrameRate) + 0.5)))
+	pts := x.PTS
+	if every > 1 {
+		pts = make([]int64, 0, len(x.PTS)/every+1)
+		for i := 0; i < len(x.PTS); i += every {
+			pts = append(pts, x.PTS[i])
+		}
+		fps /= float64(every)
+		rate.Den *= int64(every)
+	}
+	for i := range pts {
+		next := x.End
+		if i+1 < len(pts) {
+			next = pts[i+1]
+		}
+		if t.At(next)-t.At(pts[i]) > maxGap*t.Scale {
+			return nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the video shows no new frame for more than %d s", maxGap)}
+		}
+	}
+	starts := segmentStarts(pts, t, p.SegmentSeconds)
+	for i := range starts {
+		e := end
+		if i+1 < len(starts) {
+			e = t.At(pts[starts[i+1]])
+		}
+		out.Target = max(out.Target, int((2*(e-t.At(pts[starts[i]]))+t.Scale)/(2*t.Scale)))
+	}
+	out.Frames = int64(len(pts))
+	out.DurationMS = int64(math.Round(length * 1000))
+
+	w, h := v.Display()
+	all := Ladder(w, h, fps, p.Rungs)
+	decode := decodeCost * float64(v.Width*v.Height) * fps
+	// The lowest rungs that keep pace together are v0; slower ones come later.
+	split, sum := 0, decode
+	for i := len(all) - 1; i >= 0; i-- {
+		sum += float64(all[i].Width*all[i].Height) * fps
+		if i < len(all)-1 && speed.Pixels/sum < keepsPace {
+			split = i + 1
+			break
+		}
+	}
+	base := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: x.Repeats, Rotate: v.Rotate,
+		Deinterlace: v.Interlaced, ToneMap: v.HDR, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
+	var tracks []catalog.PlanTrack
+	for n, rungs := range [][]Rung{all[split:], all[:split]} {
+		if len(rungs) == 0 {
+			continue
+		}
+		tr := base
+		tr.Rungs = rungs
+		tr.PixelRate = decode
+		for _, r := range rungs {
+			tr.PixelRate += float64(r.Width*r.Height) * fps
+		}
+		pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n > 0, Timescale: t.Scale}
+		for _, r := range rungs {
+			pt.Renditions = append(pt.Renditions, hls.Rendition{ID: r.ID, Track: pt.ID, Kind: hls.Video, Codecs: r.Codecs(),
+				Width: r.Width, Height: r.Height, FrameRate: hls.Rational(rate), Bandwidth: r.Peak()})
+		}
+		pace := speed.Pixels / tr.PixelRate
+		if n > 0 {
+			pace = 2
+		}
+		chunks, err := cut(pts, x, t, starts, chunkLengths(len(starts), p.MaxChunk, pace), every)
+		if err != nil {
+			return nil, err
+		}
+		pt.Chunks = chunks
+		if pt.Encoder, err = json.Marshal(tr); err != nil {
+			return nil, err
+		}
+		tracks = append(tracks, pt)
+	}
+	return tracks, nil
+}
+
+// cut makes the chunks. pts are the frames kept, x all of the source.
+func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, every int) ([]catalog.PlanChunk, error) {
+	var out []catalog.PlanChunk
+	segment := 0
+	for _, n := range lengths {
+		first := starts[segment]
+		last, end := len(pts), x.End
+		if segment+n < len(starts) {
+			last = starts[segment+n]
+			end = pts[last]
+		}
+		c := Chunk{Start: pts[first], End: end, Segment: segment, Last: segment+n == len(starts), Seeks: seeks(x.Keys, pts[first], t)}
+		for _, s := range starts[segment+1 : segment+n] {
+			c.Keyframes = append(c.Keyframes, pts[s-1]+pts[s])
+		}
+		if first == 0 {
+			c.Seeks = []int64{-1}
+		}
+		expected := make([]int64, 0, last-first)
+		for _, p := range pts[first:last] {
+			expected = append(expected, t.At(p))
+		}
+		c.Hash = FramesHash(expected)
+		enc, err := json.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, catalog.PlanChunk{Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc})
+		segment += n
+	}
+	return out, nil
+}
+
+// seeks returns where decoding may start for a frame at pts.
+func seeks(keys []int64, pts int64, t Timeline) []int64 {
+	i, found := slices.BinarySearch(keys, pts)
+	if !found {
+		i--
+	}
+	var out []int64
+	for _, k := range []int{i, i - 2} {
+		if k >= 0 && k < len(keys) && t.Micros(keys[k]) >= 0 {
+			out = append(out, t.Micros(keys[k]))
+		}
+	}
+	return append(out, -1)
+}
+
+// frameRate returns the rate to announce and the average one.
+func frameRate(v probe.Video, x probe.Index, t Timeline) (probe.Rational, float64) {
+	length := float64(t.At(x.End)) / float64(t.Scale)
+	avg := float64(len(x.PTS)) / length
+	if f := v.FrameRate.Float(); f > 0 && math.Abs(avg/f-1) < 0.01 {
+		return v.FrameRate, f
+	}
+	return probe.Rational{Num: int64(math.Round(avg * 1000)), Den: 1000}, avg
+}
+
+func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) (catalog.PlanTrack, error) {
+	t := base
+	t.Stream, t.Bitrate, t.Language, t.SegmentSeconds, t.MaxChunk = a.Stream, p.AudioBitrate, a.Language, p.SegmentSeconds, p.MaxChunk
+	name := a.Title
+	if name == "" {
+		name = "Audio"
+		if i > 0 {
+			name += " " + strconv.Itoa(i+1)
+		}
+	}
+	def := slices.IndexFunc(all, func(x probe.Audio) bool { return x.Default })
+	id := "a" + strconv.Itoa(i)
+	out := catalog.PlanTrack{ID: id, Kind: hls.Audio, Timescale: SampleRate, Renditions: []hls.Rendition{{
+		ID: fmt.Sprintf("%s-aac%d", id, p.AudioBitrate/1000), Track: id, Kind: hls.Audio, Codecs: "mp4a.40.2",
+		// A frame may exceed the average by a little; headers add some.
+		Bandwidth: p.AudioBitrate * 5 / 4, Language: a.Language, Name: name, Channels: 2, Default: i == max(def, 0),
+	}}}
+	var err error
+	out.Encoder, err = json.Marshal(t)
+	return out, err
+}
+
+// Duration of the planned source.
+func Duration(p catalog.Plan) time.Duration { return time.Duration(p.DurationMS) * time.Millisecond }

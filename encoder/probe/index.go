@@ -1,0 +1,177 @@
+package probe
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
+)
+
+// Index is the exact timeline of a video stream, in its own time base.
+type Index struct {
+	// PTS of every frame, ascending and distinct.
+	PTS []int64
+	// Keys are the presentation times decoding can start at, ascending.
+	Keys []int64
+	// End is the time after the last frame.
+	End int64
+	// Repeats says that some frames have another's time; one of each is kept.
+	Repeats bool
+}
+
+// maxFrames bounds an index: twelve hours at 200 frames per second.
+const maxFrames = 9_000_000
+
+// File reads a source at an offset.
+type File interface {
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	Size() int64
+}
+
+// Index reads the frame index of s's video. ErrRemux means that the container
+// turned out to need a remux.
+func (p Prober) Index(ctx context.Context, url string, f File, s Source) (Index, error) {
+	if strings.Contains(s.Format, "mp4") {
+		x, err := readMP4(ctx, f, *s.Video)
+		if err == nil || !errors.Is(err, errNoTables) {
+			return x, err
+		}
+	}
+	if strings.Contains(s.Format, "matroska") {
+		if ok, err := hasCues(ctx, f); err != nil || !ok {
+			return Index{}, errors.Join(err, fmt.Errorf("%w: matroska without cues", ErrRemux))
+		}
+	}
+	return p.packets(ctx, url, *s.Video)
+}
+
+// ErrRemux asks for a remux before the source is indexed.
+var ErrRemux = errors.New("container needs a remux")
+
+// packets builds the index from the stream's packets, or from its decoded
+// frames where packets are not frames.
+func (p Prober) packets(ctx context.Context, url string, v Video) (Index, error) {
+	// VP8 stores invisible reference frames as packets of their own.
+	decode := v.Codec == "vp8"
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffprobe", Args: ffmpeg.IndexArgs(url, v.Stream, decode), Outputs: 1, Limits: p.Process})
+	if err != nil {
+		return Index{}, err
+	}
+	x, perr := parseIndex(proc.Output(0), v)
+	if perr != nil {
+		proc.Kill(perr)
+	}
+	if err := proc.Wait(); err != nil && perr == nil {
+		return Index{}, classify(err)
+	}
+	return x, perr
+}
+
+// parseIndex reads lines of key=value fields: pts, duration or pkt_duration,
+// and flags (of packets) or key_frame (of frames).
+func parseIndex(r io.Reader, v Video) (Index, error) {
+	var b indexBuilder
+	s := bufio.NewScanner(r)
+	missing := 0
+	for s.Scan() {
+		pts, duration, key, discard := int64(math.MinInt64), int64(0), false, false
+		for field := range strings.SplitSeq(strings.TrimSpace(s.Text()), "|") {
+			name, value, _ := strings.Cut(field, "=")
+			switch name {
+			case "pts":
+				if n, err := strconv.ParseInt(value, 10, 64); err == nil {
+					pts = n
+				}
+			case "duration", "pkt_duration":
+				if n, err := strconv.ParseInt(value, 10, 64); err == nil && n > 0 && n < maxTime {
+					duration = n
+				}
+			case "flags":
+				key, discard = strings.Contains(value, "K"), strings.Contains(value, "D")
+			case "key_frame":
+				key = value == "1"
+			}
+		}
+		if discard || s.Text() == "" {
+			continue
+		}
+		if pts < -maxTime || pts > maxTime {
+			missing++
+			continue
+		}
+		if err := b.add(pts, duration, key); err != nil {
+			return Index{}, err
+		}
+	}
+	if err := s.Err(); err != nil {
+		return Index{}, fmt.Errorf("frame index: %w", err)
+	}
+	if missing > 0 && missing*10 > len(b.pts) {
+		return Index{}, fmt.Errorf("%w: %d frames without a time", ErrRemux, missing)
+	}
+	return b.index(v)
+}
+
+// maxTime keeps sums of times far from overflow.
+const maxTime = 1 << 50
+
+type indexBuilder struct {
+	pts, keys []int64
+	last      int64
+	duration  int64
+}
+
+func (b *indexBuilder) add(pts, duration int64, key bool) error {
+	if len(b.pts) >= maxFrames {
+		return bad(CodeDuration, "the video has more than %d frames", maxFrames)
+	}
+	if len(b.pts) == 0 || pts >= b.last {
+		b.last, b.duration = pts, duration
+	}
+	b.pts = append(b.pts, pts)
+	if key {
+		b.keys = append(b.keys, pts)
+	}
+	return nil
+}
+
+func (b *indexBuilder) index(v Video) (Index, error) {
+	if len(b.pts) == 0 {
+		return Index{}, bad(CodeDamaged, "the video stream has no frames")
+	}
+	slices.Sort(b.pts)
+	slices.Sort(b.keys)
+	n := len(b.pts)
+	x := Index{PTS: slices.Compact(b.pts), Keys: slices.Compact(b.keys)}
+	x.Repeats = len(x.PTS) != n
+	duration := b.duration
+	if duration <= 0 {
+		duration = 1
+		if r := v.FrameRate; r.Num > 0 {
+			duration = max(1, r.Den*v.TimeBase.Den/(r.Num*v.TimeBase.Num))
+		}
+		if m := len(x.PTS); m > 1 {
+			duration = x.PTS[m-1] - x.PTS[m-2]
+		}
+	}
+	x.End = x.PTS[len(x.PTS)-1] + duration
+	return x, nil
+}
+
+// hasCues looks for the cues' id in a Matroska file's beginning, where the seek
+// head names it.
+func hasCues(ctx context.Context, f File) (bool, error) {
+	b := make([]byte, min(f.Size(), 64<<10))
+	if _, err := f.ReadAt(ctx, b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return bytes.Contains(b, []byte{0x1c, 0x53, 0xbb, 0x6b}), nil
+}

@@ -1,0 +1,102 @@
+package probe
+
+import (
+	"time"
+)
+
+// Rational is an exact ratio.
+type Rational struct {
+	Num int64 `json:"num"`
+	Den int64 `json:"den"`
+}
+
+// Float returns the value, 0 when unknown.
+func (r Rational) Float() float64 {
+	if r.Den == 0 {
+		return 0
+	}
+	return float64(r.Num) / float64(r.Den)
+}
+
+func (r Rational) reduced() Rational {
+	a, b := r.Num, r.Den
+	for b != 0 {
+		a, b = b, a%b
+	}
+	if a == 0 {
+		return Rational{}
+	}
+	return Rational{r.Num / a, r.Den / a}
+}
+
+// Source is what a file holds.
+type Source struct {
+	// Format is ffmpeg's name of the container.
+	Format string
+	// Duration as the header says, 0 when it doesn't.
+	Duration time.Duration
+	// StartMicros is the container's first time, for sources without video.
+	StartMicros int64
+	// Video is nil for audio-only sources.
+	Video *Video
+	Audio []Audio
+	// NeedsRemux says why chunks can't be cut from this container; empty when they can.
+	NeedsRemux string
+}
+
+// Video is the picture stream that is encoded.
+type Video struct {
+	Stream  int
+	TrackID int
+	Codec   string
+	// Width and Height as coded, before SAR and rotation.
+	Width, Height int
+	SAR           Rational
+	// Rotate is how many degrees clockwise it must be turned to stand upright: 0, 90, 180 or 270.
+	Rotate     int
+	TimeBase   Rational
+	FrameRate  Rational
+	Interlaced bool
+	// HDR transfer (PQ or HLG), which needs tone mapping.
+	HDR bool
+	// first holds the first packets' times, to check the sample tables against.
+	first []packet
+}
+
+// Audio is one sound track.
+type Audio struct {
+	Stream   int
+	Codec    string
+	Channels int
+	// Language is a BCP 47 tag, empty when unknown.
+	Language string
+	Title    string
+	Default  bool
+}
+
+// Display returns the picture's size in square pixels, upright.
+func (v Video) Display() (width, height int) {
+	w, h := float64(v.Width), float64(v.Height)
+	if s := v.SAR.Float(); s > 1 {
+		w *= s
+	} else if s > 0 && s < 1 {
+		h /= s
+	}
+	if v.Rotate%180 != 0 {
+		w, h = h, w
+	}
+	return int(w + 0.5), int(h + 0.5)
+}
+
+// Limits a source must keep to.
+type Limits struct {
+	Duration time.Duration
+	// Side is the longest side in pixels.
+	Side    int
+	Streams int
+}
+
+// DefaultLimits suit general use.
+func DefaultLimits() Limits {
+	return Limits{Duration: 12 * time.Hour, Side: 8192, Streams: 64}
+}
