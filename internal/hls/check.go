@@ -1,0 +1,290 @@
+package hls
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// MediaInfo is what a media playlist says.
+type MediaInfo struct {
+	Target   int
+	Ended    bool
+	Segments []MediaSegment
+}
+
+// MediaSegment is one segment of a media playlist.
+type MediaSegment struct {
+	URI string
+	// Map is the URI of the initialisation segment in force.
+	Map string
+	// Duration in seconds.
+	Duration float64
+}
+
+// Duration is the sum of the segments' durations, in seconds.
+func (m MediaInfo) Duration() float64 {
+	var d float64
+	for _, s := range m.Segments {
+		d += s.Duration
+	}
+	return d
+}
+
+// MasterInfo is what a multivariant playlist says.
+type MasterInfo struct {
+	Variants []Variant
+	// Audio renditions, of all groups.
+	Audio []AudioRendition
+	// SteeringURI and InitialPathway are empty without content steering.
+	SteeringURI, InitialPathway string
+}
+
+// Variant is one EXT-X-STREAM-INF with its URI.
+type Variant struct {
+	URI, Pathway, AudioGroup, Codecs, Resolution string
+	Bandwidth, AverageBandwidth                  int64
+	FrameRate                                    float64
+}
+
+// AudioRendition is one EXT-X-MEDIA.
+type AudioRendition struct{ Group, Name, Language, URI string }
+
+// CheckMedia parses a media playlist and returns every rule of RFC 8216bis it
+// breaks, of those that apply to what this platform publishes: fragmented MP4
+// on demand or growing as an EVENT.
+func CheckMedia(b []byte) (MediaInfo, error) {
+	var m MediaInfo
+	c := checker{kind: "media playlist"}
+	duration, mapURI, sequence := -1.0, "", false
+	for _, line := range c.lines(b) {
+		tag, value, _ := strings.Cut(line, ":")
+		switch {
+		case m.Ended:
+			c.bad("%q after EXT-X-ENDLIST", line)
+		case tag == "#EXT-X-TARGETDURATION":
+			m.Target = int(c.number(line, value))
+		case tag == "#EXT-X-MEDIA-SEQUENCE":
+			sequence = true
+			if len(m.Segments) > 0 {
+				c.bad("EXT-X-MEDIA-SEQUENCE after the first segment")
+			}
+		case tag == "#EXT-X-MAP":
+			mapURI = c.attributes(line, value)["URI"]
+			if mapURI == "" {
+				c.bad("%q: no URI", line)
+			}
+		case tag == "#EXTINF":
+			s, _, ok := strings.Cut(value, ",")
+			d, err := strconv.ParseFloat(s, 64)
+			if !ok || err != nil || d <= 0 || math.IsInf(d, 0) || math.IsNaN(d) {
+				c.bad("%q: want a positive duration and a comma", line)
+				d = 0
+			}
+			duration = d
+		case line == "#EXT-X-ENDLIST":
+			m.Ended = true
+		case tag == "#EXT-X-STREAM-INF" || tag == "#EXT-X-MEDIA":
+			c.bad("%q belongs in a multivariant playlist", line)
+		case !strings.HasPrefix(line, "#"):
+			switch {
+			case duration < 0:
+				c.bad("segment %q without EXTINF", line)
+			case mapURI == "":
+				c.bad("segment %q without EXT-X-MAP", line)
+			case int(math.Round(duration)) > m.Target:
+				c.bad("segment %q: %.3f s, longer than the target duration %d", line, duration, m.Target)
+			}
+			m.Segments = append(m.Segments, MediaSegment{URI: line, Map: mapURI, Duration: duration})
+			duration = -1
+		}
+	}
+	if m.Target < 1 {
+		c.bad("no EXT-X-TARGETDURATION")
+	}
+	if len(m.Segments) == 0 {
+		c.bad("no segments")
+	}
+	if !sequence {
+		c.bad("no EXT-X-MEDIA-SEQUENCE")
+	}
+	return m, errors.Join(c.errs...)
+}
+
+// CheckGrown returns an error unless now is what a reload of the playlist old
+// may show: the same segments, perhaps more, and once ended nothing more
+// (RFC 8216bis 6.2.1).
+func CheckGrown(old, now MediaInfo) error {
+	if now.Target != old.Target {
+		return fmt.Errorf("target duration changed from %d to %d", old.Target, now.Target)
+	}
+	if len(now.Segments) < len(old.Segments) || old.Ended && (!now.Ended || len(now.Segments) > len(old.Segments)) {
+		return fmt.Errorf("playlist went from %d segments (ended: %v) to %d (ended: %v)", len(old.Segments), old.Ended, len(now.Segments), now.Ended)
+	}
+	for i, s := range old.Segments {
+		if now.Segments[i] != s {
+			return fmt.Errorf("segment %d changed from %+v to %+v", i, s, now.Segments[i])
+		}
+	}
+	return nil
+}
+
+// CheckMaster parses a multivariant playlist and returns every rule it breaks:
+// of RFC 8216bis, and of what players were measured to need (the same audio
+// names in every pathway, an audio group of each pathway's own, the lowest
+// variant of each pathway first).
+func CheckMaster(b []byte) (MasterInfo, error) {
+	var m MasterInfo
+	c := checker{kind: "multivariant playlist"}
+	var pending *Variant
+	for _, line := range c.lines(b) {
+		tag, value, _ := strings.Cut(line, ":")
+		switch {
+		case tag == "#EXT-X-STREAM-INF":
+			a := c.attributes(line, value)
+			pending = &Variant{Pathway: a["PATHWAY-ID"], AudioGroup: a["AUDIO"], Codecs: a["CODECS"], Resolution: a["RESOLUTION"], Bandwidth: c.number(line, a["BANDWIDTH"])}
+			if s, ok := a["AVERAGE-BANDWIDTH"]; ok {
+				pending.AverageBandwidth = c.number(line, s)
+			}
+			if s, ok := a["FRAME-RATE"]; ok {
+				f, err := strconv.ParseFloat(s, 64)
+				if err != nil || f <= 0 {
+					c.bad("%q: FRAME-RATE", line)
+				}
+				pending.FrameRate = f
+			}
+			if pending.Codecs == "" {
+				c.bad("%q: no CODECS", line)
+			}
+			if pending.AverageBandwidth > pending.Bandwidth {
+				c.bad("%q: AVERAGE-BANDWIDTH above BANDWIDTH", line)
+			}
+		case tag == "#EXT-X-MEDIA":
+			a := c.attributes(line, value)
+			if a["TYPE"] == "AUDIO" {
+				m.Audio = append(m.Audio, AudioRendition{Group: a["GROUP-ID"], Name: a["NAME"], Language: a["LANGUAGE"], URI: a["URI"]})
+			}
+			if a["GROUP-ID"] == "" || a["NAME"] == "" {
+				c.bad("%q: want GROUP-ID and NAME", line)
+			}
+		case tag == "#EXT-X-CONTENT-STEERING":
+			a := c.attributes(line, value)
+			m.SteeringURI, m.InitialPathway = a["SERVER-URI"], a["PATHWAY-ID"]
+			if m.SteeringURI == "" {
+				c.bad("%q: no SERVER-URI", line)
+			}
+		case tag == "#EXTINF":
+			c.bad("%q belongs in a media playlist", line)
+		case !strings.HasPrefix(line, "#"):
+			if pending == nil {
+				c.bad("URI %q without EXT-X-STREAM-INF", line)
+				continue
+			}
+			pending.URI = line
+			m.Variants = append(m.Variants, *pending)
+			pending = nil
+		}
+	}
+	if pending != nil {
+		c.bad("EXT-X-STREAM-INF without a URI after it")
+	}
+	if len(m.Variants) == 0 {
+		c.bad("no variants")
+	}
+	c.checkPathways(m)
+	return m, errors.Join(c.errs...)
+}
+
+func (c *checker) checkPathways(m MasterInfo) {
+	names, pathwayOf, last := map[string]string{}, map[string]string{}, map[string]int64{}
+	for _, a := range m.Audio {
+		names[a.Group] += a.Name + "/" + a.Language + "\n"
+	}
+	for _, v := range m.Variants {
+		if v.Bandwidth < last[v.Pathway] {
+			c.bad("variant %q: a lower bandwidth after a higher one in pathway %q", v.URI, v.Pathway)
+		}
+		last[v.Pathway] = v.Bandwidth
+		if v.AudioGroup == "" {
+			continue
+		}
+		if _, ok := names[v.AudioGroup]; !ok {
+			c.bad("variant %q: no audio group %q", v.URI, v.AudioGroup)
+		}
+		if p, ok := pathwayOf[v.AudioGroup]; ok && p != v.Pathway {
+			c.bad("audio group %q is shared by pathways %q and %q", v.AudioGroup, p, v.Pathway)
+		}
+		pathwayOf[v.AudioGroup] = v.Pathway
+		if names[v.AudioGroup] != names[m.Variants[0].AudioGroup] {
+			c.bad("audio group %q has other names than %q", v.AudioGroup, m.Variants[0].AudioGroup)
+		}
+	}
+	if m.InitialPathway != "" {
+		if _, ok := last[m.InitialPathway]; !ok {
+			c.bad("initial pathway %q has no variants", m.InitialPathway)
+		}
+	}
+}
+
+type checker struct {
+	kind string
+	errs []error
+}
+
+func (c *checker) bad(format string, a ...any) {
+	c.errs = append(c.errs, fmt.Errorf(c.kind+": "+format, a...))
+}
+
+// lines returns the playlist's non-empty lines and checks what holds for every playlist.
+func (c *checker) lines(b []byte) []string {
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimRight(line, "\r\n")
+		if line != "" {
+			out = append(out, line)
+		}
+	}
+	if len(out) == 0 || out[0] != "#EXTM3U" {
+		c.bad("doesn't begin with #EXTM3U")
+	}
+	return out
+}
+
+func (c *checker) number(line, s string) int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+	if err != nil || n <= 0 {
+		c.bad("%q: want a positive integer", line)
+	}
+	return n
+}
+
+// attributes parses an attribute list (RFC 8216bis 4.2).
+func (c *checker) attributes(line, s string) map[string]string {
+	out := map[string]string{}
+	for s != "" {
+		name, rest, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			c.bad("%q: attribute without a value", line)
+			return out
+		}
+		var value string
+		if quoted, isQuoted := strings.CutPrefix(rest, `"`); isQuoted {
+			value, rest, ok = strings.Cut(quoted, `"`)
+			if !ok {
+				c.bad("%q: quote isn't closed", line)
+				return out
+			}
+			rest = strings.TrimPrefix(rest, ",")
+		} else {
+			value, rest, _ = strings.Cut(rest, ",")
+		}
+		if _, twice := out[name]; twice {
+			c.bad("%q: attribute %s twice", line, name)
+		}
+		out[name] = value
+		s = rest
+	}
+	return out
+}

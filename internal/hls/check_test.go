@@ -1,0 +1,82 @@
+package hls
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestCheckAcceptsWhatIsComposed(t *testing.T) {
+	growing, err := Media([]Record{record(0, 1, false)}, "v360", "")
+	require.NoError(t, err)
+	old, err := CheckMedia(growing)
+	require.NoError(t, err)
+	ended, err := Media([]Record{record(0, 1, false), record(1, 2, true)}, "v360", "")
+	require.NoError(t, err)
+	now, err := CheckMedia(ended)
+	require.NoError(t, err)
+	require.InDelta(t, 6.0, now.Duration(), 1e-9)
+	require.True(t, now.Ended)
+	require.NoError(t, CheckGrown(old, now))
+	require.Error(t, CheckGrown(now, old))
+
+	m, err := Master(renditions)
+	require.NoError(t, err)
+	e, err := Expand(m, []Pathway{{"eu-1", "http://a/"}, {"us-1", "http://b/"}}, Steering{TTL: 2, Priority: []string{"eu-1", "us-1"}})
+	require.NoError(t, err)
+	info, err := CheckMaster(e)
+	require.NoError(t, err)
+	require.Len(t, info.Variants, 4)
+	require.Len(t, info.Audio, 2)
+	require.Equal(t, "eu-1", info.InitialPathway)
+	require.Equal(t, Variant{URI: "http://a/v360/index.m3u8", Pathway: "eu-1", AudioGroup: "aud-eu-1", Codecs: "avc1.64001e,mp4a.40.2",
+		Resolution: "640x360", Bandwidth: 1_040_000, AverageBandwidth: 628_000, FrameRate: 29.97}, info.Variants[0])
+}
+
+func TestCheckNamesWhatIsWrong(t *testing.T) {
+	const head = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n"
+	for want, playlist := range map[string]string{
+		"EXTM3U":                "#EXTINF:2,\na\n",
+		"without EXTINF":        head + "a\n",
+		"without EXT-X-MAP":     "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2,\na\n",
+		"longer than":           head + "#EXTINF:2.6,\na\n",
+		"after EXT-X-ENDLIST":   head + "#EXTINF:2,\na\n#EXT-X-ENDLIST\n#EXTINF:2,\n",
+		"positive duration":     head + "#EXTINF:nan,\na\n",
+		"no segments":           head,
+		"no EXT-X-TARGETDURATI": "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:0.1,\na\n",
+		"no EXT-X-MEDIA-SEQUEN": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n",
+	} {
+		_, err := CheckMedia([]byte(playlist))
+		require.ErrorContains(t, err, want)
+	}
+	variant := func(attrs string) string { return "#EXT-X-STREAM-INF:CODECS=\"c\"," + attrs + "\nu\n" }
+	audio := func(group, name string) string {
+		return "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"" + group + "\",NAME=\"" + name + "\"\n"
+	}
+	for want, playlist := range map[string]string{
+		"no variants":            "",
+		"no CODECS":              "#EXT-X-STREAM-INF:BANDWIDTH=1\nu\n",
+		"positive integer":       variant("BANDWIDTH=x"),
+		"lower bandwidth after":  variant("BANDWIDTH=2") + variant("BANDWIDTH=1"),
+		"no audio group":         variant("BANDWIDTH=1,AUDIO=\"a\""),
+		"shared by pathways":     audio("a", "n") + variant("BANDWIDTH=1,AUDIO=\"a\",PATHWAY-ID=\"x\"") + variant("BANDWIDTH=1,AUDIO=\"a\",PATHWAY-ID=\"y\""),
+		"other names":            audio("a", "n") + audio("b", "m") + variant("BANDWIDTH=1,AUDIO=\"a\",PATHWAY-ID=\"x\"") + variant("BANDWIDTH=1,AUDIO=\"b\",PATHWAY-ID=\"y\""),
+		"quote isn't closed":     variant("BANDWIDTH=1,AUDIO=\"a"),
+		"without a URI after it": "#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"c\"\n",
+		"twice":                  variant("BANDWIDTH=1,BANDWIDTH=1"),
+	} {
+		_, err := CheckMaster([]byte("#EXTM3U\n" + playlist))
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func FuzzCheck(f *testing.F) {
+	f.Add([]byte("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"c\"\nu\n"))
+	f.Add([]byte(strings.Repeat("#EXTINF:2,\na\n", 3)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, _ := CheckMedia(b)
+		_ = CheckGrown(m, m)
+		_, _ = CheckMaster(b)
+	})
+}
