@@ -80,7 +80,10 @@ func TestS3ServersAreApart(t *testing.T) {
 	require.Equal(t, servers[0].Bucket, servers[1].Bucket)
 	require.NotEqual(t, servers[0].Bucket, S3(t, 1)[0].Bucket)
 	err := client(t, servers[0]).MakeBucket(t.Context(), servers[0].Bucket, minio.MakeBucketOptions{})
-	if err != nil { m, _ := exec.Command("sh","-c","cat /tmp/meridian-test-s3-*/log; ss -tlnp; ps aux |grep minio").CombinedOutput(); t.Logf("%s", m) }
+	if err != nil {
+		m, _ := exec.Command("sh", "-c", "cat /tmp/meridian-test-s3-*/log; ss -tlnp; ps aux |grep minio").CombinedOutput()
+		t.Logf("%s", m)
+	}
 	require.NoError(t, err)
 	exists, err := client(t, servers[1]).BucketExists(t.Context(), servers[1].Bucket)
 	require.NoError(t, err)

@@ -1,0 +1,81 @@
+# Everything a checkout is built, checked, tested and run with; `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+CACHE := $(or $(MERIDIAN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meridian)
+# The place of a tool in the cache; its version is in its module.
+tool = $(CACHE)/bin/$(1)@$(shell sed -n 's|^.*$(2) \(v[^ ]*\).*|\1|p' tools/$(1)/go.mod)
+
+# Test packages at a time, and the limit of each. Servers and encoders run beside them.
+TEST_PARALLEL ?= 2
+TEST_TIMEOUT ?= 15m
+TEST_PACKAGES ?= ./...
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: install tools build ## Install what is missing, build, and run the platform (ARGS="--regions eu")
+	@bin/meridian up $(ARGS)
+
+.PHONY: build
+build: ## Build bin/meridian
+	@$(GO) build -trimpath -o bin/meridian .
+
+.PHONY: install
+install: ## Install the distribution's programs the platform runs
+	@sh deploy/install.sh
+
+.PHONY: install-develop
+install-develop: ## Install also what the tests need
+	@sh deploy/install.sh --develop
+
+.PHONY: tools
+tools: ## Build MinIO and nats-server from pinned sources into the cache
+	@$(GO) run ./tools/build
+
+.PHONY: tools-develop
+tools-develop:
+	@$(GO) run ./tools/build -develop
+
+.PHONY: check
+check: tools-develop web-check ## Formatting, vet, staticcheck, generated code, tidy modules
+	@echo 'check: gofmt'; out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (gofmt -w):" $$out; exit 1; }
+	@echo 'check: go vet'; $(GO) vet ./...
+	@echo 'check: staticcheck'; $(call tool,staticcheck,honnef.co/go/tools) ./...
+	@echo 'check: sqlc'; $(call tool,sqlc,github.com/sqlc-dev/sqlc) diff
+	@echo 'check: go mod tidy'; $(GO) mod tidy -diff
+
+.PHONY: generate
+generate: tools-develop ## Generate the database code anew
+	@$(call tool,sqlc,github.com/sqlc-dev/sqlc) generate
+
+.PHONY: web
+web: ## Build the player's bundle (committed) when its sources changed
+	@sh tools/web.sh
+
+.PHONY: web-check
+web-check:
+	@sh tools/web.sh --check
+
+.PHONY: test
+test: install-develop tools ## All tests that fit in twenty minutes, on real servers, with the race detector
+	@$(GO) run ./internal/testenv/withservers \
+		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(TEST_PACKAGES)
+
+.PHONY: test-long
+test-long: install-develop tools ## The same tests three times, in a random order
+	@$(GO) run ./internal/testenv/withservers \
+		$(GO) test -race -count 3 -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(TEST_PACKAGES)
+
+.PHONY: bench-go
+bench-go: install-develop tools ## Go benchmarks of all packages
+	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)
+
+.PHONY: clean
+clean: ## Remove what was built here (the cache and the platform's state stay)
+	@rm -rf bin web/node_modules

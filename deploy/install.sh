@@ -1,0 +1,83 @@
+#!/bin/sh
+# Installs the distribution's programs that Meridian runs: quiet, repeatable, and
+# a fast no-op when everything is there. Debian and Ubuntu.
+#
+#   sh deploy/install.sh            what `meridian up` needs
+#   sh deploy/install.sh --develop  and what the tests need
+#
+# Without root or password-less sudo it installs nothing and prints the one
+# command to run.
+set -eu
+
+run='ffmpeg postgresql patroni etcd-server etcd-client'
+develop='chromium jq bind9-dnsutils'
+
+want=$run
+case "${1-}" in
+--develop) want="$run $develop" ;;
+'') ;;
+*)
+	echo "usage: $0 [--develop]" >&2
+	exit 2
+	;;
+esac
+
+# Older releases have etcd in one package.
+known() { apt-cache show "$1" >/dev/null 2>&1; }
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+command -v dpkg-query >/dev/null || {
+	echo "install: this isn't Debian or Ubuntu; install by hand: ffmpeg, PostgreSQL 15 or newer, Patroni with etcd3 support, etcd 3.4 or newer${1:+, Chromium, jq, dig}" >&2
+	exit 1
+}
+
+missing=
+for package in $want; do
+	installed "$package" || installed "$(echo "$package" | sed 's/^etcd-.*/etcd/')" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+	root=
+elif sudo -n true 2>/dev/null; then
+	root='sudo -n'
+else
+	echo "install: these packages are missing; please run:" >&2
+	echo "  sudo apt-get install --no-install-recommends$missing" >&2
+	exit 1
+fi
+
+echo "install:$missing" >&2
+start=$(date +%s)
+log=$(mktemp)
+
+# The packages' own services must not start: the platform runs its own instances.
+policy=/usr/sbin/policy-rc.d
+placed=
+cleanup() {
+	[ -z "$placed" ] || $root rm -f "$policy"
+	rm -f "$log"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' | $root tee "$policy" >/dev/null
+	placed=yes
+	$root chmod 755 "$policy"
+fi
+
+apt() {
+	# Another apt may hold the lock: wait for it, within reason.
+	$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >>"$log" 2>&1 || {
+		tail -n 30 "$log" >&2
+		echo "install: apt-get $1 failed (above)" >&2
+		exit 1
+	}
+}
+apt update
+for package in $missing; do
+	known "$package" || missing=$(echo "$missing" | sed "s/ $package\b/ etcd/")
+done
+# shellcheck disable=SC2086
+apt install -y --no-install-recommends $missing
+echo "install: done in $(($(date +%s) - start)) s" >&2

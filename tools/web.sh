@@ -1,0 +1,54 @@
+#!/bin/sh
+# Builds the player's bundle, web/dist, which is committed so that Go alone builds
+# the binary.
+#
+#   sh tools/web.sh          build if sources changed since the last build here
+#   sh tools/web.sh --check  fail unless the committed bundle is what the sources make
+#   sh tools/web.sh --test   run the bundle's unit tests
+set -eu
+cd "$(dirname "$0")/../web"
+
+if ! command -v npm >/dev/null; then
+	case "${1-}" in
+	'') echo "web: no npm here; the committed bundle is used" >&2 && exit 0 ;;
+	*) echo "web: npm (Node 20 or newer) is needed for this" >&2 && exit 1 ;;
+	esac
+fi
+
+digest() { git ls-files -co --exclude-standard -z . | sort -z | xargs -0 sha256sum 2>/dev/null | sha256sum; }
+packages() {
+	# npm ci is slow; it is due only when the lock file is another one.
+	sum=$(sha256sum package-lock.json)
+	[ "$(cat node_modules/.meridian-lock 2>/dev/null)" = "$sum" ] || {
+		npm ci --no-audit --no-fund --silent
+		echo "$sum" >node_modules/.meridian-lock
+	}
+}
+build() {
+	packages
+	[ "$(cat node_modules/.meridian-built 2>/dev/null)" = "$(digest)" ] || {
+		npm run --silent build -- --logLevel warn
+		digest >node_modules/.meridian-built
+	}
+}
+
+case "${1-}" in
+'') build ;;
+--check)
+	build
+	changed=$(git status --porcelain -- dist)
+	[ -z "$changed" ] || {
+		echo "web: the committed bundle isn't what the sources make; run make web and commit web/dist:" >&2
+		echo "$changed" >&2
+		exit 1
+	}
+	;;
+--test)
+	packages
+	npm test --silent
+	;;
+*)
+	echo "usage: $0 [--check|--test]" >&2
+	exit 2
+	;;
+esac
