@@ -12,13 +12,14 @@ import (
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/playback"
 )
 
 // NewAsset is a request to create an asset.
 type NewAsset struct {
 	Owner, Title string
-	// Visibility defaults to Public.
-	Visibility Visibility
+	// Visibility defaults to public.
+	Visibility playback.Visibility
 	Placement  objects.Placement
 	// Region is where the request arrived: the asset's work is offered there first.
 	Region string
@@ -30,7 +31,7 @@ type NewAsset struct {
 // before it returns the asset made then, or ErrKeyReuse if that request differed.
 func (c *Catalog) CreateAsset(ctx context.Context, n NewAsset) (Asset, error) {
 	if n.Visibility == "" {
-		n.Visibility = Public
+		n.Visibility = playback.Public
 	}
 	if n.Placement.Mode == "" {
 		n.Placement.Mode = objects.PlaceAll
@@ -166,7 +167,7 @@ const maxCursor = 1 << 52
 
 // UpdateAsset changes title and visibility where given. Viewers see it with the
 // next playback record, which follows at once.
-func (c *Catalog) UpdateAsset(ctx context.Context, owner, id string, title *string, visibility *Visibility) (Asset, error) {
+func (c *Catalog) UpdateAsset(ctx context.Context, owner, id string, title *string, visibility *playback.Visibility) (Asset, error) {
 	var row db.Asset
 	err := c.write(ctx, "update asset "+id, func(q *db.Queries) error {
 		var err error
@@ -245,7 +246,7 @@ func progress(ctx context.Context, q *db.Queries, asset string) (Progress, error
 }
 
 func assetOf(r db.Asset) Asset {
-	a := Asset{ID: r.ID, Owner: r.Owner, Title: r.Title, State: State(r.State), Visibility: Visibility(r.Visibility), Region: r.Region,
+	a := Asset{ID: r.ID, Owner: r.Owner, Title: r.Title, State: State(r.State), Visibility: playback.Visibility(r.Visibility), Region: r.Region,
 		Placement: placementOf(r.Placement, r.Regions), SHA256: r.Sha256, CreatedAt: r.CreatedAt, ReceivedAt: r.ReceivedAt,
 		PlayableAt: r.PlayableAt, ReadyAt: r.ReadyAt, FailedAt: r.FailedAt, DeletedAt: r.DeletedAt}
 	if r.FailureCode != nil {

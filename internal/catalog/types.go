@@ -6,6 +6,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/playback"
 )
 
 // State of an asset.
@@ -45,16 +46,6 @@ type Failure struct {
 // InternalFailure is the code of failures that are no fault of the source.
 const InternalFailure = "internal"
 
-// Visibility says who may watch.
-type Visibility string
-
-// The visibilities.
-const (
-	Public   Visibility = "public"
-	Unlisted Visibility = "unlisted"
-	Private  Visibility = "private"
-)
-
 // Asset is one video or audio item.
 type Asset struct {
 	ID         string
@@ -62,7 +53,7 @@ type Asset struct {
 	Title      string
 	State      State
 	Failure    *Failure
-	Visibility Visibility
+	Visibility playback.Visibility
 	Placement  objects.Placement
 	// Region is where it was created.
 	Region string

@@ -1,0 +1,216 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+)
+
+// priorityGroup is the one group of consumers that offer work to every region:
+// workers of the work's own region pull with priority 0, others with 1.
+const priorityGroup = "workers"
+
+// source is one consumer a worker pulls from.
+type source struct {
+	class    catalog.Class
+	rank     int
+	region   string
+	pinned   bool
+	priority uint8
+}
+
+func (s source) name() string {
+	return fmt.Sprintf("%s-%s-%s", s.class, s.region, scope(s.pinned))
+}
+
+func (s source) subject() string { return jobSubject(s.class, s.region, s.pinned) }
+
+func scope(pinned bool) string {
+	if pinned {
+		return "pinned"
+	}
+	return "any"
+}
+
+func jobSubject(class catalog.Class, region string, pinned bool) string {
+	return fmt.Sprintf("jobs.%s.%s.%s", class, region, scope(pinned))
+}
+
+// sources are what a worker may pull: its own region's pinned work, and
+// everybody's unpinned work, its own region's first.
+func (w *Worker) sources() []source {
+	var out []source
+	for rank, class := range catalog.Classes {
+		out = append(out, source{class: class, rank: rank, region: w.Region, pinned: true})
+		for _, r := range w.Regions {
+			s := source{class: class, rank: rank, region: r, priority: 1}
+			if r == w.Region {
+				s.priority = 0
+			}
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (s source) config() jetstream.ConsumerConfig {
+	cfg := jetstream.ConsumerConfig{Durable: s.name(), FilterSubject: s.subject(), AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: catalog.Lease, MaxDeliver: -1, MaxAckPending: 10_000}
+	if !s.pinned {
+		cfg.PriorityPolicy, cfg.PriorityGroups = jetstream.PriorityPolicyPrioritized, []string{priorityGroup}
+	}
+	return cfg
+}
+
+// feed pulls from one source whenever a slot its class may use is free. A
+// message that finds the slot taken meanwhile goes back at once, to whoever waits.
+func (w *Worker) feed(ctx, taskCtx context.Context, s source) error {
+	var consumer jetstream.Consumer
+	log := w.Log.With("consumer", s.name())
+	pause := retryMin
+	for {
+		if !w.slots.await(ctx, s.class) {
+			return nil
+		}
+		if s.rank > 0 && !sleep(ctx, time.Duration(s.rank)*headStart) {
+			return nil
+		}
+		err := func() error {
+			if consumer == nil {
+				c, err := w.Conn.js.CreateOrUpdateConsumer(ctx, streamJobs, s.config())
+				if err != nil {
+					return err
+				}
+				consumer = c
+			}
+			msg, err := pull(ctx, consumer, s)
+			if err != nil || msg == nil {
+				return err
+			}
+			if !w.slots.take(s.class) {
+				w.settle(log, "nak", msg.Nak())
+				return nil
+			}
+			w.tasks.Go(func() {
+				defer w.slots.release(s.class)
+				w.handle(taskCtx, msg)
+			})
+			return nil
+		}()
+		if err == nil {
+			pause = retryMin
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, nats.ErrNoResponders) {
+			consumer = nil
+		}
+		if pause > retryMin {
+			log.Warn("pull: trying again", "err", err, "in", pause) // once is a server that restarts
+		}
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, retryMax)
+	}
+}
+
+// pull waits a while for one message; nil when none came.
+func pull(ctx context.Context, c jetstream.Consumer, s source) (jetstream.Msg, error) {
+	pctx, cancel := context.WithTimeout(ctx, pullWait)
+	defer cancel()
+	opts := []jetstream.FetchOpt{jetstream.FetchContext(pctx)}
+	if !s.pinned {
+		opts = append(opts, jetstream.FetchPriorityGroup(priorityGroup), jetstream.FetchPrioritized(s.priority))
+	}
+	batch, err := c.Fetch(1, opts...)
+	if err != nil {
+		return nil, err
+	}
+	msg := <-batch.Messages()
+	err = batch.Error()
+	if msg != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return msg, err
+}
+
+// slots counts tasks under way, one kept for class First where there are two or more.
+type slots struct {
+	mu     sync.Mutex
+	total  int
+	used   int
+	others int // used by other classes than First
+	freed  chan struct{}
+}
+
+func newSlots(n int) *slots { return &slots{total: n, freed: make(chan struct{})} }
+
+func (s *slots) free(c catalog.Class) bool {
+	if c == catalog.First {
+		return s.used < s.total
+	}
+	return s.used < s.total && s.others < max(1, s.total-1)
+}
+
+func (s *slots) take(c catalog.Class) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.free(c) {
+		return false
+	}
+	s.used++
+	if c != catalog.First {
+		s.others++
+	}
+	return true
+}
+
+func (s *slots) release(c catalog.Class) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used--
+	if c != catalog.First {
+		s.others--
+	}
+	close(s.freed)
+	s.freed = make(chan struct{})
+}
+
+// await waits until the class could take a slot; false when ctx ended.
+func (s *slots) await(ctx context.Context, c catalog.Class) bool {
+	for {
+		s.mu.Lock()
+		ok, freed := s.free(c), s.freed
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return false
+		}
+		if ok {
+			return true
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// regionsOf are the regions a pinned task may be offered in, its home first.
+func regionsOf(home string, pinned []string) []string {
+	if i := slices.Index(pinned, home); i > 0 {
+		return append([]string{home}, slices.Delete(slices.Clone(pinned), i, i+1)...)
+	}
+	return pinned
+}
