@@ -15,8 +15,9 @@ type Health struct {
 	Down bool
 	// Why in a few words: "refused", "timed out twice".
 	Why string
-	// Recovered is when it last came back; zero when it was never down.
-	Recovered time.Time
+	// Since is when it was last found to work again, or when this router started
+	// to look.
+	Since time.Time
 }
 
 // Edge is one edge cache of a region.

@@ -38,8 +38,6 @@ type Bus interface {
 type Options struct {
 	// Region this router stands in; its own router is not probed.
 	Region string
-	// Bus is nil when there is no NATS.
-	Bus Bus
 	// Interval between two probes of a target, 500 ms; Timeout of one, 1 s.
 	Interval, Timeout time.Duration
 	Log               *slog.Logger
@@ -54,6 +52,8 @@ type Monitor struct {
 	client  *http.Client
 	id      string
 	metrics *metrics
+
+	attach chan Bus
 
 	// up mirrors each target's own view for its probe loop.
 	up    []atomic.Bool
@@ -89,7 +89,7 @@ func New(board *geo.Board, targets []Target, opt Options) (*Monitor, error) {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	m := &Monitor{opt: opt, board: board, targets: targets, client: newClient(targets, opt.Timeout),
-		id: rand.Text(), up: make([]atomic.Bool, len(targets))}
+		id: rand.Text(), attach: make(chan Bus, 1), up: make([]atomic.Bool, len(targets))}
 	var err error
 	if m.metrics, err = newMetrics(opt.Metrics); err != nil {
 		return nil, fmt.Errorf("health: %w", err)
@@ -111,55 +111,62 @@ func (m *Monitor) Ready() error {
 	return nil
 }
 
+// Attach gives a running monitor its bus, once. Until then, and without, it
+// works by the own view: connecting may take long while regions are silent, and
+// probing must not wait for it.
+func (m *Monitor) Attach(b Bus) { m.attach <- b }
+
 // Run probes and judges until ctx ends.
 func (m *Monitor) Run(ctx context.Context) error {
-	// Room for a burst of all regions' reports; NATS drops what doesn't fit.
-	in := make(chan *nats.Msg, 4*maxWitnesses)
-	if m.opt.Bus != nil {
-		sub, err := m.opt.Bus.ChanSubscribe(subject+"*", in)
-		if err != nil {
-			return fmt.Errorf("health: subscribe: %w", err)
-		}
-		defer func() {
-			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-				m.opt.Log.Warn("health: unsubscribe", "error", err)
-			}
-		}()
-	}
 	defer m.client.CloseIdleConnections()
 	g, ctx := errgroup.WithContext(ctx)
 	obs := make(chan observation)
 	for i := range m.targets {
 		g.Go(func() error { m.probeLoop(ctx, i, obs); return nil })
 	}
-	g.Go(func() error { m.own(ctx, obs, in); return nil })
+	g.Go(func() error { return m.own(ctx, obs) })
 	return g.Wait()
 }
 
 // state belongs to the goroutine that runs own.
 type state struct {
+	bus       Bus // nil until attached
 	trackers  []tracker
 	loads     []float64
 	witnesses map[string]*witness
 	verdicts  []Verdict
-	recovered []time.Time
+	since     []time.Time
 	alone     bool
 	applied   bool
 }
 
 // own is the one goroutine that holds the state.
-func (m *Monitor) own(ctx context.Context, obs <-chan observation, in <-chan *nats.Msg) {
+func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 	st := &state{trackers: make([]tracker, len(m.targets)), loads: make([]float64, len(m.targets)),
-		witnesses: map[string]*witness{}, verdicts: make([]Verdict, len(m.targets)), recovered: make([]time.Time, len(m.targets))}
+		witnesses: map[string]*witness{}, verdicts: make([]Verdict, len(m.targets)), since: make([]time.Time, len(m.targets))}
 	for i := range st.verdicts {
-		st.verdicts[i].Up = true
+		// A router that just started doesn't know since when a target works;
+		// counting from now keeps it from sending everyone back at once.
+		st.verdicts[i].Up, st.since[i] = true, time.Now()
 	}
+	// Room for a burst of all regions' reports; NATS drops what doesn't fit.
+	in := make(chan *nats.Msg, 4*maxWitnesses)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
+		case st.bus = <-m.attach:
+			sub, err := st.bus.ChanSubscribe(subject+"*", in)
+			if err != nil {
+				return fmt.Errorf("health: subscribe: %w", err)
+			}
+			defer func() {
+				if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+					m.opt.Log.Warn("health: unsubscribe", "err", err)
+				}
+			}()
 		case o := <-obs:
 			if m.observe(st, o) {
 				m.report(st)
@@ -212,7 +219,7 @@ func (m *Monitor) hear(st *state, msg *nats.Msg) {
 
 // report shares the own view. A report that can't be sent now is worthless later.
 func (m *Monitor) report(st *state) {
-	if m.opt.Bus == nil {
+	if st.bus == nil {
 		return
 	}
 	r := report{Router: m.id, Region: m.opt.Region, Targets: make(map[string]view, len(m.targets))}
@@ -223,7 +230,7 @@ func (m *Monitor) report(st *state) {
 	}
 	b, err := r.encode()
 	if err == nil {
-		err = m.opt.Bus.Publish(subject+m.opt.Region, b)
+		err = st.bus.Publish(subject+m.opt.Region, b)
 	}
 	if err != nil {
 		m.metrics.reports.WithLabelValues("unsent").Inc()
@@ -249,7 +256,7 @@ func (m *Monitor) apply(st *state) {
 		before := st.verdicts[i]
 		if v.Up != before.Up {
 			if v.Up {
-				st.recovered[i] = now
+				st.since[i] = now
 			}
 			m.metrics.verdict(t, v.Up)
 			m.opt.Log.Info("target is "+map[bool]string{true: "up", false: "down"}[v.Up], "target", t.Name, "why", v.Why, "alone", alone)
@@ -276,7 +283,7 @@ func (m *Monitor) loadsDiffer(st *state) bool {
 func (m *Monitor) write(s *geo.Snapshot, st *state) {
 	s.Alone = st.alone
 	for i, t := range m.targets {
-		h := geo.Health{Down: !st.verdicts[i].Up, Why: st.verdicts[i].Why, Recovered: st.recovered[i]}
+		h := geo.Health{Down: !st.verdicts[i].Up, Why: st.verdicts[i].Why, Since: st.since[i]}
 		if e, _ := s.Edge(t.Name); e != nil {
 			e.Health, e.Load = h, st.loads[i]
 			continue

@@ -101,14 +101,17 @@ func start(t *testing.T, self string, bus Bus, targets ...Target) *geo.Board {
 	tab, err := region.Loopback()
 	require.NoError(t, err)
 	board := geo.NewBoard(geo.NewSnapshot(tab))
-	m, err := New(board, targets, Options{Region: self, Bus: bus, Interval: 50 * time.Millisecond, Timeout: 150 * time.Millisecond,
+	m, err := New(board, targets, Options{Region: self, Interval: 50 * time.Millisecond, Timeout: 150 * time.Millisecond,
 		Metrics: prometheus.NewPedanticRegistry()})
 	require.NoError(t, err)
+	require.Error(t, m.Ready(), "ready before the first round")
+	if bus != nil {
+		m.Attach(bus)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
 	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
-	require.Error(t, m.Ready(), "ready before the first round")
 	eventually(t, func() bool { return m.Ready() == nil }, "first round")
 	return board
 }
@@ -152,7 +155,7 @@ func TestLossesAndRecovery(t *testing.T) {
 			}
 			eventually(t, func() bool { return !down(b, "eu-1") }, "up again")
 			h, _ := b.Load().Edge("eu-1")
-			require.WithinDuration(t, time.Now(), h.Health.Recovered, 5*time.Second)
+			require.WithinDuration(t, time.Now(), h.Health.Since, 5*time.Second)
 		})
 	}
 }
