@@ -156,6 +156,8 @@ type Audio struct {
 	From int64
 	// PadTo extends a shorter track with silence; in output samples, 0 for none.
 	PadTo int64
+	// Seek lets the demuxer seek; else the track is decoded from its beginning.
+	Seek bool
 	// GainDB is applied before a limiter; 0 changes nothing.
 	GainDB float64
 }
@@ -168,7 +170,7 @@ const seekBack = 500_000
 func (t Audio) Args() []string {
 	a := common()
 	a = append(a, "-copyts", "-seek_timestamp", "1", "-noaccurate_seek", "-vn", "-sn", "-dn")
-	if t.From > 0 {
+	if t.From > 0 && t.Seek {
 		zero := t.Zero * t.ZeroBase.Num * 1_000_000 / t.ZeroBase.Den
 		a = append(a, "-ss", seconds(max(0, zero+t.From*1_000_000/int64(t.SampleRate)-seekBack)))
 	}

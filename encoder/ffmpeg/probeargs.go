@@ -21,3 +21,11 @@ func IndexArgs(url string, stream int, decode bool) []string {
 	}
 	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", what, "-of", "compact=p=0:nk=0", "-o", OutputPath(0))
 }
+
+// AudioEndArgs are ffprobe's arguments to list when a stream's packets start
+// and how long they last.
+func AudioEndArgs(url string, stream int) []string {
+	a := append([]string{"-hide_banner", "-loglevel", "error"}, input(url)...)
+	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", "packet=pts_time,duration_time",
+		"-of", "compact=p=0:nk=0", "-o", OutputPath(0))
+}

@@ -101,6 +101,8 @@ type Process struct {
 	outputs  []*os.File
 	progress *os.File
 	last     atomic.Int64
+	// waiting counts outputs whose reader waits for the child, or has its end.
+	waiting  atomic.Int32
 	log      tail
 	watchers sync.WaitGroup
 	done     chan struct{}
@@ -185,6 +187,10 @@ func (p *Process) watchIdle(limit time.Duration) {
 	for {
 		select {
 		case <-tick.C:
+			// A child whose reader is busy elsewhere can't progress; that is not its fault.
+			if int(p.waiting.Load()) < len(p.outputs) {
+				p.touch()
+			}
 			if time.Since(time.Unix(0, p.last.Load())) > limit {
 				p.cancel(errIdle)
 				return
@@ -222,22 +228,30 @@ func (p *Process) readProgress(report func(Progress)) {
 	}
 }
 
-// Output is the i-th pipe. Reading from it counts as progress.
+// Output is the i-th pipe, for one reader. Data from it counts as progress.
 func (p *Process) Output(i int) io.Reader { return &activeReader{r: p.outputs[i], p: p} }
 
 type activeReader struct {
-	r io.Reader
-	p *Process
+	r     io.Reader
+	p     *Process
+	ended bool
 }
 
 func (a *activeReader) Read(b []byte) (int, error) {
-	// Waiting for this reader's consumer is not the child's fault.
-	a.p.touch()
+	if a.ended {
+		return 0, io.EOF
+	}
+	a.p.waiting.Add(1)
 	n, err := a.r.Read(b)
 	if n > 0 {
 		a.p.touch()
 	}
-	return n, err
+	if err != nil {
+		a.ended = true
+		return n, err
+	}
+	a.p.waiting.Add(-1)
+	return n, nil
 }
 
 // Kill ends the child; Wait then returns an *Error that wraps cause.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 )
@@ -73,6 +74,43 @@ func (p Prober) packets(ctx context.Context, url string, v Video) (Index, error)
 		return Index{}, classify(err)
 	}
 	return x, perr
+}
+
+// AudioDuration is where the last packet of an audio stream ends, for files
+// whose header doesn't say.
+func (p Prober) AudioDuration(ctx context.Context, url string, stream int) (time.Duration, error) {
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffprobe", Args: ffmpeg.AudioEndArgs(url, stream), Outputs: 1, Limits: p.Process})
+	if err != nil {
+		return 0, err
+	}
+	var end time.Duration
+	s := bufio.NewScanner(proc.Output(0))
+	for s.Scan() {
+		var start, length float64
+		for field := range strings.SplitSeq(strings.TrimSpace(s.Text()), "|") {
+			name, value, _ := strings.Cut(field, "=")
+			v, err := strconv.ParseFloat(value, 64)
+			switch {
+			case err != nil || math.Abs(v) > 1e8:
+			case name == "pts_time":
+				start = v
+			case name == "duration_time":
+				length = v
+			}
+		}
+		end = max(end, time.Duration((start+length)*float64(time.Second)))
+	}
+	rerr := s.Err()
+	if rerr != nil {
+		proc.Kill(rerr)
+	}
+	if err := proc.Wait(); err != nil {
+		return 0, errors.Join(rerr, classify(err))
+	}
+	if end <= 0 {
+		return 0, bad(CodeDamaged, "the audio stream has no packets")
+	}
+	return end, rerr
 }
 
 // parseIndex reads lines of key=value fields: pts, duration or pkt_duration,

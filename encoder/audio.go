@@ -1,0 +1,201 @@
+package encoder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/encoder/fmp4"
+	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+// Frames dropped at the start of an encode: the encoder's own priming, and,
+// after a take-over, pre-roll, so that the join is inaudible.
+const (
+	primingFrames = 1
+	prerollFrames = 3
+)
+
+// audio encodes one audio track from where its committed chunks end, and
+// commits chunk after chunk.
+func (e *Encoder) audio(ctx context.Context, t catalog.Task) error {
+	p, err := e.runPlan(ctx, t)
+	if err != nil {
+		return err
+	}
+	j := audioJob{e: e, t: t, plan: p}
+	if j.track, err = trackOf(p, t.Track, &j.spec); err != nil {
+		return err
+	}
+	if len(j.track.Renditions) != 1 {
+		return fmt.Errorf("track %s: want one rendition, the plan has %d", t.Track, len(j.track.Renditions))
+	}
+	done, err := e.catalog.CommittedChunks(ctx, t.Asset, t.Run, t.Track)
+	if err != nil {
+		return err
+	}
+	for _, r := range done {
+		j.segment += segmentCount(r)
+		j.chunk = r.Chunk + 1
+		if r.Last {
+			return nil
+		}
+	}
+	var run plan.Run
+	if err := json.Unmarshal(p.Encoder, &run); err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	in, err := e.open(ctx, t, run)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := j.encode(ctx, in, run.Seekable); err != nil {
+		return in.blame(err)
+	}
+	return nil
+}
+
+type audioJob struct {
+	e     *Encoder
+	t     catalog.Task
+	plan  catalog.Plan
+	track catalog.PlanTrack
+	spec  plan.AudioTrack
+	// chunk and segment are the next to be committed.
+	chunk, segment int
+	// pending are the segments of the open chunk, pub their PUTs.
+	pending []hls.Segment
+	pub     *publisher
+	init    fmp4.Init
+}
+
+func (j *audioJob) grid() fmp4.AudioGrid {
+	return fmp4.AudioGrid{SampleRate: plan.SampleRate, Seconds: j.spec.SegmentSeconds}
+}
+
+func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
+	var err error
+	if j.init, err = fmp4.AudioInit(plan.SampleRate, language3(j.spec.Language)); err != nil {
+		return err
+	}
+	from, drop := j.grid().FirstFrame(j.segment), primingFrames
+	if from > 0 {
+		from -= prerollFrames
+		drop += prerollFrames
+	}
+	limits := j.e.opt.Child
+	limits.Wall = wall(plan.Duration(j.plan), 1)
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: ffmpeg.Audio{
+		URL: in.url, Stream: j.spec.Stream, Zero: j.spec.Zero, ZeroBase: ffmpeg.Rational{Num: j.spec.Num, Den: j.spec.Den},
+		SampleRate: plan.SampleRate, Bitrate: j.spec.Bitrate, From: from * fmp4.FrameSamples, PadTo: j.spec.PadTo, Seek: seekable,
+	}.Args()})
+	if err != nil {
+		return err
+	}
+	rerr := j.read(ctx, proc.Output(0), drop)
+	if rerr != nil {
+		proc.Kill(rerr)
+	}
+	perr := proc.Wait()
+	if j.pub != nil {
+		// A chunk that will not be committed: its PUTs must not outlive the task.
+		rerr = errors.Join(rerr, j.pub.wait())
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case rerr != nil:
+		return rerr
+	case perr != nil:
+		return perr
+	case in.Err() != nil:
+		return in.Err()
+	}
+	return j.commit(ctx, true)
+}
+
+// read commits every chunk but the last, which waits for ffmpeg's good end.
+func (j *audioJob) read(ctx context.Context, out io.Reader, drop int) error {
+	frames := fmp4.NewADTSReader(out, plan.SampleRate)
+	seg := fmp4.NewAudioSegmenter(j.grid(), j.segment)
+	for {
+		frame, err := frames.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if drop > 0 {
+			drop--
+			continue
+		}
+		// Only now is it known that the full chunk isn't the last.
+		if len(j.pending) >= j.chunkLength() {
+			if err := j.commit(ctx, false); err != nil {
+				return err
+			}
+		}
+		s, err := seg.Add(frame)
+		if err != nil {
+			return err
+		}
+		j.add(ctx, s)
+	}
+	s, err := seg.Close()
+	if err != nil {
+		return err
+	}
+	j.add(ctx, s)
+	return nil
+}
+
+// chunkLength grows with the position: early parts at once, late ones in bulk.
+func (j *audioJob) chunkLength() int { return min(1<<min(j.chunk, 16), j.spec.MaxChunk) }
+
+func (j *audioJob) add(ctx context.Context, s *fmp4.Segment) {
+	if s == nil {
+		return
+	}
+	id := j.track.Renditions[0].ID
+	if j.pub == nil {
+		j.pub = j.e.publisher(ctx, j.t)
+		j.pub.init(id, j.init)
+	}
+	j.pending = append(j.pending, j.pub.segment(id, j.chunk, len(j.pending), s))
+}
+
+func (j *audioJob) commit(ctx context.Context, last bool) error {
+	if len(j.pending) == 0 {
+		return fmt.Errorf("track %s: no audio could be decoded after segment %d", j.t.Track, j.segment)
+	}
+	if j.pub != nil {
+		err := j.pub.wait()
+		j.pub = nil
+		if err != nil {
+			return err
+		}
+	}
+	id := j.track.Renditions[0].ID
+	rec := j.e.record(j.t, j.plan, j.track, j.chunk)
+	rec.Start = j.grid().FirstFrame(j.segment) * fmp4.FrameSamples
+	rec.Last = last
+	rec.Renditions[id] = hls.RenditionSegments{Init: j.init.Name, Segments: j.pending}
+	renditions, err := describe(j.track, map[string]string{id: j.init.Codecs})
+	if err != nil {
+		return err
+	}
+	if err := j.e.commit(ctx, j.t, catalog.ChunkCommit{Record: rec, Renditions: renditions}); err != nil {
+		return err
+	}
+	j.segment += len(j.pending)
+	j.chunk++
+	j.pending = nil
+	return nil
+}

@@ -1,0 +1,222 @@
+package encoder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/encoder/source"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// Catalog is what the encoder asks of the control plane.
+type Catalog interface {
+	Source(ctx context.Context, asset string) (catalog.Source, error)
+	RunPlan(ctx context.Context, asset string, run int) (catalog.Plan, error)
+	CommitPlan(ctx context.Context, t catalog.Task, p catalog.Plan) error
+	CommitChunk(ctx context.Context, t catalog.Task, c catalog.ChunkCommit) (catalog.Object, int64, error)
+	CommittedChunks(ctx context.Context, asset string, run int, track string) ([]hls.Record, error)
+	MarkStored(ctx context.Context, row int64) error
+}
+
+// Store is the object store.
+type Store interface {
+	Put(ctx context.Context, key string, body objects.Body, p objects.Placement) ([]string, error)
+	Get(ctx context.Context, key string, offset, length int64, p objects.Placement) (io.ReadCloser, objects.Info, error)
+}
+
+// Options of an Encoder.
+type Options struct {
+	Profile plan.Profile
+	// Limits of a source, and of one ffmpeg child.
+	Source probe.Limits
+	Child  ffmpeg.Limits
+	// Scratch is a directory of the encoder's own; it is emptied at the start.
+	Scratch string
+	// Speed is the first guess of how many pixels per second this worker encodes.
+	Speed plan.Speed
+}
+
+// Encoder carries out tasks. Safe for concurrent use.
+type Encoder struct {
+	catalog Catalog
+	store   Store
+	opt     Options
+	log     *slog.Logger
+	metrics *Metrics
+	server  *source.Server
+	prober  probe.Prober
+
+	mu    sync.Mutex
+	plans map[string]catalog.Plan
+	inits map[string]struct{}
+	speed plan.Speed
+}
+
+// Bounds of what an Encoder remembers.
+const (
+	maxPlans = 16
+	maxInits = 4096
+)
+
+// New prepares the scratch directory and the loopback server. Close releases them.
+func New(ctx context.Context, c Catalog, s Store, opt Options, log *slog.Logger, m *Metrics) (*Encoder, error) {
+	if err := opt.Profile.Validate(); err != nil {
+		return nil, err
+	}
+	if err := emptyDir(opt.Scratch); err != nil {
+		return nil, fmt.Errorf("scratch directory: %w", err)
+	}
+	srv, err := source.Listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Encoder{catalog: c, store: s, opt: opt, log: log, metrics: m, server: srv,
+		prober: probe.Prober{Limits: opt.Source, Process: opt.Child},
+		plans:  map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}, nil
+}
+
+// Close stops the loopback server.
+func (e *Encoder) Close() error { return e.server.Close() }
+
+// emptyDir makes dir, or removes what an earlier process left in it.
+func emptyDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// Handle carries out one task. report is told how many frames are done. The
+// error is a *probe.InputError when the source is at fault.
+func (e *Encoder) Handle(ctx context.Context, t catalog.Task, report func(frames int64)) error {
+	start := time.Now()
+	var err error
+	switch t.Kind {
+	case catalog.KindPlan:
+		err = e.plan(ctx, t)
+	case catalog.KindVideo:
+		err = e.video(ctx, t, report)
+	case catalog.KindAudio:
+		err = e.audio(ctx, t)
+	default:
+		err = fmt.Errorf("task %s: this version can't do kind %q", t.ID, t.Kind)
+	}
+	e.metrics.task(t.Kind, time.Since(start), err)
+	return err
+}
+
+// runPlan returns the run's plan; it never changes once committed.
+func (e *Encoder) runPlan(ctx context.Context, t catalog.Task) (catalog.Plan, error) {
+	key := t.Asset + "/" + t.RunName()
+	e.mu.Lock()
+	p, ok := e.plans[key]
+	e.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	p, err := e.catalog.RunPlan(ctx, t.Asset, t.Run)
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.plans) >= maxPlans {
+		clear(e.plans)
+	}
+	e.plans[key] = p
+	return p, nil
+}
+
+// trackOf decodes the encoder's part of a track.
+func trackOf(p catalog.Plan, id string, into any) (catalog.PlanTrack, error) {
+	for _, tr := range p.Tracks {
+		if tr.ID == id {
+			if err := json.Unmarshal(tr.Encoder, into); err != nil {
+				return tr, fmt.Errorf("plan of track %s: %w", id, err)
+			}
+			return tr, nil
+		}
+	}
+	return catalog.PlanTrack{}, fmt.Errorf("plan has no track %q", id)
+}
+
+// input is a source opened for ffmpeg.
+type input struct {
+	*source.File
+	url    string
+	remove func()
+}
+
+func (i *input) Close() {
+	i.remove()
+	i.File.Close()
+}
+
+// open makes the source a run's tasks read readable at a URL: the upload, or
+// its remux.
+func (e *Encoder) open(ctx context.Context, t catalog.Task, run plan.Run) (*input, error) {
+	var parts []source.Part
+	for _, p := range run.Parts {
+		parts = append(parts, source.Part{Key: p.Key, Size: p.Size})
+	}
+	if len(parts) == 0 {
+		src, err := e.catalog.Source(ctx, t.Asset)
+		if err != nil {
+			return nil, err
+		}
+		if !src.Complete {
+			return nil, fmt.Errorf("source of %s is not complete", t.Asset)
+		}
+		for _, p := range src.Parts {
+			parts = append(parts, source.Part{Key: src.Key(p), Size: p.Size})
+		}
+	}
+	f := source.Open(ctx, fetcher{e.store, t.Placement}, parts)
+	url, remove := e.server.Add(f)
+	return &input{File: f, url: url, remove: remove}, nil
+}
+
+// blame returns the failure to fetch the source, if there was one, instead of
+// what it made of the child.
+func (i *input) blame(err error) error {
+	if ferr := i.Err(); ferr != nil {
+		return ferr
+	}
+	return err
+}
+
+type fetcher struct {
+	store     Store
+	placement objects.Placement
+}
+
+func (f fetcher) Fetch(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	r, _, err := f.store.Get(ctx, key, offset, length, f.placement)
+	return r, err
+}
+
+// wall is the longest a child may work on a length of media.
+func wall(length time.Duration, perSecond float64) time.Duration {
+	return 2*time.Minute + time.Duration(float64(length)*perSecond)
+}

@@ -1,0 +1,48 @@
+package encoder
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+)
+
+// Metrics of an encoder.
+type Metrics struct {
+	tasks   *prometheus.HistogramVec
+	seconds prometheus.Counter
+	work    prometheus.Counter
+	bytes   prometheus.Counter
+}
+
+// NewMetrics registers the encoder's metrics.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		tasks: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meridian_encoder_task_seconds",
+			Help: "Time tasks took.", Buckets: prometheus.ExponentialBuckets(0.25, 2, 11)}, []string{"kind", "result"}),
+		seconds: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_encoder_video_seconds_total",
+			Help: "Seconds of video encoded and committed, all rungs counted once."}),
+		work: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_encoder_video_work_seconds_total",
+			Help: "Time spent on committed video chunks."}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_encoder_stored_bytes_total",
+			Help: "Bytes of objects stored."}),
+	}
+	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes)
+	return m
+}
+
+func (m *Metrics) task(k catalog.Kind, took time.Duration, err error) {
+	result := "done"
+	if err != nil {
+		result = "failed"
+	}
+	m.tasks.WithLabelValues(string(k), result).Observe(took.Seconds())
+}
+
+func (m *Metrics) encoded(seconds float64, took time.Duration) {
+	m.seconds.Add(seconds)
+	m.work.Add(took.Seconds())
+}
+
+func (m *Metrics) stored(n int64) { m.bytes.Add(float64(n)) }

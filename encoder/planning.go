@@ -1,0 +1,220 @@
+package encoder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/text/language"
+
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// plan probes a source and commits the run's plan.
+func (e *Encoder) plan(ctx context.Context, t catalog.Task) error {
+	in, err := e.open(ctx, t, plan.Run{})
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	p, err := e.makePlan(ctx, t, in)
+	if err != nil {
+		return in.blame(err)
+	}
+	if err := in.Err(); err != nil {
+		return err
+	}
+	return e.catalog.CommitPlan(ctx, t, p)
+}
+
+func (e *Encoder) makePlan(ctx context.Context, t catalog.Task, in *input) (catalog.Plan, error) {
+	src, index, err := e.examine(ctx, in.url, in)
+	var parts []plan.Part
+	if errors.Is(err, probe.ErrRemux) {
+		e.log.Info("remuxing source", "asset", t.Asset, "run", t.RunName(), "reason", err)
+		src, index, parts, err = e.remux(ctx, t, in, src)
+	}
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	p, err := plan.Make(src, index, e.opt.Profile, e.currentSpeed())
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {
+		return catalog.Plan{}, &probe.InputError{Code: probe.CodeDuration,
+			Detail: fmt.Sprintf("the file lasts %s, the limit is %s", plan.Duration(p).Round(time.Second), limit)}
+	}
+	if len(parts) > 0 {
+		var run plan.Run
+		if err := json.Unmarshal(p.Encoder, &run); err != nil {
+			return catalog.Plan{}, err
+		}
+		run.Parts = parts
+		if p.Encoder, err = json.Marshal(run); err != nil {
+			return catalog.Plan{}, err
+		}
+	}
+	return p, nil
+}
+
+// examine probes and indexes the file at url. probe.ErrRemux comes with the
+// source as far as it is known.
+func (e *Encoder) examine(ctx context.Context, url string, f probe.File) (probe.Source, *probe.Index, error) {
+	src, err := e.prober.Probe(ctx, url, f.Size())
+	if err != nil {
+		return probe.Source{}, nil, err
+	}
+	if src.NeedsRemux != "" {
+		return src, nil, fmt.Errorf("%w: %s", probe.ErrRemux, src.NeedsRemux)
+	}
+	if src.Video == nil {
+		if src.Duration == 0 {
+			src.Duration, err = e.prober.AudioDuration(ctx, url, src.Audio[0].Stream)
+		}
+		return src, nil, err
+	}
+	index, err := e.prober.Index(ctx, url, f, src)
+	return src, &index, err
+}
+
+// mp4Codecs can be copied into MP4; everything else goes into Matroska.
+var mp4Codecs = []string{"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vp9", "av1", "mjpeg",
+	"aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac"}
+
+// remuxPart is the size of a remux's objects.
+const remuxPart = 64 << 20
+
+// remux copies the streams into a container with an index, stores it and
+// examines it.
+func (e *Encoder) remux(ctx context.Context, t catalog.Task, in *input, src probe.Source) (probe.Source, *probe.Index, []plan.Part, error) {
+	fail := func(err error) (probe.Source, *probe.Index, []plan.Part, error) { return probe.Source{}, nil, nil, err }
+	dir, err := os.MkdirTemp(e.opt.Scratch, "remux-")
+	if err != nil {
+		return fail(fmt.Errorf("remux: %w", err))
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			e.log.Warn("scratch directory not removed", "error", err)
+		}
+	}()
+	r := ffmpeg.Remux{URL: in.url, Video: src.Video.Stream, Codec: src.Video.Codec, Format: "mp4", Path: filepath.Join(dir, "source")}
+	codecs := []string{src.Video.Codec}
+	for _, a := range src.Audio {
+		r.Audio = append(r.Audio, a.Stream)
+		codecs = append(codecs, a.Codec)
+	}
+	if slices.ContainsFunc(codecs, func(c string) bool { return !slices.Contains(mp4Codecs, c) }) {
+		r.Format = "matroska"
+	}
+	limits := e.opt.Child
+	limits.Wall = 2*time.Minute + time.Duration(in.Size()/(1<<20))*time.Second
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: r.Args(), Limits: limits})
+	if err != nil {
+		return fail(err)
+	}
+	if err := proc.Wait(); err != nil {
+		var fe *ffmpeg.Error
+		if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && in.Err() == nil && ctx.Err() == nil && t.Failures > 0 {
+			// Twice the same: the file is at fault.
+			return fail(&probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"})
+		}
+		return fail(err)
+	}
+	if err := in.Err(); err != nil {
+		return fail(err)
+	}
+	f, err := os.Open(r.Path)
+	if err != nil {
+		return fail(fmt.Errorf("remux: %w", err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fail(fmt.Errorf("remux: %w", err))
+	}
+	local := localFile{f, info.Size()}
+	url, remove := e.server.Add(local)
+	defer remove()
+	out, index, err := e.examine(ctx, url, local)
+	if err != nil {
+		if errors.Is(err, probe.ErrRemux) {
+			err = &probe.InputError{Code: probe.CodeDamaged, Detail: "the frames have no usable times"}
+		}
+		return fail(err)
+	}
+	if out.Video == nil {
+		return fail(&probe.InputError{Code: probe.CodeDamaged, Detail: "no video frame could be read"})
+	}
+	// The copy has lost what only the original container says.
+	out.Video.Interlaced = out.Video.Interlaced || src.Video.Interlaced
+	for i := range out.Audio {
+		if i < len(src.Audio) && out.Audio[i].Language == "" {
+			out.Audio[i].Language, out.Audio[i].Title = src.Audio[i].Language, src.Audio[i].Title
+		}
+	}
+	parts, err := e.storeRemux(ctx, t, f, info.Size())
+	return out, index, parts, err
+}
+
+func (e *Encoder) storeRemux(ctx context.Context, t catalog.Task, f *os.File, size int64) ([]plan.Part, error) {
+	var parts []plan.Part
+	for n := 0; int64(n)*remuxPart < size; n++ {
+		off := int64(n) * remuxPart
+		section := io.NewSectionReader(f, off, min(remuxPart, size-off))
+		h := sha256.New()
+		if _, err := io.Copy(h, section); err != nil {
+			return nil, fmt.Errorf("remux: %w", err)
+		}
+		body := objects.Body{R: section, Size: section.Size(), SHA256: [sha256.Size]byte(h.Sum(nil))}
+		key := objects.RemuxKey(t.Asset, t.RunName(), n, t.Attempt)
+		if err := e.put(ctx, key, body, t.Placement); err != nil {
+			return nil, err
+		}
+		parts = append(parts, plan.Part{Key: key, Size: body.Size})
+	}
+	return parts, nil
+}
+
+type localFile struct {
+	f    *os.File
+	size int64
+}
+
+func (l localFile) Size() int64 { return l.size }
+
+func (l localFile) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return l.f.ReadAt(p, off)
+}
+
+// language3 is the ISO 639-2 code MP4 wants for a BCP 47 tag.
+func language3(tag string) string {
+	base, err := language.ParseBase(first(tag, '-'))
+	if err != nil {
+		return "und"
+	}
+	if code := base.ISO3(); len(code) == 3 {
+		return code
+	}
+	return "und"
+}
+
+func first(s string, sep byte) string {
+	for i := range len(s) {
+		if s[i] == sep {
+			return s[:i]
+		}
+	}
+	return s
+}

@@ -1,0 +1,145 @@
+package encoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"encoding/hex"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/encoder/fmp4"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// uploads bounds the PUTs of one task; a full one holds the encode back.
+const uploads = 6
+
+// holdFor is how long a PUT is repeated while too few regions answer.
+const holdFor = 5 * time.Minute
+
+// publisher PUTs a task's segments while it goes on encoding.
+type publisher struct {
+	e     *Encoder
+	t     catalog.Task
+	group *errgroup.Group
+	ctx   context.Context
+}
+
+func (e *Encoder) publisher(ctx context.Context, t catalog.Task) *publisher {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(uploads)
+	return &publisher{e: e, t: t, group: g, ctx: gctx}
+}
+
+// segment starts the PUT of a chunk's segment and returns its entry in the record.
+func (p *publisher) segment(rendition string, chunk, n int, s *fmp4.Segment) hls.Segment {
+	body := objects.Bytes(s.Data)
+	key := objects.SegmentKey(p.t.Asset, p.t.RunName(), rendition, hls.SegmentPath(chunk, p.t.Attempt, n))
+	p.put(key, body)
+	return hls.Segment{Duration: s.Duration, Bytes: body.Size, SHA256: hex.EncodeToString(body.SHA256[:])}
+}
+
+// init starts the PUT of an initialisation segment, once per process.
+func (p *publisher) init(rendition string, i fmp4.Init) {
+	key := objects.InitKey(p.t.Asset, p.t.RunName(), rendition, i.Name)
+	p.e.mu.Lock()
+	_, known := p.e.inits[key]
+	p.e.mu.Unlock()
+	if known {
+		return
+	}
+	body := objects.Bytes(i.Data)
+	p.group.Go(func() error {
+		if err := p.e.put(p.ctx, key, body, p.t.Placement); err != nil {
+			return err
+		}
+		p.e.mu.Lock()
+		defer p.e.mu.Unlock()
+		if len(p.e.inits) >= maxInits {
+			clear(p.e.inits)
+		}
+		p.e.inits[key] = struct{}{}
+		return nil
+	})
+}
+
+func (p *publisher) put(key string, body objects.Body) {
+	p.group.Go(func() error { return p.e.put(p.ctx, key, body, p.t.Placement) })
+}
+
+// wait returns when every PUT has ended.
+func (p *publisher) wait() error { return p.group.Wait() }
+
+// put repeats a PUT while too few regions answer: what is encoded is worth
+// holding on to for a while.
+func (e *Encoder) put(ctx context.Context, key string, body objects.Body, placement objects.Placement) error {
+	ctx, cancel := context.WithTimeout(ctx, holdFor)
+	defer cancel()
+	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		_, err := e.store.Put(ctx, key, body, placement)
+		if err == nil {
+			e.metrics.stored(body.Size)
+			return nil
+		}
+		if !errors.Is(err, objects.ErrTooFewRegions) && !errors.Is(err, objects.ErrUnavailable) {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// commit makes a chunk count and PUTs its record. Once committed, a record that
+// can't be PUT here is the publisher's to PUT; it is not a failure of the task.
+func (e *Encoder) commit(ctx context.Context, t catalog.Task, c catalog.ChunkCommit) error {
+	object, row, err := e.catalog.CommitChunk(ctx, t, c)
+	if err != nil {
+		return err
+	}
+	log := e.log.With("asset", t.Asset, "run", t.RunName(), "track", t.Track, "chunk", c.Record.Chunk, "attempt", t.Attempt)
+	if _, err := e.store.Put(ctx, object.Key, objects.Bytes(object.Body), t.Placement); err != nil {
+		log.Warn("record not stored, left to the publisher", "error", err)
+		return nil
+	}
+	if err := e.catalog.MarkStored(ctx, row); err != nil {
+		log.Warn("record stored but not marked, left to the publisher", "error", err)
+	}
+	log.Debug("chunk committed", "segments", segmentCount(c.Record), "last", c.Record.Last)
+	return nil
+}
+
+func segmentCount(r hls.Record) int {
+	for _, rs := range r.Renditions {
+		return len(rs.Segments)
+	}
+	return 0
+}
+
+func (e *Encoder) record(t catalog.Task, p catalog.Plan, tr catalog.PlanTrack, chunk int) hls.Record {
+	return hls.Record{V: hls.RecordVersion, Asset: t.Asset, Run: t.RunName(), Track: t.Track, Chunk: chunk, Attempt: t.Attempt,
+		Timescale: tr.Timescale, Target: p.Target, Renditions: make(map[string]hls.RenditionSegments, len(tr.Renditions))}
+}
+
+// describe completes the plan's renditions with what the encode turned out to be.
+func describe(tr catalog.PlanTrack, codecs map[string]string) ([]hls.Rendition, error) {
+	out := make([]hls.Rendition, len(tr.Renditions))
+	for i, r := range tr.Renditions {
+		c, ok := codecs[r.ID]
+		if !ok {
+			return nil, fmt.Errorf("rendition %s was not encoded", r.ID)
+		}
+		r.Codecs = c
+		out[i] = r
+	}
+	return out, nil
+}
