@@ -1,0 +1,64 @@
+package geodns
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meridian-video/meridian/internal/geo"
+)
+
+// Ways a decision is asked for.
+const (
+	viaDNS      = "dns"
+	viaRedirect = "redirect"
+	viaSteer    = "steer"
+	viaPage     = "page"
+)
+
+type metrics struct {
+	decisions  *prometheus.CounterVec
+	alarms     *prometheus.CounterVec
+	dns        *prometheus.CounterVec
+	http       *prometheus.CounterVec
+	steerTTL   prometheus.Gauge
+	geoReloads *prometheus.CounterVec
+	geoBuilt   prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_decisions_total",
+			Help: "Decisions by way of asking, region chosen and reason."}, []string{"via", "region", "reason"}),
+		alarms: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_alarms_total",
+			Help: "Decisions for which no allowed region worked."}, []string{"via"}),
+		dns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_dns_answers_total",
+			Help: "DNS answers by transport and response code; dropped packets have code DROP."}, []string{"transport", "rcode"}),
+		http: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_http_answers_total",
+			Help: "HTTP answers by route and status."}, []string{"route", "status"}),
+		steerTTL: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_steer_ttl_seconds",
+			Help: "TTL given to players in the last steering answer."}),
+		geoReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_geo_database_reads_total",
+			Help: "Geo databases read, by result: loaded or refused."}, []string{"result"}),
+		geoBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_geo_database_built_seconds",
+			Help: "Unix time the geo database in use was built; 0 without one."}),
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.steerTTL, m.geoReloads, m.geoBuilt} {
+		errs = append(errs, reg.Register(c))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return m, nil
+}
+
+func (m *metrics) decided(via string, d *geo.Decision) {
+	if len(d.Choices) > 0 {
+		m.decisions.WithLabelValues(via, d.Choices[0].Region.Name, string(d.Choices[0].Class)).Inc()
+	}
+	if d.Alarm {
+		m.alarms.WithLabelValues(via).Inc()
+	}
+}

@@ -1,0 +1,115 @@
+package geodns
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+// redirect sends a playback path to the viewer's edge: 302, because the next
+// answer may differ. The master playlist's path is how sessions start; in the
+// plain form every playlist and segment comes this way.
+func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
+	p, err := parsePlaybackPath(r.URL.EscapedPath())
+	if err != nil {
+		problem(w, http.StatusBadRequest, "want /v/{token}/{asset}/…, the token \"-\" for public videos, without escapes")
+		return
+	}
+	query, ok := redirectQuery(r.URL.RawQuery)
+	if !ok {
+		problem(w, http.StatusBadRequest, "the query is malformed or too long")
+		return
+	}
+	rec, _, refused := rt.record(r.Context(), p.Asset)
+	if refused != nil {
+		problem(w, refused.status, refused.detail)
+		return
+	}
+	for _, rules := range []token.Rules{rec.Rules, claimedRules(p.Token)} {
+		// Here and not at the edge alone: after a redirect browsers send "Origin: null".
+		if !rules.AllowsOrigin(r.Header.Get("Origin"), r.Referer()) {
+			problem(w, http.StatusForbidden, "this video may not be played from this site")
+			return
+		}
+	}
+	d := geo.Decide(rt.board.Load(), geo.Query{Addr: viewer(r, rt.proxies), Key: p.Asset, Allowed: allowed(rec)})
+	rt.metrics.decided(viaRedirect, &d)
+	edges := geo.Pathways(d)
+	if len(edges) == 0 {
+		problem(w, http.StatusServiceUnavailable, "no region may serve this video: it is pinned to regions that are not in the region table")
+		return
+	}
+	h := w.Header()
+	cors(h)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges))
+	w.WriteHeader(http.StatusFound)
+}
+
+func pathwayNames(edges []*geo.Edge) string {
+	names := make([]string, len(edges))
+	for i, e := range edges {
+		names[i] = e.Name
+	}
+	return strings.Join(names, ",")
+}
+
+// maxQueryLen bounds the query of a playback path.
+const maxQueryLen = 1024
+
+// redirectQuery keeps a query's parameters but p, which is ours to choose, ready
+// to be followed by it.
+func redirectQuery(raw string) (string, bool) {
+	if len(raw) > maxQueryLen {
+		return "", false
+	}
+	var b strings.Builder
+	for part := range strings.SplitSeq(raw, "&") {
+		name, value, hasValue := strings.Cut(part, "=")
+		name, err := url.QueryUnescape(name)
+		if err != nil {
+			return "", false
+		}
+		value, err = url.QueryUnescape(value)
+		if err != nil {
+			return "", false
+		}
+		if name == "" || name == "p" {
+			continue
+		}
+		b.WriteString(url.QueryEscape(name))
+		if hasValue {
+			b.WriteByte('=')
+			b.WriteString(url.QueryEscape(value))
+		}
+		b.WriteByte('&')
+	}
+	return b.String(), true
+}
+
+// claimedRules reads the rules a token claims, without verifying it: they can
+// only narrow what is allowed, and a token someone has edited is refused by the
+// edge. Text that isn't a token claims nothing.
+func claimedRules(tok string) token.Rules {
+	var c struct {
+		token.Rules
+	}
+	_, rest, ok := strings.Cut(tok, ".")
+	if !ok {
+		return token.Rules{}
+	}
+	payload, _, _ := strings.Cut(rest, ".")
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return token.Rules{}
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return token.Rules{}
+	}
+	return c.Rules
+}

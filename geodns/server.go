@@ -1,0 +1,167 @@
+package geodns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/geo/health"
+	"github.com/meridian-video/meridian/internal/journal"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/playback"
+	"github.com/meridian-video/meridian/internal/service"
+)
+
+// drain is how long open requests may take when the router stops.
+const drain = 5 * time.Second
+
+// Server is a router.
+type Server struct {
+	cfg     *Command
+	rt      *service.Runtime
+	log     *slog.Logger
+	board   *geo.Board
+	db      *geo.Database
+	monitor *health.Monitor
+	keys    *journal.Keys
+	router  *router
+	zone    *zone
+	metrics *metrics
+
+	listening atomic.Bool
+}
+
+func newServer(c *Command, rt *service.Runtime) (*Server, error) {
+	s := &Server{cfg: c, rt: rt, log: rt.Log, board: geo.NewBoard(geo.NewSnapshot(rt.Table))}
+	var err error
+	if s.metrics, err = newMetrics(rt.Metrics); err != nil {
+		return nil, err
+	}
+	s.monitor, err = health.New(s.board, health.Targets(rt.Table, rt.Region.Name),
+		health.Options{Region: rt.Region.Name, Log: rt.Log, Metrics: rt.Metrics})
+	if err != nil {
+		return nil, err
+	}
+	s.openGeo()
+	store, err := objects.New(rt.Table, rt.Region.Name, c.S3, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	s.keys = journal.NewKeys(store, c.root, rt.Log)
+	s.zone = newZone(rt.Table.Zone, s.board, s.metrics)
+	s.router = &router{
+		board: s.board, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
+		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
+	}
+	return s, nil
+}
+
+// openGeo reads the geo database. Without one the router works, by table order.
+func (s *Server) openGeo() {
+	if s.cfg.GeoDatabase == "" {
+		s.log.Warn("no geo database: every location is unknown, regions are offered in table order")
+		return
+	}
+	db, err := geo.OpenDatabase(s.cfg.GeoDatabase)
+	if err != nil {
+		s.metrics.geoReloads.WithLabelValues("refused").Inc()
+		s.log.Error("geo database refused: every location is unknown until it can be read", "err", err)
+		return
+	}
+	s.useGeo(db)
+}
+
+func (s *Server) useGeo(db *geo.Database) {
+	s.db = db
+	s.board.Update(func(sn *geo.Snapshot) { sn.Geo = db })
+	s.metrics.geoReloads.WithLabelValues("loaded").Inc()
+	s.metrics.geoBuilt.Set(float64(db.Built.Unix()))
+	s.log.Info("geo database", "type", db.Type, "built", db.Built)
+}
+
+// Ready returns nil when DNS and HTTP listen and every edge was probed once.
+func (s *Server) Ready(context.Context) error {
+	if !s.listening.Load() {
+		return errors.New("not listening yet")
+	}
+	return s.monitor.Ready()
+}
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	names, err := listenDNS(ctx, s.cfg.DNSListen, s.cfg.MaxConnections)
+	if err != nil {
+		return err
+	}
+	web, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.RouterListen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("--router-listen: %w", err), names.close())
+	}
+	srv := &http.Server{
+		Handler: s.router.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	s.listening.Store(true)
+	s.log.Info("listening", "http", web.Addr().String(), "dns", strings.Join(s.cfg.DNSListen, ","))
+	g.Go(func() error {
+		return service.ServeHTTP(ctx, srv, netutil.LimitListener(web, s.cfg.MaxConnections), drain)
+	})
+	g.Go(func() error { return names.serve(ctx, s.zone) })
+	g.Go(func() error { return s.monitor.Run(ctx) })
+	g.Go(func() error { return s.keys.Run(ctx) })
+	g.Go(func() error { return s.joinBus(ctx) })
+	if path := s.cfg.GeoDatabase; path != "" {
+		g.Go(func() error {
+			geo.WatchDatabase(ctx, path, s.cfg.GeoReload, s.db, s.useGeo, func(err error) {
+				s.metrics.geoReloads.WithLabelValues("refused").Inc()
+				s.log.Error("changed geo database refused, the one in use stays", "err", err)
+			})
+			return nil
+		})
+	}
+	err = g.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// joinBus connects to NATS and hands the connection to the health monitor. The
+// first round over the servers may take seconds while regions are silent, which
+// is why nothing waits for it.
+func (s *Server) joinBus(ctx context.Context) error {
+	nc, err := nats.Connect(strings.Join(s.rt.Table.NATSURLs(s.rt.Region.Name), ","),
+		nats.Name("geodns/"+s.rt.Region.Name), nats.DontRandomize(), nats.NoEcho(),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond),
+		nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond), nats.Timeout(time.Second),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2), nats.ReconnectBufSize(-1),
+		nats.ConnectHandler(func(c *nats.Conn) { s.log.Info("nats connected", "server", c.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { s.log.Info("nats connected again", "server", c.ConnectedUrlRedacted()) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if ctx.Err() == nil {
+				s.log.Warn("nats lost: health is the own view until it is back", "err", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Warn("nats", "err", err) }),
+	)
+	if err != nil {
+		return fmt.Errorf("nats: %w", err)
+	}
+	defer nc.Close()
+	s.monitor.Attach(nc)
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,194 @@
+package geodns
+
+import (
+	"cmp"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+const (
+	// returnOver is the time over which sessions go back to an edge that works
+	// again: all at once they would find a cold cache together.
+	returnOver = 60 * time.Second
+	// maxSteerPathways bounds how many names of p are looked at.
+	maxSteerPathways = 16
+	maxSteerQuery    = 4096
+	maxSessionID     = 128
+)
+
+// steerQuery is a steering request.
+type steerQuery struct {
+	// asset and session are empty when they are not well formed.
+	asset, session string
+	// pathways are the names of p, unknown ones dropped.
+	pathways []string
+	// current is the pathway the player uses, empty when it didn't say.
+	current string
+}
+
+// parseSteer takes what it understands; a steering request is never refused,
+// because players take errors as a reason not to ask again for minutes.
+func parseSteer(raw string, known func(string) bool) steerQuery {
+	var q steerQuery
+	if len(raw) > maxSteerQuery {
+		return q
+	}
+	v, _ := url.ParseQuery(raw) // the well-formed part of it
+	if a := v.Get("a"); hls.ValidAssetID(a) {
+		q.asset = a
+	}
+	if s := v.Get("s"); len(s) <= maxSessionID && !strings.ContainsFunc(s, func(r rune) bool { return !alnum(r) && r != '-' && r != '_' }) {
+		q.session = s
+	}
+	names := strings.SplitN(v.Get("p"), ",", maxSteerPathways+1)
+	for _, n := range names[:min(len(names), maxSteerPathways)] {
+		if known(n) && !slices.Contains(q.pathways, n) {
+			q.pathways = append(q.pathways, n)
+		}
+	}
+	// RFC 8216bis 7.1 wants it quoted; not all players do.
+	if c := strings.Trim(v.Get("_HLS_pathway"), `"`); slices.Contains(q.pathways, c) {
+		q.current = c
+	}
+	return q
+}
+
+// steer answers with a steering manifest.
+func (rt *router) steer(w http.ResponseWriter, r *http.Request) {
+	s := rt.board.Load()
+	q := parseSteer(r.URL.RawQuery, func(n string) bool { e, _ := s.Edge(n); return e != nil })
+	m := rt.manifest(s, q, viewer(r, rt.proxies))
+	b, err := m.Encode()
+	if err != nil {
+		problem(w, http.StatusInternalServerError, "no pathway is known")
+		return
+	}
+	rt.metrics.steerTTL.Set(float64(m.TTL))
+	h := w.Header()
+	cors(h)
+	h.Set("Content-Type", hls.SteeringContentType)
+	h.Set("Cache-Control", "no-store")
+	_, _ = w.Write(b) // the client has gone
+}
+
+func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.Steering {
+	d := geo.Decide(s, geo.Query{Addr: addr, Key: q.asset})
+	rt.metrics.decided(viaSteer, &d)
+	if len(q.pathways) == 0 {
+		// A player that lost its list: the one a new session would get.
+		for _, e := range geo.Pathways(d) {
+			q.pathways = append(q.pathways, e.Name)
+		}
+	}
+	priority := prioritise(d, q, rt.now())
+	v := url.Values{}
+	if q.asset != "" {
+		v.Set("a", q.asset)
+	}
+	if q.session != "" {
+		v.Set("s", q.session)
+	}
+	// p is the list in the order given, so that the URL stays the same for a session.
+	reload := rt.reloadRouter(s, d, priority) + "/steer?"
+	if e := v.Encode(); e != "" {
+		reload += e + "&"
+	}
+	return hls.Steering{TTL: rt.rate.ttl(), ReloadURI: reload + "p=" + strings.Join(q.pathways, ","), Priority: priority}
+}
+
+// prioritise orders a session's pathways: those that work first, near ones
+// first. A session stays at its edge while that is in the best region, and goes
+// back to an edge that has recovered when its turn has come.
+func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
+	type way struct {
+		edge         *geo.Edge
+		region, rank int
+		waits        bool
+	}
+	var ways []way
+	for i := range d.Choices {
+		for j, e := range d.Choices[i].Edges {
+			if slices.Contains(q.pathways, e.Name) {
+				ways = append(ways, way{edge: e, region: i, rank: j})
+			}
+		}
+	}
+	current := slices.IndexFunc(ways, func(w way) bool { return w.edge.Name == q.current })
+	if current >= 0 && !ways[current].edge.Health.Down {
+		ways[current].rank = -1 // siblings are equals: no reason to move between them
+		for i := range ways {
+			ways[i].waits = i != current && !turn(q.session, ways[i].edge, now)
+		}
+	}
+	slices.SortStableFunc(ways, func(a, b way) int {
+		return cmp.Or(
+			compareBool(a.edge.Health.Down, b.edge.Health.Down),
+			compareBool(a.waits, b.waits),
+			cmp.Compare(a.region, b.region),
+			cmp.Compare(a.rank, b.rank),
+		)
+	})
+	out := make([]string, len(ways))
+	for i, w := range ways {
+		out[i] = w.edge.Name
+	}
+	return out
+}
+
+// turn reports whether a session may go to an edge that came up lately: its
+// turn lies within a minute of the recovery, where its id's hash puts it.
+func turn(session string, e *geo.Edge, now time.Time) bool {
+	since := now.Sub(e.Health.Since)
+	if since >= returnOver {
+		return true
+	}
+	share := float64(geo.Hash(session, "return")>>11) / (1 << 53)
+	return since >= time.Duration(share*float64(returnOver))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// reloadRouter names the router to ask next: one outside the region the viewer
+// is sent to, because a steering host that dies with the edge can't say so. The
+// own one when it is outside, else the nearest that answers.
+func (rt *router) reloadRouter(s *geo.Snapshot, d geo.Decision, priority []string) string {
+	target := ""
+	if len(priority) > 0 {
+		if _, r := s.Edge(priority[0]); r != nil {
+			target = r.Name
+		}
+	}
+	best, bestScore := "", -1
+	for i := range d.Choices {
+		r := d.Choices[i].Region
+		score := 0
+		if r.Name != target {
+			score += 2
+		}
+		if !r.Router.Down && (d.Choices[i].Up() || r.Name == rt.self) {
+			score += 4
+		}
+		if r.Name == rt.self {
+			score++
+		}
+		if score > bestScore {
+			best, bestScore = r.RouterURL, score
+		}
+	}
+	return best
+}
