@@ -171,11 +171,29 @@ func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
 type ChunkCommit struct {
 	// Record of the chunk; Last in it ends the track.
 	Record hls.Record
-	// Renditions as they turned out, with Codecs; needed with the first chunk,
-	// later ones may leave them out.
+	// Renditions of the track as they turned out, Codecs included and Bandwidth
+	// still the cap; needed with chunk 0, later ones may leave them out.
 	Renditions []hls.Rendition
 	// Frames done by the task so far, this chunk included.
 	Frames int64
+}
+
+// describes checks that the master playlist can be composed of what is known
+// once the first chunk is committed.
+func (ch ChunkCommit) describes(t Task) error {
+	described := map[string]bool{}
+	for _, r := range ch.Renditions {
+		if _, ok := ch.Record.Renditions[r.ID]; !ok || r.Track != t.Track || r.Codecs == "" || r.Bandwidth < 1 {
+			return fmt.Errorf("rendition %+v: want one of the record's, of track %s, with codecs and bandwidth", r, t.Track)
+		}
+		described[r.ID] = true
+	}
+	for id := range ch.Record.Renditions {
+		if ch.Record.Chunk == 0 && !described[id] {
+			return fmt.Errorf("rendition %s isn't described with the track's first chunk", id)
+		}
+	}
+	return nil
 }
 
 // CommitChunk makes a chunk count, in one statement fenced by the task's
@@ -187,6 +205,9 @@ func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Obje
 	r := ch.Record
 	if r.Asset != t.Asset || r.Run != t.RunName() || r.Track != t.Track || r.Attempt != t.Attempt || t.Kind == KindVideo && r.Chunk != t.Chunk {
 		return Object{}, 0, fmt.Errorf("commit %s attempt %d: record is of %s/%s/%s/%d attempt %d", t.ID, t.Attempt, r.Asset, r.Run, r.Track, r.Chunk, r.Attempt)
+	}
+	if err := ch.describes(t); err != nil {
+		return Object{}, 0, fmt.Errorf("commit %s: %w", t.ID, err)
 	}
 	body, err := r.Encode()
 	if err != nil {

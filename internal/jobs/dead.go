@@ -17,8 +17,8 @@ type DeadLetter struct {
 	Failure  catalog.Failure `json:"failure"`
 }
 
-func (c *Conn) deadLetter(ctx context.Context, t catalog.Task, f catalog.Failure) error {
-	b, err := json.Marshal(DeadLetter{Task: t.ID, Asset: t.Asset, Attempt: t.Attempt, Failures: t.Failures, Failure: f})
+func (c *Conn) deadLetter(ctx context.Context, t catalog.DeadTask) error {
+	b, err := json.Marshal(DeadLetter{Task: t.ID, Asset: t.Asset, Attempt: t.Attempt, Failures: t.Failures, Failure: t.Failure})
 	if err != nil {
 		return fmt.Errorf("dead letter %s: %w", t.ID, err)
 	}

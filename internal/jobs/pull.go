@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -205,12 +204,4 @@ func (s *slots) await(ctx context.Context, c catalog.Class) bool {
 			return false
 		}
 	}
-}
-
-// regionsOf are the regions a pinned task may be offered in, its home first.
-func regionsOf(home string, pinned []string) []string {
-	if i := slices.Index(pinned, home); i > 0 {
-		return append([]string{home}, slices.Delete(slices.Clone(pinned), i, i+1)...)
-	}
-	return pinned
 }

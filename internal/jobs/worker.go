@@ -260,7 +260,7 @@ func (w *Worker) conclude(ctx context.Context, t *Task, msg jetstream.Msg, err e
 		}
 		outcome = "dead"
 		log.Error("task failed for good", "err", err)
-		err = w.bury(ctx, t, err)
+		err = w.Catalog.Fail(ctx, t.Task, catalog.Failure{Code: catalog.InternalFailure, Detail: err.Error()})
 	default:
 		outcome = "failed"
 		log.Warn("task failed", "err", err, "failures", t.Failures+1)
@@ -268,7 +268,6 @@ func (w *Worker) conclude(ctx context.Context, t *Task, msg jetstream.Msg, err e
 		var again bool
 		if again, err = w.Catalog.Retry(ctx, t.Task, failure, retryDelay(t.Failures)); err == nil && !again {
 			outcome = "dead"
-			err = w.Conn.deadLetter(ctx, t.Task, failure)
 		}
 	}
 	w.Metrics.done(t.Task, outcome, took)
@@ -279,14 +278,6 @@ func (w *Worker) conclude(ctx context.Context, t *Task, msg jetstream.Msg, err e
 	}
 	log.Info("task ended", "outcome", outcome, "took", took.Round(time.Millisecond))
 	w.settle(log, "ack", msg.Ack())
-}
-
-func (w *Worker) bury(ctx context.Context, t *Task, err error) error {
-	failure := catalog.Failure{Code: catalog.InternalFailure, Detail: err.Error()}
-	if err := w.Catalog.Fail(ctx, t.Task, failure); err != nil {
-		return err
-	}
-	return w.Conn.deadLetter(ctx, t.Task, failure)
 }
 
 // settle logs a failed ack or nak: the message comes back, and the row decides.

@@ -64,6 +64,12 @@ type IdempotencyKey struct {
 	CreatedAt time.Time
 }
 
+type Lease struct {
+	Name      string
+	Holder    string
+	HeldUntil time.Time
+}
+
 type Outbox struct {
 	ID        int64
 	Lane      string
@@ -111,6 +117,7 @@ type Run struct {
 	Plan          json.RawMessage
 	Master        int32
 	Offered       []string
+	Final         bool
 	FailureCode   *string
 	FailureDetail *string
 	CreatedAt     time.Time
@@ -149,6 +156,7 @@ type Task struct {
 	CreatedAt    time.Time
 	StartedAt    *time.Time
 	EndedAt      *time.Time
+	BuriedAt     *time.Time
 }
 
 type Upload struct {

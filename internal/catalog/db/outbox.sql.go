@@ -8,42 +8,68 @@ package db
 import (
 	"context"
 	"encoding/json"
-
 	"time"
 )
 
-const claimOutbox = `-- name: ClaimOutbox :one
+const claimOutbox = `-- name: ClaimOutbox :many
 UPDATE outbox SET hold_until = now() + $1::interval
-WHERE id = (
+WHERE id = ANY (ARRAY(
     SELECT o.id FROM outbox o
     WHERE o.done_at IS NULL AND o.hold_until <= now()
       AND NOT EXISTS (SELECT 1 FROM outbox p WHERE p.lane = o.lane AND p.done_at IS NULL AND p.id < o.id)
-    ORDER BY o.id LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-RETURNING id, lane, asset, objects, event, effect, created_at, hold_until, failures, error, stored_at, done_at, sent_at
+    ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED
+))
+RETURNING id, lane, asset, objects, event, effect, failures, created_at, (stored_at IS NOT NULL)::boolean AS stored,
+    coalesce((SELECT a.placement FROM assets a WHERE a.id = outbox.asset), '')::text AS placement,
+    (SELECT a.regions FROM assets a WHERE a.id = outbox.asset) AS regions
 `
 
-// The head of one lane nobody else is at. Holding it is a lease: a publisher
+type ClaimOutboxRow struct {
+	ID        int64
+	Lane      string
+	Asset     *string
+	Objects   json.RawMessage
+	Event     json.RawMessage
+	Effect    json.RawMessage
+	Failures  int32
+	CreatedAt time.Time
+	Stored    bool
+	Placement string
+	Regions   []string
+}
+
+// The heads of lanes nobody else is at. Holding one is a lease: a publisher
 // that freezes loses it, and what it PUTs afterwards are the same bytes.
-func (q *Queries) ClaimOutbox(ctx context.Context, lease time.Duration) (Outbox, error) {
-	row := q.db.QueryRow(ctx, claimOutbox, lease)
-	var i Outbox
-	err := row.Scan(
-		&i.ID,
-		&i.Lane,
-		&i.Asset,
-		&i.Objects,
-		&i.Event,
-		&i.Effect,
-		&i.CreatedAt,
-		&i.HoldUntil,
-		&i.Failures,
-		&i.Error,
-		&i.StoredAt,
-		&i.DoneAt,
-		&i.SentAt,
-	)
-	return i, err
+func (q *Queries) ClaimOutbox(ctx context.Context, lease time.Duration, maxRows int32) ([]ClaimOutboxRow, error) {
+	rows, err := q.db.Query(ctx, claimOutbox, lease, maxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimOutboxRow
+	for rows.Next() {
+		var i ClaimOutboxRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Lane,
+			&i.Asset,
+			&i.Objects,
+			&i.Event,
+			&i.Effect,
+			&i.Failures,
+			&i.CreatedAt,
+			&i.Stored,
+			&i.Placement,
+			&i.Regions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const currentLSN = `-- name: CurrentLSN :one
@@ -134,18 +160,6 @@ UPDATE outbox SET stored_at = now(), hold_until = now() WHERE id = $1 AND done_a
 func (q *Queries) MarkStored(ctx context.Context, id int64) error {
 	_, err := q.db.Exec(ctx, markStored, id)
 	return err
-}
-
-const nextHold = `-- name: NextHold :one
-SELECT coalesce(ceil(extract(epoch FROM min(o.hold_until) - now()) * 1000), -1)::bigint FROM outbox o WHERE o.done_at IS NULL
-`
-
-// Milliseconds until a lane's head may be claimed, -1 when nothing waits.
-func (q *Queries) NextHold(ctx context.Context) (int64, error) {
-	row := q.db.QueryRow(ctx, nextHold)
-	var column_1 int64
-	err := row.Scan(&column_1)
-	return column_1, err
 }
 
 const replayed = `-- name: Replayed :one

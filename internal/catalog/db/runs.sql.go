@@ -117,7 +117,7 @@ func (q *Queries) FailRun(ctx context.Context, arg FailRunParams) (int64, error)
 }
 
 const getRun = `-- name: GetRun :one
-SELECT asset, n, state, profile, plan, master, offered, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 AND n = $2
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 AND n = $2
 `
 
 func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error) {
@@ -131,6 +131,7 @@ func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error
 		&i.Plan,
 		&i.Master,
 		&i.Offered,
+		&i.Final,
 		&i.FailureCode,
 		&i.FailureDetail,
 		&i.CreatedAt,
@@ -193,7 +194,7 @@ func (q *Queries) MarkChunkPublished(ctx context.Context, arg MarkChunkPublished
 }
 
 const newestRun = `-- name: NewestRun :one
-SELECT asset, n, state, profile, plan, master, offered, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 ORDER BY n DESC LIMIT 1
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 ORDER BY n DESC LIMIT 1
 `
 
 func (q *Queries) NewestRun(ctx context.Context, asset string) (Run, error) {
@@ -207,6 +208,7 @@ func (q *Queries) NewestRun(ctx context.Context, asset string) (Run, error) {
 		&i.Plan,
 		&i.Master,
 		&i.Offered,
+		&i.Final,
 		&i.FailureCode,
 		&i.FailureDetail,
 		&i.CreatedAt,
@@ -229,11 +231,23 @@ func (q *Queries) NextInSequence(ctx context.Context, scope string) (int64, erro
 }
 
 const offer = `-- name: Offer :one
-UPDATE runs SET master = master + 1, offered = $1 WHERE asset = $2 AND n = $3 RETURNING master
+UPDATE runs SET master = master + 1, offered = $1, final = $2 WHERE asset = $3 AND n = $4 RETURNING master
 `
 
-func (q *Queries) Offer(ctx context.Context, offered []string, asset string, n int32) (int32, error) {
-	row := q.db.QueryRow(ctx, offer, offered, asset, n)
+type OfferParams struct {
+	Offered []string
+	Final   bool
+	Asset   string
+	N       int32
+}
+
+func (q *Queries) Offer(ctx context.Context, arg OfferParams) (int32, error) {
+	row := q.db.QueryRow(ctx, offer,
+		arg.Offered,
+		arg.Final,
+		arg.Asset,
+		arg.N,
+	)
 	var master int32
 	err := row.Scan(&master)
 	return master, err

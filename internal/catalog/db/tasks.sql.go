@@ -8,6 +8,7 @@ package db
 import (
 	"context"
 	"encoding/json"
+
 	"time"
 )
 
@@ -65,7 +66,7 @@ WHERE id = (
     WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
     ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Duration) (Task, error) {
@@ -98,6 +99,7 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.EndedAt,
+		&i.BuriedAt,
 	)
 	return i, err
 }
@@ -108,7 +110,7 @@ UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_
     lease_until = now() + $2::interval
 WHERE id = $3 AND failures < $4::integer
   AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type ClaimTaskParams struct {
@@ -154,6 +156,7 @@ func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, err
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.EndedAt,
+		&i.BuriedAt,
 	)
 	return i, err
 }
@@ -217,8 +220,8 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 }
 
 const dispatchable = `-- name: Dispatchable :many
-SELECT id, asset, owner, class, region, pinned, dispatch, created_at FROM (
-    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
+SELECT id, owner, region, pinned, dispatch, frames_total FROM (
+    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
@@ -228,14 +231,12 @@ ORDER BY owner, place
 `
 
 type DispatchableRow struct {
-	ID        string
-	Asset     string
-	Owner     string
-	Class     string
-	Region    string
-	Pinned    []string
-	Dispatch  int32
-	CreatedAt time.Time
+	ID          string
+	Owner       string
+	Region      string
+	Pinned      []string
+	Dispatch    int32
+	FramesTotal int64
 }
 
 // Tasks waiting for a message, oldest first within each owner; lost messages count as never sent.
@@ -250,13 +251,11 @@ func (q *Queries) Dispatchable(ctx context.Context, class string, lost time.Dura
 		var i DispatchableRow
 		if err := rows.Scan(
 			&i.ID,
-			&i.Asset,
 			&i.Owner,
-			&i.Class,
 			&i.Region,
 			&i.Pinned,
 			&i.Dispatch,
-			&i.CreatedAt,
+			&i.FramesTotal,
 		); err != nil {
 			return nil, err
 		}
@@ -280,15 +279,24 @@ func (q *Queries) Dispatched(ctx context.Context, class string, lost time.Durati
 	return count, err
 }
 
-const exhaustedTasks = `-- name: ExhaustedTasks :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at FROM tasks
-WHERE kind <> 'cleanup' AND failures >= $1::integer
-  AND (state = 'queued' OR state = 'failed' AND ended_at IS NULL OR state = 'running' AND lease_until < now())
-ORDER BY id LIMIT $2
+const dropLease = `-- name: DropLease :exec
+DELETE FROM leases WHERE name = $1 AND holder = $2
 `
 
-func (q *Queries) ExhaustedTasks(ctx context.Context, maxFailures int32, maxRows int32) ([]Task, error) {
-	rows, err := q.db.Query(ctx, exhaustedTasks, maxFailures, maxRows)
+func (q *Queries) DropLease(ctx context.Context, name string, holder string) error {
+	_, err := q.db.Exec(ctx, dropLease, name, holder)
+	return err
+}
+
+const expiredForGood = `-- name: ExpiredForGood :many
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
+WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval AND failures + 1 >= $2::integer
+ORDER BY lease_until LIMIT $3
+`
+
+// The same, but of tasks that have used up their attempts.
+func (q *Queries) ExpiredForGood(ctx context.Context, grace time.Duration, maxFailures int32, maxRows int32) ([]Task, error) {
+	rows, err := q.db.Query(ctx, expiredForGood, grace, maxFailures, maxRows)
 	if err != nil {
 		return nil, err
 	}
@@ -323,39 +331,8 @@ func (q *Queries) ExhaustedTasks(ctx context.Context, maxFailures int32, maxRows
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.EndedAt,
+			&i.BuriedAt,
 		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const expiredTasks = `-- name: ExpiredTasks :many
-SELECT id, attempt FROM tasks
-WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval
-ORDER BY lease_until LIMIT $2
-`
-
-type ExpiredTasksRow struct {
-	ID      string
-	Attempt int32
-}
-
-// Leases that ran out and were not taken over through a redelivered message.
-func (q *Queries) ExpiredTasks(ctx context.Context, grace time.Duration, maxRows int32) ([]ExpiredTasksRow, error) {
-	rows, err := q.db.Query(ctx, expiredTasks, grace, maxRows)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []ExpiredTasksRow
-	for rows.Next() {
-		var i ExpiredTasksRow
-		if err := rows.Scan(&i.ID, &i.Attempt); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -414,7 +391,7 @@ func (q *Queries) ForgetWorkers(ctx context.Context) error {
 }
 
 const getTask = `-- name: GetTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at FROM tasks WHERE id = $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
 `
 
 func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
@@ -447,8 +424,23 @@ func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.EndedAt,
+		&i.BuriedAt,
 	)
 	return i, err
+}
+
+const holdLease = `-- name: HoldLease :execrows
+INSERT INTO leases (name, holder, held_until) VALUES ($1, $2, now() + $3::interval)
+ON CONFLICT (name) DO UPDATE SET holder = $2, held_until = now() + $3::interval
+WHERE leases.holder = $2 OR leases.held_until < now()
+`
+
+func (q *Queries) HoldLease(ctx context.Context, name string, holder string, ttl time.Duration) (int64, error) {
+	result, err := q.db.Exec(ctx, holdLease, name, holder, ttl)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const insertTask = `-- name: InsertTask :exec
@@ -503,7 +495,7 @@ func (q *Queries) LeaveWorker(ctx context.Context, id string) error {
 }
 
 const lockTask = `-- name: LockTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at FROM tasks WHERE id = $1 AND attempt = $2 AND state = 'running' FOR UPDATE
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1 AND attempt = $2 AND state = 'running' FOR UPDATE
 `
 
 func (q *Queries) LockTask(ctx context.Context, iD string, attempt int32) (Task, error) {
@@ -536,8 +528,18 @@ func (q *Queries) LockTask(ctx context.Context, iD string, attempt int32) (Task,
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.EndedAt,
+		&i.BuriedAt,
 	)
 	return i, err
+}
+
+const markBuried = `-- name: MarkBuried :exec
+UPDATE tasks SET buried_at = now() WHERE id = $1
+`
+
+func (q *Queries) MarkBuried(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, markBuried, id)
+	return err
 }
 
 const markDispatched = `-- name: MarkDispatched :exec
@@ -587,13 +589,45 @@ func (q *Queries) RequeueCleanup(ctx context.Context, arg RequeueCleanupParams) 
 	return err
 }
 
+const requeueExpired = `-- name: RequeueExpired :many
+UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL,
+    error_code = 'lost', error_detail = 'the worker stopped renewing its lease'
+WHERE id = ANY (ARRAY(
+    SELECT t.id FROM tasks t
+    WHERE t.state = 'running' AND t.kind <> 'cleanup' AND t.lease_until < now() - $1::interval AND t.failures + 1 < $2::integer
+    ORDER BY t.lease_until LIMIT $3 FOR UPDATE SKIP LOCKED
+))
+RETURNING id
+`
+
+// Leases that ran out and were not taken over through a redelivered message.
+func (q *Queries) RequeueExpired(ctx context.Context, grace time.Duration, maxFailures int32, maxRows int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, requeueExpired, grace, maxFailures, maxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const retryTask = `-- name: RetryTask :one
 UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, lease_until = NULL, dispatched_at = NULL,
     state = CASE WHEN failures + 1 >= $3::integer THEN 'failed' ELSE 'queued' END,
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
 WHERE id = $5 AND attempt = $6 AND state = 'running'
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type RetryTaskParams struct {
@@ -643,6 +677,7 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.EndedAt,
+		&i.BuriedAt,
 	)
 	return i, err
 }
@@ -659,6 +694,58 @@ func (q *Queries) ReturnTask(ctx context.Context, iD string, attempt int32) (int
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const unburied = `-- name: Unburied :many
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
+`
+
+func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
+	rows, err := q.db.Query(ctx, unburied, maxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Task
+	for rows.Next() {
+		var i Task
+		if err := rows.Scan(
+			&i.ID,
+			&i.Asset,
+			&i.Run,
+			&i.Owner,
+			&i.Class,
+			&i.Kind,
+			&i.Track,
+			&i.Chunk,
+			&i.Spec,
+			&i.State,
+			&i.Attempt,
+			&i.Failures,
+			&i.LeaseUntil,
+			&i.Worker,
+			&i.Region,
+			&i.Pinned,
+			&i.Dispatch,
+			&i.DispatchedAt,
+			&i.NotBefore,
+			&i.Frames,
+			&i.FramesTotal,
+			&i.ErrorCode,
+			&i.ErrorDetail,
+			&i.CreatedAt,
+			&i.StartedAt,
+			&i.EndedAt,
+			&i.BuriedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const workerSlots = `-- name: WorkerSlots :one

@@ -99,6 +99,8 @@ CREATE TABLE runs (
     -- Newest master allocated, 0 before the first, and the renditions it lists.
     master         integer NOT NULL DEFAULT 0,
     offered        text[] NOT NULL DEFAULT '{}',
+    -- Whether that master is the last one, with measured bandwidths.
+    final          boolean NOT NULL DEFAULT false,
     failure_code   text,
     failure_detail text,
     created_at     timestamptz NOT NULL DEFAULT now(),
@@ -151,11 +153,15 @@ CREATE TABLE tasks (
     error_detail  text NOT NULL DEFAULT '',
     created_at    timestamptz NOT NULL DEFAULT now(),
     started_at    timestamptz,
-    ended_at      timestamptz
+    ended_at      timestamptz,
+    -- When a task that failed through no fault of its source was told to the dead letters.
+    buried_at     timestamptz
 );
 CREATE INDEX tasks_run ON tasks (asset, run);
 CREATE INDEX tasks_waiting ON tasks (class, owner, created_at) WHERE state = 'queued';
 CREATE INDEX tasks_leases ON tasks (lease_until) WHERE state = 'running';
+CREATE INDEX tasks_unburied ON tasks (id) WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL;
+CREATE INDEX tasks_cleanup ON tasks (not_before) WHERE kind = 'cleanup' AND state IN ('queued', 'running');
 
 -- Winners only: the row names the attempt whose objects count.
 CREATE TABLE chunks (
@@ -210,6 +216,13 @@ CREATE TABLE workers (
     seen_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Jobs one process does at a time. Nothing depends on there never being two.
+CREATE TABLE leases (
+    name       text PRIMARY KEY,
+    holder     text NOT NULL,
+    held_until timestamptz NOT NULL
+);
+
 -- +goose StatementBegin
 CREATE FUNCTION meridian_notify() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -228,5 +241,5 @@ CREATE TRIGGER tasks_changed AFTER UPDATE OF state ON tasks
     FOR EACH STATEMENT EXECUTE FUNCTION meridian_notify('meridian_tasks');
 
 -- +goose Down
-DROP TABLE workers, outbox, sequences, chunks, tasks, renditions, runs, parts, uploads, idempotency_keys, assets, api_keys, owners;
+DROP TABLE leases, workers, outbox, sequences, chunks, tasks, renditions, runs, parts, uploads, idempotency_keys, assets, api_keys, owners;
 DROP FUNCTION meridian_notify();

@@ -4,21 +4,19 @@ INSERT INTO outbox (lane, asset, objects, event, effect) VALUES (@lane, sqlc.nar
 -- name: MarkStored :exec
 UPDATE outbox SET stored_at = now(), hold_until = now() WHERE id = @id AND done_at IS NULL AND stored_at IS NULL;
 
--- name: ClaimOutbox :one
--- The head of one lane nobody else is at. Holding it is a lease: a publisher
+-- name: ClaimOutbox :many
+-- The heads of lanes nobody else is at. Holding one is a lease: a publisher
 -- that freezes loses it, and what it PUTs afterwards are the same bytes.
 UPDATE outbox SET hold_until = now() + @lease::interval
-WHERE id = (
+WHERE id = ANY (ARRAY(
     SELECT o.id FROM outbox o
     WHERE o.done_at IS NULL AND o.hold_until <= now()
       AND NOT EXISTS (SELECT 1 FROM outbox p WHERE p.lane = o.lane AND p.done_at IS NULL AND p.id < o.id)
-    ORDER BY o.id LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-RETURNING *;
-
--- name: NextHold :one
--- Milliseconds until a lane's head may be claimed, -1 when nothing waits.
-SELECT coalesce(ceil(extract(epoch FROM min(o.hold_until) - now()) * 1000), -1)::bigint FROM outbox o WHERE o.done_at IS NULL;
+    ORDER BY o.id LIMIT @max_rows FOR UPDATE SKIP LOCKED
+))
+RETURNING id, lane, asset, objects, event, effect, failures, created_at, (stored_at IS NOT NULL)::boolean AS stored,
+    coalesce((SELECT a.placement FROM assets a WHERE a.id = outbox.asset), '')::text AS placement,
+    (SELECT a.regions FROM assets a WHERE a.id = outbox.asset) AS regions;
 
 -- name: MarkDone :one
 UPDATE outbox SET done_at = now(), stored_at = coalesce(stored_at, now()), event = sqlc.narg(event), objects = '[]',

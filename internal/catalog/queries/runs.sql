@@ -23,7 +23,7 @@ UPDATE runs SET state = 'cancelled', ended_at = now()
 WHERE asset = @asset AND state NOT IN ('complete', 'failed', 'cancelled');
 
 -- name: Offer :one
-UPDATE runs SET master = master + 1, offered = @offered WHERE asset = @asset AND n = @n RETURNING master;
+UPDATE runs SET master = master + 1, offered = @offered, final = @final WHERE asset = @asset AND n = @n RETURNING master;
 
 -- name: InsertRendition :exec
 INSERT INTO renditions (asset, run, id, track, description) VALUES (@asset, @run, @id, @track, @description);

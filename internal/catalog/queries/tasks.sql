@@ -77,7 +77,7 @@ RETURNING id;
 
 -- name: Dispatchable :many
 -- Tasks waiting for a message, oldest first within each owner; lost messages count as never sent.
-SELECT id, asset, owner, class, region, pinned, dispatch, created_at FROM (
+SELECT id, owner, region, pinned, dispatch, frames_total FROM (
     SELECT t.*, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
@@ -93,17 +93,36 @@ WHERE class = @class AND kind <> 'cleanup' AND state = 'queued' AND dispatched_a
 -- name: MarkDispatched :exec
 UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now() WHERE id = @id AND dispatch = @dispatch AND state = 'queued';
 
--- name: ExpiredTasks :many
+-- name: RequeueExpired :many
 -- Leases that ran out and were not taken over through a redelivered message.
-SELECT id, attempt FROM tasks
-WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - @grace::interval
+UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL,
+    error_code = 'lost', error_detail = 'the worker stopped renewing its lease'
+WHERE id = ANY (ARRAY(
+    SELECT t.id FROM tasks t
+    WHERE t.state = 'running' AND t.kind <> 'cleanup' AND t.lease_until < now() - @grace::interval AND t.failures + 1 < @max_failures::integer
+    ORDER BY t.lease_until LIMIT @max_rows FOR UPDATE SKIP LOCKED
+))
+RETURNING id;
+
+-- name: ExpiredForGood :many
+-- The same, but of tasks that have used up their attempts.
+SELECT * FROM tasks
+WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - @grace::interval AND failures + 1 >= @max_failures::integer
 ORDER BY lease_until LIMIT @max_rows;
 
--- name: ExhaustedTasks :many
-SELECT * FROM tasks
-WHERE kind <> 'cleanup' AND failures >= @max_failures::integer
-  AND (state = 'queued' OR state = 'failed' AND ended_at IS NULL OR state = 'running' AND lease_until < now())
-ORDER BY id LIMIT @max_rows;
+-- name: Unburied :many
+SELECT * FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT @max_rows;
+
+-- name: MarkBuried :exec
+UPDATE tasks SET buried_at = now() WHERE id = @id;
+
+-- name: HoldLease :execrows
+INSERT INTO leases (name, holder, held_until) VALUES (@name, @holder, now() + @ttl::interval)
+ON CONFLICT (name) DO UPDATE SET holder = @holder, held_until = now() + @ttl::interval
+WHERE leases.holder = @holder OR leases.held_until < now();
+
+-- name: DropLease :exec
+DELETE FROM leases WHERE name = @name AND holder = @holder;
 
 -- name: ClaimCleanup :one
 UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(),

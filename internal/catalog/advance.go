@@ -1,0 +1,262 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/meridian-video/meridian/internal/catalog/db"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/playback"
+)
+
+// advance decides what an asset's published rows amount to: a new master when a
+// track becomes offerable or all are complete, and a new playback record when
+// what it should say differs from what the last one said. It puts their bytes
+// into an outbox row; they become visible with that. The caller holds the
+// asset's lock, so numbers are allocated in the order of the rows.
+func (p *Publisher) advance(ctx context.Context, q *db.Queries, a db.Asset) error {
+	gone := a.DeletedAt != nil || State(a.State) == Failed
+	run, err := q.NewestRun(ctx, a.ID)
+	if err != nil {
+		if err = ignoreNoRows(err); err != nil || !gone {
+			return err
+		}
+	}
+	var out outboxEntry
+	var event *Event
+	if !gone && a.ReceivedAt != nil && run.Plan != nil && !run.Final && !endedBadly(run) {
+		if out, event, err = p.offer(ctx, q, a, &run); err != nil {
+			return err
+		}
+	}
+	record, ok, err := desired(ctx, q, a, run)
+	if err != nil {
+		return err
+	}
+	if ok {
+		object, err := p.playbackRecord(ctx, q, a, record)
+		if err != nil {
+			return err
+		}
+		if object != nil {
+			out.objects = append(out.objects, *object)
+		}
+	}
+	if len(out.objects) == 0 {
+		return nil
+	}
+	if event != nil {
+		return emit(ctx, q, a, *event, out)
+	}
+	return insertOutbox(ctx, q, a.ID, &a.ID, nil, out)
+}
+
+func endedBadly(r db.Run) bool {
+	return RunState(r.State) == RunFailed || RunState(r.State) == RunCancelled
+}
+
+// offer allocates a run's next master if its tracks have come further, and
+// notes that in run.
+func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *db.Run) (outboxEntry, *Event, error) {
+	var plan Plan
+	if err := json.Unmarshal(run.Plan, &plan); err != nil {
+		return outboxEntry{}, nil, fmt.Errorf("plan of %s: %w", runOf(run.N), err)
+	}
+	heads, err := q.TrackHeads(ctx, a.ID, run.N)
+	if err != nil {
+		return outboxEntry{}, nil, err
+	}
+	byTrack := map[string]db.TrackHeadsRow{}
+	for _, h := range heads {
+		byTrack[h.Track] = h
+	}
+	ended := true
+	for _, t := range plan.Tracks {
+		h := byTrack[t.ID]
+		if !h.Started && !t.Late {
+			return outboxEntry{}, nil, nil
+		}
+		ended = ended && h.LastChunk >= 0 && h.Published == h.LastChunk+1
+	}
+	if ended {
+		open, err := q.OpenTasks(ctx, a.ID, run.N)
+		if err != nil {
+			return outboxEntry{}, nil, err
+		}
+		ended = open == 0
+	}
+	rows, err := q.Renditions(ctx, a.ID, run.N)
+	if err != nil {
+		return outboxEntry{}, nil, err
+	}
+	var renditions []hls.Rendition
+	var offered []string
+	for _, r := range rows {
+		if !byTrack[r.Track].Started {
+			continue
+		}
+		var d hls.Rendition
+		if err := json.Unmarshal(r.Description, &d); err != nil {
+			return outboxEntry{}, nil, fmt.Errorf("rendition %s: %w", r.ID, err)
+		}
+		renditions, offered = append(renditions, d), append(offered, d.ID)
+	}
+	if !ended && slices.Equal(offered, run.Offered) {
+		return outboxEntry{}, nil, nil
+	}
+	if ended {
+		if err := measure(ctx, q, a.ID, run.N, plan.Target, renditions); err != nil {
+			return outboxEntry{}, nil, err
+		}
+	}
+	master, err := hls.Master(renditions)
+	if err != nil {
+		return outboxEntry{}, nil, err
+	}
+	first := run.Master == 0
+	run.Offered, run.Final = offered, ended
+	if run.Master, err = q.Offer(ctx, db.OfferParams{Asset: a.ID, N: run.N, Offered: offered, Final: ended}); err != nil {
+		return outboxEntry{}, nil, err
+	}
+	out := outboxEntry{objects: []Object{{Key: objects.MasterKey(a.ID, runOf(run.N), int64(run.Master)), Body: master}}}
+	switch {
+	case ended:
+		out.effect.Ready = int(run.N)
+		work := objects.WorkPrefix(a.ID, runOf(run.N))
+		return out, &Event{Type: EventReady, Run: runOf(run.N)}, insertCleanup(ctx, q, a, int(run.N), "work", 0, work)
+	case first && State(a.State) == Received:
+		out.effect.Playable = int(run.N)
+		return out, &Event{Type: EventPlayable, Run: runOf(run.N)}, nil
+	}
+	return out, nil, nil
+}
+
+// measure replaces the renditions' caps by what their segments turned out to be.
+func measure(ctx context.Context, q *db.Queries, asset string, run int32, target int, renditions []hls.Rendition) error {
+	records := map[string][]hls.Record{}
+	for i, r := range renditions {
+		if records[r.Track] == nil {
+			rows, err := q.Chunks(ctx, asset, run, r.Track)
+			if err != nil {
+				return err
+			}
+			for _, b := range rows {
+				rec, err := hls.DecodeRecord(b)
+				if err != nil {
+					return err
+				}
+				records[r.Track] = append(records[r.Track], rec)
+			}
+		}
+		peak, average := Measure(records[r.Track], r.ID, target)
+		if peak == 0 {
+			continue
+		}
+		renditions[i].Bandwidth, renditions[i].AverageBandwidth = peak, average
+		description, err := json.Marshal(renditions[i])
+		if err != nil {
+			return err
+		}
+		if _, err := q.DescribeRendition(ctx, db.DescribeRenditionParams{Asset: asset, Run: run, ID: r.ID, Description: description}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// desired is what the asset's playback record should say; ok is false as long as
+// there is nothing to say. A re-encode of a ready asset is shown once it is
+// complete, until then the current run stays.
+func desired(ctx context.Context, q *db.Queries, a db.Asset, run db.Run) (r playback.Record, ok bool, err error) {
+	r = playback.Record{Asset: a.ID, Visibility: playback.Visibility(a.Visibility), Placement: placementOf(a.Placement, a.Regions),
+		Title: a.Title, Duration: float64(deref(a.DurationMs)) / 1000, State: a.State}
+	if a.DeletedAt != nil || State(a.State) == Failed {
+		// A tombstone, if anything was ever said.
+		r.Deleted = true
+		return r, a.Playback != nil, nil
+	}
+	if State(a.State) == Ready && !run.Final && a.CurrentRun != nil && run.N != *a.CurrentRun {
+		if run, err = q.GetRun(ctx, a.ID, *a.CurrentRun); err != nil {
+			return r, false, err
+		}
+	}
+	if run.Master == 0 || endedBadly(run) {
+		return r, false, nil
+	}
+	r.Run, r.Master, r.State = runOf(run.N), int64(run.Master), string(Playable)
+	if run.Final {
+		r.State = string(Ready)
+	}
+	return r, true, nil
+}
+
+// playbackRecord allocates and signs the next playback record if it differs from the last.
+func (p *Publisher) playbackRecord(ctx context.Context, q *db.Queries, a db.Asset, r playback.Record) (*Object, error) {
+	said, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	if a.Playback != nil {
+		var last playback.Record
+		if err := json.Unmarshal(a.Playback, &last); err != nil {
+			return nil, fmt.Errorf("last playback record: %w", err)
+		}
+		// Compared as bytes written by this program, for PostgreSQL reorders JSON.
+		before, err := json.Marshal(last)
+		if err != nil {
+			return nil, err
+		}
+		if string(before) == string(said) {
+			return nil, nil
+		}
+	}
+	if r.N, err = q.NextInSequence(ctx, "playback/"+a.ID); err != nil {
+		return nil, err
+	}
+	if err := q.SetPlayback(ctx, said, a.ID); err != nil {
+		return nil, err
+	}
+	body, err := playback.Sign(r, p.Signer)
+	if err != nil {
+		return nil, err
+	}
+	return &Object{Key: objects.JournalKey(objects.PlaybackJournal(a.ID), r.N), Body: body}, nil
+}
+
+// Measure returns the peak and average bit rate of a rendition over its
+// records, in bits per second. The peak is taken, as RFC 8216bis 4.4.6.2 defines
+// it, over every run of segments that lasts between half and one and a half
+// target durations.
+func Measure(records []hls.Record, rendition string, target int) (peak, average int64) {
+	type segment struct{ seconds, bits float64 }
+	var all []segment
+	var total segment
+	for _, r := range records {
+		for _, s := range r.Renditions[rendition].Segments {
+			seg := segment{float64(s.Duration) / float64(r.Timescale), float64(s.Bytes) * 8}
+			all = append(all, seg)
+			total.seconds, total.bits = total.seconds+seg.seconds, total.bits+seg.bits
+		}
+	}
+	if total.seconds == 0 {
+		return 0, 0
+	}
+	highest := total.bits / total.seconds
+	low, high := float64(target)/2, float64(target)*1.5
+	for i := range all {
+		var run segment
+		for _, s := range all[i:] {
+			run.seconds, run.bits = run.seconds+s.seconds, run.bits+s.bits
+			if run.seconds > high {
+				break
+			}
+			if run.seconds >= low {
+				highest = max(highest, run.bits/run.seconds)
+			}
+		}
+	}
+	return int64(highest + 0.5), int64(total.bits/total.seconds + 0.5)
+}
