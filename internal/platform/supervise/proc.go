@@ -1,0 +1,132 @@
+package supervise
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Proc is what /proc says of a process.
+type Proc struct {
+	PID, Parent int
+	State       byte
+}
+
+// Procs lists the machine's processes.
+func Procs() ([]Proc, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []Proc
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue // it has ended since
+		}
+		if p, ok := parseStat(pid, b); ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// parseStat reads /proc/PID/stat; the command's name may hold anything, also
+// parentheses, so fields count from the last one.
+func parseStat(pid int, b []byte) (Proc, bool) {
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return Proc{}, false
+	}
+	f := strings.Fields(string(b[i+1:]))
+	if len(f) < 2 || len(f[0]) != 1 {
+		return Proc{}, false
+	}
+	parent, err := strconv.Atoi(f[1])
+	if err != nil {
+		return Proc{}, false
+	}
+	return Proc{PID: pid, Parent: parent, State: f[0][0]}, true
+}
+
+// Alive is false for zombies.
+func (p Proc) Alive() bool { return p.State != 'Z' && p.State != 'X' }
+
+// hasEnv says whether a process was started with all of the given variables.
+// Other users' processes are not readable and never ours.
+func hasEnv(pid int, vars ...string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	b = append([]byte{0}, b...)
+	for _, v := range vars {
+		if !bytes.Contains(b, []byte("\x00"+v+"\x00")) {
+			return false
+		}
+	}
+	return true
+}
+
+// withDescendants returns the living processes that match and all below them.
+func withDescendants(match func(pid int) bool) ([]int, error) {
+	procs, err := Procs()
+	if err != nil {
+		return nil, err
+	}
+	self := os.Getpid()
+	children := map[int][]Proc{}
+	for _, p := range procs {
+		children[p.Parent] = append(children[p.Parent], p)
+	}
+	found := map[int]bool{}
+	var out []int
+	var add func(p Proc)
+	add = func(p Proc) {
+		if found[p.PID] || p.PID == self {
+			return
+		}
+		found[p.PID] = true
+		if p.Alive() {
+			out = append(out, p.PID)
+		}
+		for _, c := range children[p.PID] {
+			add(c)
+		}
+	}
+	for _, p := range procs {
+		if p.PID != self && match(p.PID) {
+			add(p)
+		}
+	}
+	return out, nil
+}
+
+// killAll kills the processes that match, and all below them, until none is
+// left. It says how many it had to kill.
+func killAll(match func(pid int) bool, within time.Duration) (int, error) {
+	killed := map[int]bool{}
+	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+		left, err := withDescendants(match)
+		if err != nil || len(left) == 0 {
+			return len(killed), err
+		}
+		if time.Now().After(deadline) {
+			return len(killed), fmt.Errorf("processes %v don't end", left)
+		}
+		for _, pid := range left {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
+				killed[pid] = true
+			}
+		}
+	}
+}
