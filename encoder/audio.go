@@ -23,7 +23,7 @@ const (
 
 // audio encodes one audio track from where its committed chunks end, and
 // commits chunk after chunk.
-func (e *Encoder) audio(ctx context.Context, t catalog.Task) error {
+func (e *Encoder) audio(ctx context.Context, t Task) error {
 	p, err := e.runPlan(ctx, t)
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (e *Encoder) audio(ctx context.Context, t catalog.Task) error {
 	if len(j.track.Renditions) != 1 {
 		return fmt.Errorf("track %s: want one rendition, the plan has %d", t.Track, len(j.track.Renditions))
 	}
-	done, err := e.catalog.CommittedChunks(ctx, t.Asset, t.Run, t.Track)
+	done, err := t.CommittedChunks(ctx)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (e *Encoder) audio(ctx context.Context, t catalog.Task) error {
 		j.segment += segmentCount(r)
 		j.chunk = r.Chunk + 1
 		if r.Last {
-			return nil
+			return t.Finish(ctx)
 		}
 	}
 	var run plan.Run
@@ -63,7 +63,7 @@ func (e *Encoder) audio(ctx context.Context, t catalog.Task) error {
 
 type audioJob struct {
 	e     *Encoder
-	t     catalog.Task
+	t     Task
 	plan  catalog.Plan
 	track catalog.PlanTrack
 	spec  plan.AudioTrack
@@ -191,7 +191,7 @@ func (j *audioJob) commit(ctx context.Context, last bool) error {
 	if err != nil {
 		return err
 	}
-	if err := j.e.commit(ctx, j.t, catalog.ChunkCommit{Record: rec, Renditions: renditions}); err != nil {
+	if err := j.t.CommitChunk(ctx, catalog.ChunkCommit{Record: rec, Renditions: renditions}); err != nil {
 		return err
 	}
 	j.segment += len(j.pending)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
@@ -21,14 +22,21 @@ import (
 	"github.com/meridian-video/meridian/internal/objects"
 )
 
-// Catalog is what the encoder asks of the control plane.
-type Catalog interface {
-	Source(ctx context.Context, asset string) (catalog.Source, error)
-	RunPlan(ctx context.Context, asset string, run int) (catalog.Plan, error)
-	CommitPlan(ctx context.Context, t catalog.Task, p catalog.Plan) error
-	CommitChunk(ctx context.Context, t catalog.Task, c catalog.ChunkCommit) (catalog.Object, int64, error)
-	CommittedChunks(ctx context.Context, asset string, run int, track string) ([]hls.Record, error)
-	MarkStored(ctx context.Context, row int64) error
+// Task is one attempt of a task; *jobs.Task has its methods.
+type Task struct {
+	catalog.Task
+	Claim
+}
+
+// Claim is what an attempt reads and commits, fenced.
+type Claim interface {
+	Source(ctx context.Context) (catalog.Source, error)
+	Plan(ctx context.Context) (catalog.Plan, error)
+	CommittedChunks(ctx context.Context) ([]hls.Record, error)
+	CommitPlan(ctx context.Context, p catalog.Plan) error
+	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
+	Finish(ctx context.Context) error
+	Progress(frames int64)
 }
 
 // Store is the object store.
@@ -43,7 +51,8 @@ type Options struct {
 	// Limits of a source, and of one ffmpeg child.
 	Source probe.Limits
 	Child  ffmpeg.Limits
-	// Scratch is a directory of the encoder's own; it is emptied at the start.
+	// Scratch is a directory of this encoder alone. What earlier ones left in its
+	// "work" is removed at the start.
 	Scratch string
 	// Speed is the first guess of how many pixels per second this worker encodes.
 	Speed plan.Speed
@@ -51,12 +60,12 @@ type Options struct {
 
 // Encoder carries out tasks. Safe for concurrent use.
 type Encoder struct {
-	catalog Catalog
 	store   Store
 	opt     Options
 	log     *slog.Logger
 	metrics *Metrics
 	server  *source.Server
+	lock    *os.File
 	prober  probe.Prober
 
 	mu    sync.Mutex
@@ -72,24 +81,45 @@ const (
 )
 
 // New prepares the scratch directory and the loopback server. Close releases them.
-func New(ctx context.Context, c Catalog, s Store, opt Options, log *slog.Logger, m *Metrics) (*Encoder, error) {
+func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics) (*Encoder, error) {
 	if err := opt.Profile.Validate(); err != nil {
 		return nil, err
 	}
-	if err := emptyDir(opt.Scratch); err != nil {
+	lock, err := lockDir(opt.Scratch)
+	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
+	}
+	opt.Scratch = filepath.Join(opt.Scratch, "work")
+	if err := emptyDir(opt.Scratch); err != nil {
+		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), lock.Close())
 	}
 	srv, err := source.Listen(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
-	return &Encoder{catalog: c, store: s, opt: opt, log: log, metrics: m, server: srv,
+	return &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
 		prober: probe.Prober{Limits: opt.Source, Process: opt.Child},
 		plans:  map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}, nil
 }
 
-// Close stops the loopback server.
-func (e *Encoder) Close() error { return e.server.Close() }
+// Close stops the loopback server and gives the scratch directory up.
+func (e *Encoder) Close() error { return errors.Join(e.server.Close(), e.lock.Close()) }
+
+// lockDir makes dir this process's own until the returned file is closed: two
+// encoders emptying one directory would destroy each other's work.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is used by another encoder: give each its own --scratch-dir: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
 
 // emptyDir makes dir, or removes what an earlier process left in it.
 func emptyDir(dir string) error {
@@ -107,16 +137,16 @@ func emptyDir(dir string) error {
 	return errors.Join(errs...)
 }
 
-// Handle carries out one task. report is told how many frames are done. The
-// error is a *probe.InputError when the source is at fault.
-func (e *Encoder) Handle(ctx context.Context, t catalog.Task, report func(frames int64)) error {
+// Handle carries out one task. The error is a *probe.InputError when the source
+// is at fault.
+func (e *Encoder) Handle(ctx context.Context, t Task) error {
 	start := time.Now()
 	var err error
 	switch t.Kind {
 	case catalog.KindPlan:
 		err = e.plan(ctx, t)
 	case catalog.KindVideo:
-		err = e.video(ctx, t, report)
+		err = e.video(ctx, t)
 	case catalog.KindAudio:
 		err = e.audio(ctx, t)
 	default:
@@ -127,7 +157,7 @@ func (e *Encoder) Handle(ctx context.Context, t catalog.Task, report func(frames
 }
 
 // runPlan returns the run's plan; it never changes once committed.
-func (e *Encoder) runPlan(ctx context.Context, t catalog.Task) (catalog.Plan, error) {
+func (e *Encoder) runPlan(ctx context.Context, t Task) (catalog.Plan, error) {
 	key := t.Asset + "/" + t.RunName()
 	e.mu.Lock()
 	p, ok := e.plans[key]
@@ -135,7 +165,7 @@ func (e *Encoder) runPlan(ctx context.Context, t catalog.Task) (catalog.Plan, er
 	if ok {
 		return p, nil
 	}
-	p, err := e.catalog.RunPlan(ctx, t.Asset, t.Run)
+	p, err := t.Plan(ctx)
 	if err != nil {
 		return catalog.Plan{}, err
 	}
@@ -175,13 +205,13 @@ func (i *input) Close() {
 
 // open makes the source a run's tasks read readable at a URL: the upload, or
 // its remux.
-func (e *Encoder) open(ctx context.Context, t catalog.Task, run plan.Run) (*input, error) {
+func (e *Encoder) open(ctx context.Context, t Task, run plan.Run) (*input, error) {
 	var parts []source.Part
 	for _, p := range run.Parts {
 		parts = append(parts, source.Part{Key: p.Key, Size: p.Size})
 	}
 	if len(parts) == 0 {
-		src, err := e.catalog.Source(ctx, t.Asset)
+		src, err := t.Source(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ import (
 )
 
 // plan probes a source and commits the run's plan.
-func (e *Encoder) plan(ctx context.Context, t catalog.Task) error {
+func (e *Encoder) plan(ctx context.Context, t Task) error {
 	in, err := e.open(ctx, t, plan.Run{})
 	if err != nil {
 		return err
@@ -35,10 +35,10 @@ func (e *Encoder) plan(ctx context.Context, t catalog.Task) error {
 	if err := in.Err(); err != nil {
 		return err
 	}
-	return e.catalog.CommitPlan(ctx, t, p)
+	return t.CommitPlan(ctx, p)
 }
 
-func (e *Encoder) makePlan(ctx context.Context, t catalog.Task, in *input) (catalog.Plan, error) {
+func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan, error) {
 	src, index, err := e.examine(ctx, in.url, in)
 	var parts []plan.Part
 	if errors.Is(err, probe.ErrRemux) {
@@ -98,7 +98,7 @@ const remuxPart = 64 << 20
 
 // remux copies the streams into a container with an index, stores it and
 // examines it.
-func (e *Encoder) remux(ctx context.Context, t catalog.Task, in *input, src probe.Source) (probe.Source, *probe.Index, []plan.Part, error) {
+func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source) (probe.Source, *probe.Index, []plan.Part, error) {
 	fail := func(err error) (probe.Source, *probe.Index, []plan.Part, error) { return probe.Source{}, nil, nil, err }
 	dir, err := os.MkdirTemp(e.opt.Scratch, "remux-")
 	if err != nil {
@@ -168,7 +168,7 @@ func (e *Encoder) remux(ctx context.Context, t catalog.Task, in *input, src prob
 	return out, index, parts, err
 }
 
-func (e *Encoder) storeRemux(ctx context.Context, t catalog.Task, f *os.File, size int64) ([]plan.Part, error) {
+func (e *Encoder) storeRemux(ctx context.Context, t Task, f *os.File, size int64) ([]plan.Part, error) {
 	var parts []plan.Part
 	for n := 0; int64(n)*remuxPart < size; n++ {
 		off := int64(n) * remuxPart

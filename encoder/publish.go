@@ -2,11 +2,10 @@ package encoder
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
-
-	"encoding/hex"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,12 +24,12 @@ const holdFor = 5 * time.Minute
 // publisher PUTs a task's segments while it goes on encoding.
 type publisher struct {
 	e     *Encoder
-	t     catalog.Task
+	t     Task
 	group *errgroup.Group
 	ctx   context.Context
 }
 
-func (e *Encoder) publisher(ctx context.Context, t catalog.Task) *publisher {
+func (e *Encoder) publisher(ctx context.Context, t Task) *publisher {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(uploads)
 	return &publisher{e: e, t: t, group: g, ctx: gctx}
@@ -99,25 +98,6 @@ func (e *Encoder) put(ctx context.Context, key string, body objects.Body, placem
 	}
 }
 
-// commit makes a chunk count and PUTs its record. Once committed, a record that
-// can't be PUT here is the publisher's to PUT; it is not a failure of the task.
-func (e *Encoder) commit(ctx context.Context, t catalog.Task, c catalog.ChunkCommit) error {
-	object, row, err := e.catalog.CommitChunk(ctx, t, c)
-	if err != nil {
-		return err
-	}
-	log := e.log.With("asset", t.Asset, "run", t.RunName(), "track", t.Track, "chunk", c.Record.Chunk, "attempt", t.Attempt)
-	if _, err := e.store.Put(ctx, object.Key, objects.Bytes(object.Body), t.Placement); err != nil {
-		log.Warn("record not stored, left to the publisher", "error", err)
-		return nil
-	}
-	if err := e.catalog.MarkStored(ctx, row); err != nil {
-		log.Warn("record stored but not marked, left to the publisher", "error", err)
-	}
-	log.Debug("chunk committed", "segments", segmentCount(c.Record), "last", c.Record.Last)
-	return nil
-}
-
 func segmentCount(r hls.Record) int {
 	for _, rs := range r.Renditions {
 		return len(rs.Segments)
@@ -125,7 +105,7 @@ func segmentCount(r hls.Record) int {
 	return 0
 }
 
-func (e *Encoder) record(t catalog.Task, p catalog.Plan, tr catalog.PlanTrack, chunk int) hls.Record {
+func (e *Encoder) record(t Task, p catalog.Plan, tr catalog.PlanTrack, chunk int) hls.Record {
 	return hls.Record{V: hls.RecordVersion, Asset: t.Asset, Run: t.RunName(), Track: t.Track, Chunk: chunk, Attempt: t.Attempt,
 		Timescale: tr.Timescale, Target: p.Target, Renditions: make(map[string]hls.RenditionSegments, len(tr.Renditions))}
 }

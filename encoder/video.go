@@ -26,12 +26,12 @@ const outputOffset = 10
 var errHead = errors.New("the chunk's first frame is missing")
 
 // video encodes one chunk of a video track in all its rungs.
-func (e *Encoder) video(ctx context.Context, t catalog.Task, report func(int64)) error {
+func (e *Encoder) video(ctx context.Context, t Task) error {
 	p, err := e.runPlan(ctx, t)
 	if err != nil {
 		return err
 	}
-	job := videoJob{e: e, t: t, plan: p, report: report}
+	job := videoJob{e: e, t: t, plan: p}
 	if job.track, err = trackOf(p, t.Track, &job.spec); err != nil {
 		return err
 	}
@@ -56,14 +56,13 @@ func (e *Encoder) video(ctx context.Context, t catalog.Task, report func(int64))
 
 // videoJob is one attempt of a chunk.
 type videoJob struct {
-	e      *Encoder
-	t      catalog.Task
-	plan   catalog.Plan
-	track  catalog.PlanTrack
-	spec   plan.VideoTrack
-	chunk  plan.Chunk
-	in     *input
-	report func(int64)
+	e     *Encoder
+	t     Task
+	plan  catalog.Plan
+	track catalog.PlanTrack
+	spec  plan.VideoTrack
+	chunk plan.Chunk
+	in    *input
 	// start and end on the run's timeline.
 	start, end, frames int64
 }
@@ -103,7 +102,7 @@ func (j *videoJob) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.e.commit(ctx, j.t, catalog.ChunkCommit{Record: rec, Renditions: renditions, Frames: j.frames}); err != nil {
+	if err := j.t.CommitChunk(ctx, catalog.ChunkCommit{Record: rec, Renditions: renditions, Frames: j.frames}); err != nil {
 		return err
 	}
 	seconds := float64(j.end-j.start) / float64(j.track.Timescale)
@@ -134,7 +133,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) ([]rungRe
 	length := time.Duration(float64(j.end-j.start) / float64(tl.Scale) * float64(time.Second))
 	limits.Wall = wall(length, 60)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,
-		OnProgress: func(p ffmpeg.Progress) { j.report(min(p.Frames, j.frames)) }})
+		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(min(p.Frames, j.frames)) }})
 	if err != nil {
 		return nil, err
 	}
@@ -183,8 +182,8 @@ func (j *videoJob) read(pub *publisher, out io.Reader, seg *fmp4.VideoSegmenter,
 	if res.init, err = fmp4.VideoInit(moov, uint32(j.track.Timescale)); err != nil {
 		return err
 	}
-	if res.init.Codecs != rung.Codecs() || res.init.Width != rung.Width || res.init.Height != rung.Height {
-		return fmt.Errorf("encoded %s %d × %d, planned %s %d × %d", res.init.Codecs, res.init.Width, res.init.Height, rung.Codecs(), rung.Width, rung.Height)
+	if res.init.Width != rung.Width || res.init.Height != rung.Height {
+		return fmt.Errorf("encoded %d × %d, planned %d × %d", res.init.Width, res.init.Height, rung.Width, rung.Height)
 	}
 	keep := func(s *fmp4.Segment) {
 		if s != nil {

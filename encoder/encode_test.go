@@ -1,0 +1,108 @@
+package encoder
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// packets are the presentation times of a file's first stream, in its time base, sorted.
+func packets(t testing.TB, data []byte) []int64 {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "joined.mp4")
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+	out, err := exec.CommandContext(t.Context(), "ffprobe", "-v", "error", "-show_entries", "packet=pts", "-of", "csv=p=0", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var pts []int64
+	for _, l := range trimLines(string(out)) {
+		n, err := strconv.ParseInt(l, 10, 64)
+		require.NoError(t, err)
+		pts = append(pts, n)
+	}
+	slices.Sort(pts)
+	return pts
+}
+
+// decoded counts the frames a decoder shows.
+func decoded(t testing.TB, data []byte) int {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "joined.mp4")
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+	out, err := exec.CommandContext(t.Context(), "ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	n, err := strconv.Atoi(trimLines(string(out))[0])
+	require.NoError(t, err, "%s", out)
+	return n
+}
+
+func TestEncodeFiles(t *testing.T) {
+	for _, c := range []struct {
+		file          string
+		frames        int64
+		width, height int
+		audio         int
+		remux         bool
+	}{
+		{"bbb-1080p30.mp4", 300, 640, 360, 1, false},
+		{"small-426x240-27s.mp4", 816, 426, 240, 1, false},
+		{"bbb-rotated-180.mov", 49, 426, 240, 1, false},
+		{"vp9-in-mp4.mp4", 24, 640, 360, 1, false},
+		{"chaplin-mp3audio.mp4", 241, 640, 360, 1, false},
+		{"bikes-noaudio.mp4", 250, 640, 272, 0, false},
+		{"no-duration.webm", 74, 640, 360, 1, true},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			b := newBench(t, mediaFile(c.file), nil)
+			p := b.encode(t)
+			require.Equal(t, c.frames, p.Frames)
+			video := p.Tracks[0]
+			require.Equal(t, hls.Video, video.Kind)
+			require.Equal(t, c.width, video.Renditions[0].Width)
+			require.Equal(t, c.height, video.Renditions[0].Height)
+			require.Len(t, p.Tracks, 1+c.audio)
+			for _, r := range video.Renditions {
+				data := b.joined(t, video.ID, r.ID)
+				pts := packets(t, data)
+				require.Len(t, pts, int(c.frames))
+				require.Zero(t, pts[0])
+				require.Less(t, pts[len(pts)-1], video.Chunks[len(video.Chunks)-1].End)
+				require.Equal(t, int(c.frames), decoded(t, data))
+			}
+			checkRecords(t, b, video.ID)
+			for _, tr := range p.Tracks[1:] {
+				checkRecords(t, b, tr.ID)
+				pts := packets(t, b.joined(t, tr.ID, tr.Renditions[0].ID))
+				for i, v := range pts {
+					require.EqualValues(t, i*1024, v)
+				}
+				length := float64(len(pts)) * 1024 / plan.SampleRate
+				require.InDelta(t, plan.Duration(p).Seconds(), length, 0.15)
+			}
+		})
+	}
+}
+
+// checkRecords asserts that a track's records join without gap and end.
+func checkRecords(t testing.TB, b *bench, track string) {
+	t.Helper()
+	records := b.board.chunks[track]
+	at := int64(0)
+	for i := range len(records) {
+		r := records[i]
+		require.Equal(t, at, r.Start, "chunk %d", i)
+		at = r.End()
+		require.Equal(t, i == len(records)-1, r.Last)
+	}
+	require.NotEmpty(t, records)
+}
