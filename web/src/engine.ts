@@ -15,6 +15,9 @@ const UNFREEZE_MS = 2_000;
 const RELOAD_AFTER = 4;
 /** A session is renewed at most this often; a second refusal is final. */
 const RENEW_MS = 60_000;
+/** Audio and video of one segment end up to this far from each other and from the playlist. */
+const END_TOLERANCE_S = 0.25;
+const STUCK_MS = 250;
 const MEDIA_RECOVERY_MS = 5_000;
 
 /** Plays a page's video through hls.js and keeps playing while anything answers. */
@@ -30,6 +33,7 @@ export class HlsEngine {
   private moving = false;
   private started = false;
   private renewedAt = -Infinity;
+  private stuckSince = 0;
   private mediaRecoveries: number[] = [];
 
   constructor(
@@ -47,6 +51,8 @@ export class HlsEngine {
     const config: Partial<HlsConfig> = {
       ...tuning,
       ...scaled(1),
+      // ?debug=1: hls.js tells the console what it does.
+      debug: new URLSearchParams(location.search).get('debug') === '1',
       loader: loaderClass(ring, {
         routerFailed: () => state.routerFailures++,
         routerAnswered: (url, type) => {
@@ -85,6 +91,29 @@ export class HlsEngine {
     state.bandwidth = Number.isFinite(hls.bandwidthEstimate) ? hls.bandwidthEstimate : 0;
     state.pathway = this.steering?.pathway ?? '';
     state.pathways = hls.pathwayPriority ?? this.steering?.pathways ?? [];
+    this.finish();
+  }
+
+  /**
+   * A change of pathway within the last segment leaves hls.js waiting for an
+   * audio switch that never completes, so it doesn't end the stream. We do.
+   */
+  private finish(): void {
+    const { hls, video } = this;
+    const details = hls.latestLevelDetails;
+    const end = video.currentTime + ahead(video.buffered, video.currentTime);
+    const stuck =
+      !!details && !details.live && !video.paused && !video.ended && !video.seeking &&
+      video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA && end > 0 && end >= details.edge - END_TOLERANCE_S;
+    const now = performance.now();
+    if (!stuck) {
+      this.stuckSince = 0;
+    } else if (this.stuckSince === 0) {
+      this.stuckSince = now;
+    } else if (now - this.stuckSince >= STUCK_MS) {
+      this.stuckSince = 0;
+      hls.trigger(Events.BUFFER_EOS, { type: null });
+    }
   }
 
   private readonly onPlaying = (): void => {
@@ -115,6 +144,7 @@ export class HlsEngine {
     });
     hls.on(Events.FRAG_LOADED, (_, { frag, networkDetails }) => {
       const answered = (networkDetails as XMLHttpRequest | null)?.responseURL || frag.url;
+      this.steering?.served();
       const edge = this.edges.find(answered);
       if (edge) {
         state.edge = edge.name;

@@ -76,35 +76,64 @@ export class HostErrorController extends ErrorBase {
 interface SteeringInternals {
   penalizedPathways: Record<string, number>;
   pathwayId: string;
+  updatePathwayPriority(order: string[]): void;
 }
 
 const SteeringBase = ContentSteeringController as unknown as new (
   hls: Hls,
 ) => Omit<ContentSteeringController, keyof SteeringInternals> & SteeringInternals;
 
-/** dropPenalties forgets the penalties older than maxAge, at time now. */
-export function dropPenalties(penalties: Record<string, number>, now: number, maxAge: number): void {
-  for (const [pathway, since] of Object.entries(penalties)) {
-    if (now - since >= maxAge) delete penalties[pathway];
+/**
+ * How long failed pathways are avoided: PENALTY_MS after the first failure,
+ * twice as long after each further one until something arrives from there. So a
+ * recovered edge is used again soon, and one that steering doesn't know is dead
+ * costs ever less.
+ */
+export class Penalties {
+  private readonly seen = new Map<string, number>();
+  private readonly count = new Map<string, number>();
+
+  /** drop forgets what is old enough at time now; hls.js itself would wait 300 s. */
+  drop(penalties: Record<string, number>, now: number): void {
+    for (const [pathway, since] of Object.entries(penalties)) {
+      if (this.seen.get(pathway) !== since) {
+        this.seen.set(pathway, since);
+        this.count.set(pathway, (this.count.get(pathway) ?? 0) + 1);
+      }
+      const failures = Math.min(this.count.get(pathway) ?? 1, PENALTY_DOUBLINGS);
+      if (now - since >= PENALTY_MS * 2 ** (failures - 1)) delete penalties[pathway];
+    }
+  }
+
+  served(pathway: string): void {
+    this.count.delete(pathway);
   }
 }
+
+const PENALTY_DOUBLINGS = 5;
 
 /** What the engine needs of the steering controller that hls.js creates for itself. */
 export interface Steering {
   readonly pathway: string;
   readonly pathways: string[];
-  /** forgive drops every penalty and goes back to the best pathway. */
+  /** served is told when something arrived from the present pathway. */
+  served(): void;
+  /** forgive drops every penalty and goes to the best pathway, avoid last. */
   forgive(avoid?: string): void;
 }
 
 /** steeringClass makes the controller class and hands each instance to created. */
 export function steeringClass(created: (s: Steering) => void): typeof ContentSteeringController {
   class MeridianSteering extends SteeringBase {
+    private readonly penalties = new Penalties();
+    private complete = false;
+
     constructor(hls: Hls) {
       super(hls);
-      hls.on(Events.STEERING_MANIFEST_LOADED, () =>
-        dropPenalties(this.penalizedPathways, performance.now(), PENALTY_MS),
-      );
+      hls.on(Events.STEERING_MANIFEST_LOADED, () => this.penalties.drop(this.penalizedPathways, performance.now()));
+      hls.on(Events.BUFFERED_TO_END, () => (this.complete = true));
+      hls.on(Events.FRAG_LOADING, () => (this.complete = false));
+      hls.on(Events.MANIFEST_LOADING, () => (this.complete = false));
       const self = this;
       created({
         get pathway() {
@@ -113,14 +142,23 @@ export function steeringClass(created: (s: Steering) => void): typeof ContentSte
         get pathways() {
           return self.pathways();
         },
+        served() {
+          self.penalties.served(self.pathwayId);
+        },
         forgive(avoid) {
-          dropPenalties(self.penalizedPathways, Infinity, 0);
+          for (const pathway of Object.keys(self.penalizedPathways)) delete self.penalizedPathways[pathway];
           const order = self.pathwayPriority ?? self.pathways();
           if (order.length > 1) {
             self.pathwayPriority = [...order.filter((p) => p !== avoid), ...order.filter((p) => p === avoid)];
           }
         },
       });
+    }
+
+    override updatePathwayPriority(order: string[]): void {
+      // With everything buffered there is nothing to fetch from elsewhere, and a
+      // change would reopen the ended media source for good.
+      if (!this.complete) super.updatePathwayPriority(order);
     }
   }
   return MeridianSteering as unknown as typeof ContentSteeringController;

@@ -52,7 +52,13 @@ export function loaderClass(ring: RouterRing, report: LoaderReport): new (config
         this.attempt(urls, 0, context, config, callbacks, type);
         return;
       }
-      super.load(context, config, callbacks);
+      const settled = () => clearInterval(this.watch);
+      super.load(context, config, {
+        ...callbacks,
+        onSuccess: (...args) => (settled(), callbacks.onSuccess(...args)),
+        onError: (...args) => (settled(), callbacks.onError(...args)),
+        onTimeout: (...args) => (settled(), callbacks.onTimeout(...args)),
+      });
       this.watchBody(config.loadPolicy.maxTimeToFirstByteMs);
     }
 
@@ -105,7 +111,7 @@ export function loaderClass(ring: RouterRing, report: LoaderReport): new (config
       let since = 0;
       this.watch = setInterval(() => {
         const { stats, callbacks, context } = this;
-        if (!callbacks || !context || stats.aborted || stats.loading.end) {
+        if (!callbacks || !context || stats.aborted) {
           clearInterval(this.watch);
           return;
         }
