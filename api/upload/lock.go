@@ -20,11 +20,11 @@ func (l locker) NewLock(id string) (handler.Lock, error) {
 	return lock{inner}, err
 }
 
-type lock struct{ handler.Lock }
+type lock struct{ inner handler.Lock }
 
 func (l lock) Lock(ctx context.Context, _ func()) error {
 	t := transferOf(ctx)
-	err := l.Lock.Lock(ctx, func() {
+	err := l.inner.Lock(ctx, func() {
 		t.interrupt(problem.New(problem.Interrupted, "Ask with HEAD where the upload stands and go on from there."))
 	})
 	if errors.Is(err, handler.ErrLockTimeout) {
@@ -34,3 +34,5 @@ func (l lock) Lock(ctx context.Context, _ func()) error {
 	}
 	return err
 }
+
+func (l lock) Unlock() error { return l.inner.Unlock() }
