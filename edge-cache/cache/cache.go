@@ -1,0 +1,261 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sync/semaphore"
+)
+
+// Config of a cache. Memory is required; without Dir there is no disk tier.
+type Config struct {
+	// Memory is how many bytes of objects are kept in memory.
+	Memory int64
+	// Dir holds the disk log, of at most Disk bytes.
+	Dir  string
+	Disk int64
+	// MaxObject is the largest object kept; default an eighth of Memory, at most 64 MiB.
+	MaxObject int64
+	// FillTimeout bounds the fetch of one object; default a minute.
+	FillTimeout time.Duration
+	// MissingFor is how long the absence of an object is remembered; default a second.
+	MissingFor time.Duration
+	Log        *slog.Logger
+	Events     Events
+}
+
+// Events are told what happens; all fields may be nil.
+type Events struct {
+	// Filled: an object was read from a tier below memory, in the given time.
+	Filled func(tier Tier, bytes int64, took time.Duration)
+	// Failed: a fill ended with an error.
+	Failed func(tier Tier, err error)
+	// DiskDropped: an object wasn't written to the log because the writer is behind.
+	DiskDropped func()
+}
+
+const (
+	// overhead is what an object costs beyond its bytes.
+	overhead = 512
+	// maxFills bounds the fetches running at once, and so their goroutines.
+	maxFills = 512
+	shards   = 64
+)
+
+// Source opens an object at its origin from offset to its end. ctx ends with
+// the fill, not with the request that started it.
+type Source func(ctx context.Context, offset int64) (io.ReadCloser, Info, error)
+
+// Cache is safe for concurrent use.
+type Cache struct {
+	cfg    Config
+	shards [shards]shard
+	disk   *diskLog
+	ctx    context.Context
+	cancel context.CancelFunc
+	fills  sync.WaitGroup
+
+	running  *semaphore.Weighted // fills
+	arriving *semaphore.Weighted // bytes
+
+	closeMu sync.RWMutex
+	closed  bool
+
+	mu     sync.Mutex // of policy; taken before a shard's
+	policy *s3fifo
+}
+
+type shard struct {
+	mu sync.RWMutex
+	m  map[string]*Object
+}
+
+// Open makes a cache. A disk log that can't be used is an error here; one that
+// fails later only costs the disk tier.
+func Open(cfg Config) (*Cache, error) {
+	if cfg.Memory < 1<<20 {
+		return nil, fmt.Errorf("cache: %d bytes of memory: want at least 1 MiB", cfg.Memory)
+	}
+	if cfg.MaxObject == 0 {
+		cfg.MaxObject = min(64<<20, cfg.Memory/8)
+	}
+	if cfg.FillTimeout == 0 {
+		cfg.FillTimeout = time.Minute
+	}
+	if cfg.MissingFor == 0 {
+		cfg.MissingFor = time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Cache{cfg: cfg, running: semaphore.NewWeighted(maxFills), arriving: semaphore.NewWeighted(cfg.Memory / 2)}
+	for i := range c.shards {
+		c.shards[i].m = map[string]*Object{}
+	}
+	c.policy = newS3FIFO(cfg.Memory, func(n *node) { c.unlink(n) })
+	if cfg.Dir != "" {
+		d, err := openLog(cfg.Dir, cfg.Disk, cfg.MaxObject, cfg.Log)
+		if err != nil {
+			return nil, err
+		}
+		c.disk = d
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Close ends running fills, writes what waits for the disk and closes the log.
+func (c *Cache) Close() error {
+	c.closeMu.Lock()
+	c.closed = true
+	c.closeMu.Unlock()
+	c.cancel()
+	c.fills.Wait()
+	if c.disk == nil {
+		return nil
+	}
+	return c.disk.close()
+}
+
+// DiskErr is why the disk tier isn't used, nil when it is or there is none.
+func (c *Cache) DiskErr() error {
+	if c.disk == nil {
+		return nil
+	}
+	return c.disk.failure()
+}
+
+// Stats are sizes at one moment.
+type Stats struct {
+	Bytes, Capacity, Evictions, Refused int64
+	DiskBytes, DiskCapacity             int64
+	Objects, DiskObjects                int
+}
+
+// Stats returns the cache's sizes.
+func (c *Cache) Stats() Stats {
+	c.mu.Lock()
+	s := Stats{Bytes: c.policy.bytes(), Capacity: c.policy.capacity, Evictions: c.policy.evictions,
+		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len()}
+	c.mu.Unlock()
+	if c.disk != nil {
+		s.DiskBytes, s.DiskObjects = c.disk.size()
+		s.DiskCapacity = c.cfg.Disk
+	}
+	return s
+}
+
+// Outcome says how a Get was answered.
+type Outcome struct {
+	// Tier the bytes come from. For Disk and Origin they may still be arriving.
+	Tier Tier
+	// Collapsed: another request had asked for the object and it was still arriving.
+	Collapsed bool
+	// Negative: that the object is missing was remembered.
+	Negative bool
+}
+
+// Get returns the object under key, opening src if it is neither in memory nor
+// on disk, and waits until its Info is known, not for its bytes.
+func (c *Cache) Get(ctx context.Context, key string, src Source) (*Object, Outcome, error) {
+	hash := xxhash.Sum64String(key)
+	s := &c.shards[hash%shards]
+	s.mu.RLock()
+	o := s.m[key]
+	s.mu.RUnlock()
+	if o != nil && o.complete.Load() {
+		o.touch()
+		return o, Outcome{Tier: Memory}, nil
+	}
+	return c.wait(ctx, key, hash, o, src)
+}
+
+func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, src Source) (*Object, Outcome, error) {
+	out := Outcome{Collapsed: true}
+	if o == nil || stale(o) {
+		s := &c.shards[hash%shards]
+		s.mu.Lock()
+		old := s.m[key]
+		if o = old; o == nil || stale(o) {
+			o, out.Collapsed = newObject(key, hash), false
+			if !c.start(o, src) {
+				s.mu.Unlock()
+				return nil, Outcome{}, ErrClosed
+			}
+			s.m[key] = o
+		}
+		s.mu.Unlock()
+		if !out.Collapsed && old != nil {
+			c.forget(old)
+		}
+	}
+	select {
+	case <-o.opened:
+	case <-ctx.Done():
+		return nil, out, ctx.Err()
+	}
+	out.Tier = o.tier
+	if err := o.failure(); err != nil {
+		out.Negative = out.Collapsed && errors.Is(err, ErrNotFound)
+		return nil, out, err
+	}
+	if out.Collapsed && o.complete.Load() {
+		out.Collapsed, out.Tier = false, Memory
+	}
+	o.touch()
+	return o, out, nil
+}
+
+// stale reports whether an entry's failure is old enough to ask again. Only
+// absence is remembered; other failures end with the fill.
+func stale(o *Object) bool {
+	err := o.failure()
+	return err != nil && (o.expires.IsZero() || time.Now().After(o.expires))
+}
+
+func (c *Cache) start(o *Object, src Source) bool {
+	c.closeMu.RLock()
+	defer c.closeMu.RUnlock()
+	if c.closed {
+		return false
+	}
+	c.fills.Add(1)
+	go func() {
+		defer c.fills.Done()
+		c.fill(o, src)
+	}()
+	return true
+}
+
+// admit puts the object under the policy; false when there is no room.
+func (c *Cache) admit(o *Object, size int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policy.remove(&o.node)
+	o.size = size
+	return c.policy.insert(&o.node)
+}
+
+// forget takes the object out of index and policy.
+func (c *Cache) forget(o *Object) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policy.remove(&o.node)
+	c.unlink(&o.node)
+}
+
+// unlink takes the object out of the index, unless another has its place.
+func (c *Cache) unlink(n *node) {
+	s := &c.shards[n.hash%shards]
+	s.mu.Lock()
+	if o := s.m[n.key]; o != nil && &o.node == n {
+		delete(s.m, n.key)
+	}
+	s.mu.Unlock()
+}

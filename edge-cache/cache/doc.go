@@ -1,0 +1,20 @@
+// Package cache keeps immutable objects in memory over an append-only disk log.
+//
+// Invariants
+//
+//   - One fill per key, however many ask: the first starts it, all read the bytes
+//     while they arrive and are woken by them. A reader that leaves changes
+//     nothing for the others; a fill has a deadline of its own.
+//   - Nobody ever reads a whole object that isn't what was written: the last
+//     block is handed out only after length and SHA-256 are right. Disk blocks
+//     are checked before they are handed out; a damaged one is replaced, in
+//     mid-object, by the origin's bytes.
+//   - Memory is bounded: objects in memory, those arriving included, never hold
+//     more than the configured bytes (S3-FIFO decides who leaves), and the log
+//     never holds more than its own. Bodies that left the cache live on only as
+//     long as a reader has them.
+//   - Opening after a stop, or after a SIGKILL, finds every object whose record
+//     reached the log.
+//
+// When the disk fails the cache goes on in memory and DiskErr says why.
+package cache

@@ -1,0 +1,208 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+)
+
+const (
+	// readSize is the most bytes read between two wake-ups of the readers.
+	readSize = 128 << 10
+	// patience is how long a fill waits for its turn before it is shed.
+	patience = 2 * time.Second
+)
+
+// fill brings the object's bytes from disk or origin; it runs once per object.
+func (c *Cache) fill(o *Object, src Source) {
+	started := time.Now()
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.FillTimeout)
+	defer cancel()
+	err := c.acquire(ctx, 1, c.running.Acquire)
+	if err == nil {
+		err = c.pour(ctx, o, src)
+		c.running.Release(1)
+	}
+	if err == nil {
+		if f := c.cfg.Events.Filled; f != nil && !o.direct {
+			f(o.tier, o.info.Size, time.Since(started))
+		}
+		return
+	}
+	if c.ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	if f := c.cfg.Events.Failed; f != nil {
+		f(o.tier, err)
+	}
+	c.giveUp(o, err)
+}
+
+// giveUp tells the readers and takes the object out; that it is missing is
+// remembered for a moment.
+func (c *Cache) giveUp(o *Object, err error) {
+	missing := errors.Is(err, ErrNotFound)
+	if missing {
+		o.expires = time.Now().Add(c.cfg.MissingFor)
+		missing = c.admit(o, overhead)
+	}
+	o.fail(err)
+	select {
+	case <-o.opened:
+	default:
+		close(o.opened)
+	}
+	if !missing {
+		c.forget(o)
+	}
+}
+
+func (c *Cache) acquire(ctx context.Context, n int64, f func(context.Context, int64) error) error {
+	actx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := f(actx, n); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return ErrBusy
+	}
+	return nil
+}
+
+// stream is where a fill reads from. It starts on disk when the object is there
+// and goes over to the origin, at the same byte, when the disk's bytes are damaged.
+type stream struct {
+	c    *Cache
+	o    *Object
+	src  Source
+	body io.ReadCloser
+	disk bool
+}
+
+func (s *stream) open(ctx context.Context) (Info, error) {
+	if s.c.disk != nil {
+		if r, info, ok := s.c.disk.open(s.o.key); ok {
+			s.body, s.disk = r, true
+			return info, nil
+		}
+	}
+	body, info, err := s.src(ctx, 0)
+	if err != nil {
+		return Info{}, err
+	}
+	s.body = body
+	if info.Fetched.IsZero() {
+		info.Fetched = time.Now()
+	}
+	return info, nil
+}
+
+// read fills p at offset at least in part.
+func (s *stream) read(ctx context.Context, p []byte, offset int64) (int, error) {
+	for {
+		n, err := s.body.Read(p)
+		if n > 0 {
+			return n, nil
+		}
+		switch {
+		case err == nil:
+			continue
+		case !s.disk:
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, err
+		}
+		s.c.disk.damaged(s.o.key, err)
+		body, info, oerr := s.src(ctx, offset)
+		if oerr != nil {
+			return 0, errors.Join(oerr, err)
+		}
+		err = errors.Join(s.body.Close(), nil)
+		s.body, s.disk = body, false
+		if err != nil {
+			return 0, err
+		}
+		if info.Size != s.o.info.Size || info.ETag != s.o.info.ETag {
+			return 0, fmt.Errorf("%w: disk had %s of %d bytes, origin has %s of %d", ErrCorrupt, s.o.info.ETag, s.o.info.Size, info.ETag, info.Size)
+		}
+	}
+}
+
+func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
+	s := &stream{c: c, o: o, src: src}
+	info, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := s.body.Close(); cerr != nil && err == nil && !o.complete.Load() {
+			err = cerr
+		}
+	}()
+	if info.Size < 0 {
+		return fmt.Errorf("%w: size %d", ErrCorrupt, info.Size)
+	}
+	o.info = info
+	fromDisk := s.disk
+	if fromDisk {
+		o.tier = Disk
+	}
+	if info.Size > c.cfg.MaxObject {
+		o.direct = true
+		if !c.admit(o, overhead) {
+			c.forget(o)
+		}
+		o.finish()
+		close(o.opened)
+		return nil
+	}
+	if err := c.acquire(ctx, info.Size, c.arriving.Acquire); err != nil {
+		return err
+	}
+	defer c.arriving.Release(info.Size)
+	o.pinned.Store(true)
+	defer o.pinned.Store(false)
+	kept := c.admit(o, info.Size+overhead)
+	o.body = make([]byte, info.Size)
+	close(o.opened)
+
+	if err := s.copy(ctx, sha256.New()); err != nil {
+		return err
+	}
+	o.finish()
+	if !kept {
+		c.forget(o)
+	}
+	if c.disk != nil && !(fromDisk && s.disk) && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
+		c.cfg.Events.DiskDropped()
+	}
+	return nil
+}
+
+// copy reads the whole body and hands out all but the last piece; the caller
+// does that once copy has found the bytes right.
+func (s *stream) copy(ctx context.Context, sum hash.Hash) error {
+	o := s.o
+	size := int64(len(o.body))
+	for at := int64(0); at < size; {
+		n, err := s.read(ctx, o.body[at:min(at+readSize, size)], at)
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", at, size, err)
+		}
+		_, _ = sum.Write(o.body[at : at+int64(n)])
+		if at += int64(n); at < size {
+			o.publish(at)
+		}
+	}
+	// A body taken from disk whole was checked block by block.
+	if got := hex.EncodeToString(sum.Sum(nil)); o.info.SHA256 != "" && got != o.info.SHA256 {
+		return fmt.Errorf("%w: sha256 %s, want %s", ErrCorrupt, got, o.info.SHA256)
+	}
+	return nil
+}

@@ -1,0 +1,407 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+const (
+	// queueLen and queueBytes bound what waits for the disk; more is not kept there.
+	queueLen   = 256
+	queueBytes = 64 << 20
+	// minSegments is into how many segments the log is cut: the oldest is dropped
+	// whole, so this is the granularity of giving up space.
+	minSegments = 16
+	maxSegment  = 64 << 20
+)
+
+// diskLog is the disk tier: a row of append-only segment files, the oldest of
+// which is dropped when space is needed; objects of it that were hit since they
+// were written are written again. One goroutine writes.
+type diskLog struct {
+	dir        string
+	capacity   int64
+	segmentMax int64
+	maxObject  int64
+	log        *slog.Logger
+	lock       *os.File
+
+	queue   chan *Object
+	waiting atomic.Int64 // bytes in queue
+	done    chan struct{}
+
+	closeMu sync.RWMutex // held for writing by close alone
+	closed  bool
+
+	mu       sync.Mutex
+	index    map[string]*place
+	segments []*segment // oldest first; the last may be active
+	active   *segment
+	nextID   uint64
+	bytes    int64
+	err      error
+}
+
+// place is where an object's record lies.
+type place struct {
+	seg  *segment
+	at   int64
+	head int32
+	size int64
+	hits atomic.Int32
+}
+
+func (p *place) end() int64 { return p.at + aligned(int64(p.head)+p.size) }
+
+type segment struct {
+	id   uint64
+	file *os.File
+	size int64
+	keys []string // in order of writing; may have moved elsewhere since
+	refs int      // readers
+	dead bool     // dropped: the last reader closes it
+}
+
+func (d *diskLog) segmentPath(id uint64) string {
+	return filepath.Join(d.dir, fmt.Sprintf("%016x.log", id))
+}
+
+// openLog opens the log in dir, making it, and reads its index.
+func openLog(dir string, capacity, maxObject int64, log *slog.Logger) (*diskLog, error) {
+	if capacity < 4*maxObject {
+		return nil, fmt.Errorf("cache directory %s: %d bytes: want at least four times the largest object (%d)", dir, capacity, maxObject)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("cache directory %s is used by another process: %w", dir, err), lock.Close())
+	}
+	d := &diskLog{dir: dir, capacity: capacity, segmentMax: min(maxSegment, capacity/minSegments), maxObject: maxObject, log: log, lock: lock,
+		queue: make(chan *Object, queueLen), done: make(chan struct{}), index: map[string]*place{}}
+	if err := d.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cache directory: %w", err), d.closeFiles(), lock.Close())
+	}
+	go d.write()
+	return d, nil
+}
+
+func (d *diskLog) failure() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}
+
+func (d *diskLog) size() (bytes int64, objects int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bytes, len(d.index)
+}
+
+// fail ends the use of the disk for this process.
+func (d *diskLog) fail(err error) {
+	d.mu.Lock()
+	first := d.err == nil
+	if first {
+		d.err = err
+	}
+	d.mu.Unlock()
+	if first {
+		d.log.Error("cache disk failed: going on in memory alone; free space or replace the disk, then restart", "dir", d.dir, "err", err)
+	}
+}
+
+// enqueue gives a complete object to the writer; false when it is behind.
+func (d *diskLog) enqueue(o *Object) bool {
+	d.closeMu.RLock()
+	defer d.closeMu.RUnlock()
+	if d.closed || d.failure() != nil {
+		return false
+	}
+	if d.waiting.Add(o.info.Size) > queueBytes {
+		d.waiting.Add(-o.info.Size)
+		return false
+	}
+	select {
+	case d.queue <- o:
+		return true
+	default:
+		d.waiting.Add(-o.info.Size)
+		return false
+	}
+}
+
+func (d *diskLog) write() {
+	defer close(d.done)
+	for o := range d.queue {
+		if d.failure() == nil {
+			if err := d.append(o.key, o.info, o.body, true); err != nil {
+				d.fail(err)
+			}
+		}
+		d.waiting.Add(-o.info.Size)
+	}
+}
+
+// append writes a record at the log's end. Only the writer calls it.
+func (d *diskLog) append(key string, info Info, body []byte, makeRoom bool) error {
+	head, err := encodeHeader(key, info, body)
+	if err != nil {
+		return err
+	}
+	need := aligned(int64(len(head) + len(body)))
+	if makeRoom {
+		if err := d.makeRoom(need); err != nil {
+			return err
+		}
+	}
+	seg, err := d.writable(need)
+	if err != nil {
+		return err
+	}
+	// One record, one write: a crash leaves at most one cut record, at the end.
+	buf := make([]byte, need)
+	copy(buf[copy(buf, head):], body)
+	if _, err := seg.file.WriteAt(buf, seg.size); err != nil {
+		return fmt.Errorf("write %s: %w", seg.file.Name(), err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.index[key] = &place{seg: seg, at: seg.size, head: int32(len(head)), size: info.Size}
+	seg.keys = append(seg.keys, key)
+	seg.size += need
+	d.bytes += need
+	return nil
+}
+
+// writable returns the active segment, a new one if need doesn't fit.
+func (d *diskLog) writable(need int64) (*segment, error) {
+	if d.active != nil && (d.active.size == 0 || d.active.size+need <= d.segmentMax) {
+		return d.active, nil
+	}
+	if d.active != nil {
+		if err := d.checkpoint(d.active); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(d.segmentPath(d.nextID), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	seg := &segment{id: d.nextID, file: f}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nextID++
+	d.active, d.segments = seg, append(d.segments, seg)
+	return seg, nil
+}
+
+// makeRoom drops the oldest segments until need fits, writing what was hit in
+// them again, up to half a segment each so that it always ends.
+func (d *diskLog) makeRoom(need int64) error {
+	for {
+		d.mu.Lock()
+		if d.bytes+need <= d.capacity || len(d.segments) == 0 {
+			d.mu.Unlock()
+			return nil
+		}
+		seg := d.segments[0]
+		if seg == d.active {
+			d.active = nil
+		}
+		var again []string
+		budget := seg.size / 2
+		for _, key := range slices.Backward(seg.keys) {
+			if p := d.index[key]; p != nil && p.seg == seg && p.hits.Load() > 0 && p.end()-p.at <= budget {
+				budget -= p.end() - p.at
+				again = append(again, key)
+			}
+		}
+		d.mu.Unlock()
+		type kept struct {
+			info Info
+			body []byte
+		}
+		rescued := map[string]kept{}
+		for _, key := range again {
+			r, info, ok := d.open(key)
+			if !ok {
+				continue
+			}
+			body, err := io.ReadAll(r)
+			if err := errors.Join(err, r.Close()); err != nil {
+				d.damaged(key, err)
+				continue
+			}
+			rescued[key] = kept{info, body}
+		}
+		if err := d.drop(seg); err != nil {
+			return err
+		}
+		for key, k := range rescued {
+			if err := d.append(key, k.info, k.body, false); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// drop removes the oldest segment; readers of it keep their file until they end.
+func (d *diskLog) drop(seg *segment) error {
+	d.mu.Lock()
+	d.segments = slices.DeleteFunc(d.segments, func(s *segment) bool { return s == seg })
+	for _, key := range seg.keys {
+		if p := d.index[key]; p != nil && p.seg == seg {
+			delete(d.index, key)
+		}
+	}
+	d.bytes -= seg.size
+	seg.dead = true
+	free := seg.refs == 0
+	d.mu.Unlock()
+	errs := []error{os.Remove(d.segmentPath(seg.id))}
+	if err := os.Remove(d.indexPath(seg.id)); !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	if free {
+		errs = append(errs, seg.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// damaged forgets an object whose record turned out wrong.
+func (d *diskLog) damaged(key string, err error) {
+	d.mu.Lock()
+	delete(d.index, key)
+	d.mu.Unlock()
+	d.log.Warn("cache disk: damaged object, fetched again", "key", key, "err", err)
+}
+
+// open finds an object; the reader must be closed.
+func (d *diskLog) open(key string) (io.ReadCloser, Info, bool) {
+	d.mu.Lock()
+	p := d.index[key]
+	if p == nil || d.err != nil {
+		d.mu.Unlock()
+		return nil, Info{}, false
+	}
+	p.seg.refs++
+	d.mu.Unlock()
+	p.hits.Store(1)
+	r := &recordReader{d: d, p: p}
+	b := make([]byte, p.head)
+	_, err := p.seg.file.ReadAt(b, p.at)
+	if err == nil {
+		r.head, err = decodeHeader(b, d.maxObject)
+	}
+	if err == nil && (r.head.key != key || r.head.info.Size != p.size) {
+		err = errRecord
+	}
+	if err != nil {
+		d.damaged(key, errors.Join(err, r.Close()))
+		return nil, Info{}, false
+	}
+	return r, r.head.info, true
+}
+
+// recordReader reads a record's body, checking every block first.
+type recordReader struct {
+	d      *diskLog
+	p      *place
+	head   header
+	next   int    // block
+	rest   []byte // of the block read last
+	block  []byte
+	closed bool
+}
+
+func (r *recordReader) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		if r.next == len(r.head.blocks) {
+			return 0, io.EOF
+		}
+		at := int64(r.next) * blockSize
+		n := int(min(blockSize, r.p.size-at))
+		b := p
+		if len(b) < n {
+			if r.block == nil {
+				r.block = make([]byte, blockSize)
+			}
+			b = r.block
+		}
+		b = b[:n]
+		if _, err := r.p.seg.file.ReadAt(b, r.p.at+int64(r.p.head)+at); err != nil {
+			return 0, fmt.Errorf("read block %d: %w", r.next, noEOF(err))
+		}
+		if crc32.Checksum(b, castagnoli) != r.head.blocks[r.next] {
+			return 0, fmt.Errorf("block %d of %s at %d: checksum is wrong", r.next, r.p.seg.file.Name(), r.p.at)
+		}
+		r.next++
+		if len(p) >= n {
+			return n, nil
+		}
+		r.rest = b
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// noEOF: the end of the file inside a record is damage, not the end of its body.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (r *recordReader) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	r.d.mu.Lock()
+	seg := r.p.seg
+	seg.refs--
+	free := seg.dead && seg.refs == 0
+	r.d.mu.Unlock()
+	if free {
+		return seg.file.Close()
+	}
+	return nil
+}
+
+// close writes what waits, checkpoints the index and closes the files.
+func (d *diskLog) close() error {
+	d.closeMu.Lock()
+	d.closed = true
+	close(d.queue)
+	d.closeMu.Unlock()
+	<-d.done
+	var err error
+	if d.active != nil && d.failure() == nil {
+		err = d.checkpoint(d.active)
+	}
+	return errors.Join(err, d.closeFiles(), d.lock.Close())
+}
+
+func (d *diskLog) closeFiles() error {
+	var errs []error
+	for _, s := range d.segments {
+		errs = append(errs, s.file.Close())
+	}
+	return errors.Join(errs...)
+}

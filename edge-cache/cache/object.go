@@ -1,0 +1,128 @@
+package cache
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Info describes an object.
+type Info struct {
+	Size int64
+	// ETag is quoted, as HTTP wants it.
+	ETag string
+	// SHA256 in lower-case hex; empty when the origin knows none.
+	SHA256   string
+	Modified time.Time
+	// Fetched is when the origin answered, for Age.
+	Fetched time.Time
+	// Origin names where the bytes came from.
+	Origin string
+}
+
+// Tier is where an object's bytes came from.
+type Tier string
+
+// The tiers.
+const (
+	Memory Tier = "memory"
+	Disk   Tier = "disk"
+	Origin Tier = "origin"
+)
+
+// Object is an object in the cache, maybe still arriving. Its bytes must not be
+// changed and are valid as long as the caller holds them.
+type Object struct {
+	node
+	expires time.Time // of a missing object's entry
+
+	opened chan struct{} // closed once Info, or why there is none, is known
+	info   Info
+	direct bool
+	tier   Tier // where the fill takes the bytes from
+
+	complete atomic.Bool // the whole body may be read without the lock
+	body     []byte
+
+	mu     sync.Mutex
+	filled int64         // bytes of body that may be read
+	woken  chan struct{} // closed when filled or err changes
+	err    error
+}
+
+func newObject(key string, hash uint64) *Object {
+	return &Object{node: node{key: key, hash: hash}, opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin}
+}
+
+// Info describes the object.
+func (o *Object) Info() *Info { return &o.info }
+
+// Direct reports that the object is too large to be kept: read it from the origin.
+func (o *Object) Direct() bool { return o.direct }
+
+// Complete reports whether all bytes are here.
+func (o *Object) Complete() bool { return o.complete.Load() }
+
+// Bytes returns the bytes from offset that are here, at least one: it waits for
+// them if they haven't arrived. The error is why they never will, or ctx's.
+func (o *Object) Bytes(ctx context.Context, offset int64) ([]byte, error) {
+	if o.complete.Load() {
+		return o.body[offset:], nil
+	}
+	for {
+		o.mu.Lock()
+		filled, woken, err := o.filled, o.woken, o.err
+		o.mu.Unlock()
+		switch {
+		case filled > offset:
+			return o.body[offset:filled], nil
+		case err != nil:
+			return nil, err
+		}
+		select {
+		case <-woken:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Available returns how many bytes are here.
+func (o *Object) Available() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.filled
+}
+
+func (o *Object) publish(filled int64) {
+	o.mu.Lock()
+	o.filled = filled
+	close(o.woken)
+	o.woken = make(chan struct{})
+	o.mu.Unlock()
+}
+
+// finish makes the whole body readable without the lock.
+func (o *Object) finish() {
+	o.complete.Store(true)
+	o.publish(int64(len(o.body)))
+}
+
+func (o *Object) fail(err error) {
+	o.mu.Lock()
+	o.err = err
+	close(o.woken)
+	o.woken = make(chan struct{})
+	o.mu.Unlock()
+}
+
+// failure is why the object isn't there, or never will be whole.
+func (o *Object) failure() error {
+	if o.complete.Load() {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}

@@ -1,0 +1,20 @@
+// Package edgecache is the edge: an HTTP cache and HLS composer over the
+// regions' object stores.
+//
+// It answers the playback URLs: masters expanded over pathways with content
+// steering, media playlists composed from records, segments and init segments
+// out of package cache. Nothing on its way needs Postgres or NATS.
+//
+// Invariants
+//
+//   - The newest known playback record is obeyed before anything of an asset is
+//     served: gone is gone, private needs a token, pinned stays in its regions.
+//   - Tokens are verified offline against the newest key set. They are never
+//     part of a cache key and never logged; kid and jti are.
+//   - A media playlist never shows less than this process has shown.
+//   - Every response body moves or its connection ends: a reader that takes
+//     nothing for a while is dropped.
+//
+// When the own region's store fails the others are read; when all fail, what is
+// in memory and on disk is served, under the last playback record known.
+package edgecache

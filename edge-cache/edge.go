@@ -1,0 +1,147 @@
+package edgecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/journal"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/playback"
+	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+const (
+	// drainTime is how long responses may take to finish after the stop signal.
+	drainTime   = 15 * time.Second
+	geoInterval = 10 * time.Second
+)
+
+// edge is the running component.
+type edge struct {
+	cmd     *Command
+	log     *slog.Logger
+	keys    *journal.Keys
+	cache   *cache.Cache
+	handler *handler
+	geo     atomic.Pointer[geo.Database]
+	// addr is where it listens; nil until then.
+	addr atomic.Pointer[net.TCPAddr]
+}
+
+func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
+	root, err := token.ParsePublic(c.RootPublicKey.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	session, err := token.ParseSigner(c.SessionKey.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	store, err := objects.New(rt.Table, rt.Region.Name, c.S3, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	self, here, ok := rt.Table.Edge(c.Edge)
+	if !ok {
+		return nil, fmt.Errorf("edge %q isn't in the region table", c.Edge)
+	}
+	e := &edge{cmd: c, log: rt.Log.With("edge", c.Edge), keys: journal.NewKeys(store, root, rt.Log)}
+	if c.GeoDatabase != "" {
+		db, err := geo.OpenDatabase(c.GeoDatabase)
+		if err != nil {
+			// Looked at again while running; until then country rules refuse.
+			e.log.Warn("geo database: assets limited to countries are refused until it can be read", "err", err)
+		} else {
+			e.geo.Store(db)
+		}
+	}
+	m := newMetrics(rt.Metrics)
+	e.cache, err = cache.Open(cache.Config{Memory: int64(c.CacheMemory), Dir: c.CacheDir, Disk: int64(c.CacheDisk),
+		MaxObject: min(64<<20, int64(c.CacheMemory)/8, int64(c.CacheDisk)/16), Log: e.log, Events: m.events()})
+	if err != nil {
+		return nil, err
+	}
+	m.observe(rt.Metrics, e.cache)
+	e.handler = &handler{
+		sites: sites{table: rt.Table, self: self, here: here}, store: store, cache: e.cache, session: session,
+		composer: newComposer(store, e.log, m), metrics: m, log: e.log, sample: uint64(c.AccessSample), ready: e.serving,
+		guard: guard{finder: playback.NewFinder(store, e.keys.Current, e.log), keys: e.keys.Current, country: e.country, now: time.Now},
+	}
+	return e, nil
+}
+
+func (e *edge) country(a netip.Addr) string { return e.geo.Load().Locate(a).Country }
+
+// serving returns nil when viewers can be answered.
+func (e *edge) serving(ctx context.Context) error {
+	if e.addr.Load() == nil {
+		return errors.New("not listening")
+	}
+	return e.keys.Ready(ctx)
+}
+
+// Ready implements service.Component.
+func (e *edge) Ready(ctx context.Context) error {
+	err := e.cache.DiskErr()
+	if err != nil {
+		err = fmt.Errorf("cache directory: %w", err)
+	}
+	return errors.Join(e.serving(ctx), err)
+}
+
+// Run implements service.Component.
+func (e *edge) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.keys.Run(ctx) })
+	if e.cmd.GeoDatabase != "" {
+		g.Go(func() error {
+			geo.WatchDatabase(ctx, e.cmd.GeoDatabase, geoInterval, e.geo.Load(), e.geo.Store, func(err error) {
+				e.log.Warn("geo database: keeping the one in use", "err", err)
+			})
+			return nil
+		})
+	}
+	g.Go(func() error { return e.serve(ctx) })
+	err := g.Wait()
+	e.handler.composer.close()
+	return errors.Join(err, e.cache.Close())
+}
+
+func (e *edge) serve(ctx context.Context) error {
+	l, err := (&net.ListenConfig{KeepAlive: 30 * time.Second}).Listen(ctx, "tcp", e.cmd.Listen)
+	if err != nil {
+		return fmt.Errorf("playback listener: %w", err)
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		e.addr.Store(a)
+	}
+	e.log.Info("listening", "addr", l.Addr().String())
+	srv := newServer(e.handler, e.log)
+	return service.ServeHTTP(ctx, srv, netutil.LimitListener(l, e.cmd.MaxConnections), drainTime)
+}
+
+// newServer bounds what a client can hold: headers by time and size, idle
+// connections by time; response bodies have a deadline per write (serve.go), so
+// there is no limit to how long a living one takes.
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       75 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}

@@ -1,0 +1,372 @@
+package edgecache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+const (
+	yearLong = "max-age=31536000, immutable"
+	// endedFor is how long an ended playlist may be kept by others: it never
+	// changes, but whether it may be watched does.
+	endedFor = "max-age=600"
+)
+
+// handler answers the playback URLs.
+type handler struct {
+	sites    sites
+	store    *objects.Store
+	cache    *cache.Cache
+	composer *composer
+	guard    guard
+	session  *token.Signer
+	ready    func(context.Context) error
+	metrics  *metrics
+	log      *slog.Logger
+	sample   uint64
+	answered atomic.Uint64
+}
+
+// answer is what is known of a request once it was answered, for log and metrics.
+type answer struct {
+	target target
+	grant  grant
+	status int
+	bytes  int64
+	cache  string // how the cache answered: "memory", "disk", "origin", "collapsed", "negative", "composed" or "none"
+	err    error
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	h.metrics.open.Inc()
+	a := answer{cache: "none"}
+	defer func() {
+		h.metrics.open.Dec()
+		v := recover()
+		if v != nil {
+			h.metrics.aborted.Inc()
+		}
+		h.account(r, &a, time.Since(started), v != nil)
+		if v != nil {
+			panic(v)
+		}
+	}()
+	head := w.Header()
+	head["Access-Control-Allow-Origin"] = star
+	head["Timing-Allow-Origin"] = star
+	head["Access-Control-Expose-Headers"] = exposed
+	head["X-Content-Type-Options"] = nosniff
+	if err := h.answer(w, r, &a); err != nil {
+		p := problemOf(err)
+		a.err, a.status = err, p.Status
+		if p == errContent {
+			head.Set("Connection", "close") // what follows is not a request
+		}
+		p.write(w, r.Method == http.MethodHead)
+	}
+}
+
+// Shared between responses: never changed.
+var (
+	star    = []string{"*"}
+	nosniff = []string{"nosniff"}
+	exposed = []string{"Content-Range, Age, Cache-Status"}
+)
+
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) error {
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		return errContent
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		return preflight(w, a)
+	default:
+		return errMethod
+	}
+	path, rawQuery := requestTarget(r)
+	t, ok := parsePath(path)
+	if !ok {
+		return errPath
+	}
+	a.target = t
+	if t.kind == kindHealth {
+		return h.health(w, r, a)
+	}
+	q, err := parseQuery(rawQuery)
+	if err != nil {
+		return err
+	}
+	if a.grant, err = h.guard.check(r, t); err != nil {
+		return err
+	}
+	place := a.grant.record.Placement
+	if !place.Allows(h.sites.here.Name) {
+		return h.elsewhere(w, a, path, rawQuery, place)
+	}
+	switch t.kind {
+	case kindMaster:
+		return h.master(w, r, a, q)
+	case kindMedia:
+		return h.media(w, r, a, q)
+	default:
+		key := objects.SegmentKey(t.asset, t.run, t.rendition, t.object)
+		control := "public, " + yearLong
+		if t.token != token.None {
+			control = "private, " + yearLong
+		}
+		mime := "video/mp4"
+		if t.rendition[0] == 'a' {
+			mime = "audio/mp4"
+		}
+		return h.object(w, r, a, key, place, mime, control)
+	}
+}
+
+// requestTarget is the request's path and query as they came, undecoded.
+func requestTarget(r *http.Request) (path, rawQuery string) {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		path, rawQuery, _ = strings.Cut(r.RequestURI, "?")
+		return path, rawQuery
+	}
+	return r.URL.EscapedPath(), r.URL.RawQuery
+}
+
+func preflight(w http.ResponseWriter, a *answer) error {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, Cache-Control, CMCD-Request, CMCD-Object, CMCD-Status, CMCD-Session")
+	h.Set("Access-Control-Max-Age", "86400")
+	h.Set("Allow", "GET, HEAD, OPTIONS")
+	w.WriteHeader(http.StatusNoContent)
+	a.status = http.StatusNoContent
+	return nil
+}
+
+// elsewhere sends the viewer of an asset pinned to other regions there: its
+// objects are neither read nor kept here.
+func (h *handler) elsewhere(w http.ResponseWriter, a *answer, path, rawQuery string, p objects.Placement) error {
+	edges := h.sites.pathways(nil, a.target.asset, p)
+	if len(edges) == 0 {
+		return errRule
+	}
+	to := edges[0].URL + path
+	if rawQuery != "" {
+		to += "?" + rawQuery
+	}
+	w.Header().Set("Location", to)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusFound)
+	a.status = http.StatusFound
+	return nil
+}
+
+// health answers the routers' probes with real bytes on the way segments take.
+// Any region's health object will do: an edge whose own store is gone serves on.
+func (h *handler) health(w http.ResponseWriter, r *http.Request, a *answer) error {
+	if h.ready(r.Context()) != nil {
+		return errStarting
+	}
+	var errs []error
+	for _, b := range h.store.Regions() {
+		err := h.object(w, r, a, objects.HealthKey(b.Region), objects.Placement{}, "application/octet-stream", "no-store")
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+		if r.Context().Err() != nil {
+			break
+		}
+	}
+	return errors.Join(append([]error{errDown}, errs...)...)
+}
+
+// source opens an object in the regions its placement allows, nearest first.
+func (h *handler) source(key string, p objects.Placement) cache.Source {
+	return func(ctx context.Context, offset int64) (io.ReadCloser, cache.Info, error) {
+		body, info, err := h.store.Get(ctx, key, offset, -1, p)
+		if errors.Is(err, objects.ErrNotFound) {
+			err = errors.Join(cache.ErrNotFound, err)
+		}
+		return body, cache.Info{Size: info.Size, ETag: info.ETag, SHA256: info.SHA256, Modified: info.Modified, Origin: info.Region}, err
+	}
+}
+
+func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key string, p objects.Placement, mime, control string) error {
+	src := h.source(key, p)
+	o, out, err := h.cache.Get(r.Context(), key, src)
+	a.cache = label(out)
+	if err != nil {
+		return err
+	}
+	info := o.Info()
+	c := &content{body: o, size: info.Size, mime: mime, etag: info.ETag, modified: info.Modified, control: control, fetched: info.Fetched}
+	if o.Direct() {
+		a.cache = string(cache.Origin)
+		s := &streamed{open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			body, _, err := src(ctx, offset)
+			return body, err
+		}}
+		defer func() {
+			if err := s.Close(); err != nil {
+				h.log.Debug("closing an origin's body", "key", key, "err", err)
+			}
+		}()
+		c.body, c.fetched = s, time.Time{}
+		w.Header().Set("Cache-Status", h.cacheName()+"; fwd=bypass; detail=too-large")
+	} else {
+		w.Header().Set("Cache-Status", h.cacheStatus(out))
+	}
+	a.status, a.bytes = serveContent(w, r, c)
+	return nil
+}
+
+func label(o cache.Outcome) string {
+	switch {
+	case o.Negative:
+		return "negative"
+	case o.Collapsed:
+		return "collapsed"
+	default:
+		return string(o.Tier)
+	}
+}
+
+// cacheName names this cache in Cache-Status (RFC 9211): a string, since edge
+// names may start with a digit.
+func (h *handler) cacheName() string { return `"` + h.sites.self.Name + `"` }
+
+func (h *handler) cacheStatus(o cache.Outcome) string {
+	switch {
+	case o.Tier != cache.Origin:
+		return h.cacheName() + "; hit; detail=" + string(o.Tier)
+	case o.Collapsed:
+		return h.cacheName() + "; fwd=uri-miss; collapsed"
+	default:
+		return h.cacheName() + "; fwd=uri-miss; stored"
+	}
+}
+
+func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q query) error {
+	rec := a.grant.record
+	key := objects.MasterKey(rec.Asset, rec.Run, rec.Master)
+	o, out, err := h.cache.Get(r.Context(), key, h.source(key, rec.Placement))
+	a.cache = label(out)
+	if err != nil {
+		return err
+	}
+	stored, err := readObject(r.Context(), o, maxMaster)
+	if err != nil {
+		return err
+	}
+	ses, err := startSession(a.target, a.grant, h.session, h.guard.now())
+	if err != nil {
+		return err
+	}
+	b, err := h.sites.master(stored, rec.Asset, rec.Run, ses, q, rec.Placement)
+	if err != nil {
+		return err
+	}
+	head := w.Header()
+	head.Set("Content-Type", hls.ContentType)
+	head.Set("Cache-Control", "no-store")
+	head.Set("Content-Length", strconv.Itoa(len(b)))
+	head.Set("Cache-Status", h.cacheStatus(out))
+	w.WriteHeader(http.StatusOK)
+	a.status = http.StatusOK
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	body := &output{w: w, rc: http.NewResponseController(w), ctx: r.Context()}
+	body.write(b)
+	a.bytes = body.written
+	return nil
+}
+
+// readObject returns a small object whole.
+func readObject(ctx context.Context, o *cache.Object, limit int64) ([]byte, error) {
+	size := o.Info().Size
+	if o.Direct() || size > limit {
+		return nil, cache.ErrCorrupt
+	}
+	var b []byte
+	for int64(len(b)) < size {
+		p, err := o.Bytes(ctx, int64(len(b)))
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == 0 && int64(len(p)) == size {
+			return p, nil
+		}
+		b = append(b, p...)
+	}
+	return b, nil
+}
+
+func (h *handler) media(w http.ResponseWriter, r *http.Request, a *answer, q query) error {
+	t := a.target
+	a.cache = "composed"
+	prefix := ""
+	if q.plain {
+		prefix = h.sites.here.Router.URL + "/v/" + t.token + "/" + t.asset + "/" + t.run + "/" + t.rendition + "/"
+	}
+	p, err := h.composer.Playlist(r.Context(), t.asset, t.run, t.rendition, prefix, a.grant.record.Placement)
+	if err != nil {
+		return err
+	}
+	control := "max-age=1"
+	if p.ended {
+		control = endedFor
+	}
+	w.Header().Set("Cache-Status", h.cacheName()+"; hit; detail=composed")
+	a.status, a.bytes = serveContent(w, r, &content{body: whole(p.body), size: int64(len(p.body)), mime: hls.ContentType, etag: p.etag, control: control})
+	return nil
+}
+
+// account writes metrics and, at debug level, the access log. Tokens never
+// appear in either: kid and jti stand for them.
+func (h *handler) account(r *http.Request, a *answer, took time.Duration, aborted bool) {
+	h.metrics.requests.WithLabelValues(a.target.kind.String(), strconv.Itoa(a.status), a.cache).Inc()
+	h.metrics.bytes.WithLabelValues(a.cache).Add(float64(a.bytes))
+	h.metrics.seconds.WithLabelValues(a.cache).Observe(took.Seconds())
+	level := slog.LevelDebug
+	if a.err != nil {
+		p := problemOf(a.err)
+		h.metrics.refused.WithLabelValues(p.Code).Inc()
+		if p.Status >= 500 && r.Context().Err() == nil {
+			level = slog.LevelWarn
+		}
+	}
+	if !h.log.Enabled(r.Context(), level) || level == slog.LevelDebug && a.err == nil && h.answered.Add(1)%h.sample != 0 {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("kind", a.target.kind.String()), slog.String("method", r.Method), slog.String("asset", a.target.asset),
+		slog.String("run", a.target.run), slog.String("rendition", a.target.rendition), slog.String("object", a.target.object),
+		slog.Int("status", a.status), slog.Int64("bytes", a.bytes), slog.String("cache", a.cache), slog.Duration("took", took),
+		slog.String("peer", r.RemoteAddr),
+	}
+	if a.grant.kid != "" {
+		attrs = append(attrs, slog.String("kid", a.grant.kid), slog.String("jti", a.grant.claims.ID))
+	}
+	if aborted {
+		attrs = append(attrs, slog.Bool("aborted", true))
+	}
+	if a.err != nil {
+		attrs = append(attrs, slog.Any("err", a.err))
+	}
+	h.log.LogAttrs(r.Context(), level, "request", attrs...)
+}

@@ -1,0 +1,435 @@
+package edgecache
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+const (
+	// pollInterval is how often a growing track's next record is asked for,
+	// whatever the audience.
+	pollInterval = time.Second
+	// pollWait is how long a request waits for a running poll when there is
+	// something to show already: about a round trip to the other regions.
+	pollWait = 300 * time.Millisecond
+	// pollTimeout bounds a whole poll, regionTimeout the questions to one region.
+	pollTimeout   = 20 * time.Second
+	regionTimeout = 5 * time.Second
+	// maxRecordBytes bounds one record, maxWindow the records asked for at once.
+	maxRecordBytes = 8 << 20
+	maxWindow      = 16
+	// maxRuns and maxRunBytes bound what is kept, least recently asked first.
+	maxRuns     = 4096
+	maxRunBytes = 128 << 20
+)
+
+// composer makes media playlists from records.
+type composer struct {
+	store   *objects.Store
+	log     *slog.Logger
+	metrics *metrics
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	polls  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	runs   map[string]*list.Element
+	recent list.List // of *runTracks, most recently asked first
+	bytes  int64
+}
+
+func newComposer(store *objects.Store, log *slog.Logger, m *metrics) *composer {
+	c := &composer{store: store, log: log, metrics: m, runs: map[string]*list.Element{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// close ends the polls that run.
+func (c *composer) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.polls.Wait()
+}
+
+// runTracks are the tracks of one run that were asked for.
+type runTracks struct {
+	key        string
+	asset, run string
+	place      objects.Placement
+	bytes      int64 // under composer.mu
+
+	mu         sync.Mutex
+	tracks     map[string]*track
+	renditions map[string]*track // where each was found
+}
+
+// playlist is a composed media playlist.
+type playlist struct {
+	body  []byte
+	etag  string
+	ended bool
+}
+
+func makePlaylist(body []byte, ended bool) *playlist {
+	return &playlist{body: body, etag: `"` + strconv.FormatUint(xxhash.Sum64(body), 16) + "-" + strconv.Itoa(len(body)) + `"`, ended: ended}
+}
+
+// Playlist returns the rendition's media playlist. prefix is put before every
+// URI; without one the playlist is shared by all who ask.
+func (c *composer) Playlist(ctx context.Context, asset, run, rendition, prefix string, p objects.Placement) (*playlist, error) {
+	r := c.tracksOf(asset, run, p)
+	t, records, err := c.find(ctx, r, rendition)
+	if err != nil {
+		return nil, err
+	}
+	ended := records[len(records)-1].Last
+	if prefix != "" {
+		b, err := hls.Media(records, rendition, prefix)
+		if err != nil {
+			return nil, err
+		}
+		return makePlaylist(b, ended), nil
+	}
+	return t.compose(records, rendition, ended)
+}
+
+func (c *composer) tracksOf(asset, run string, p objects.Placement) *runTracks {
+	key := asset + "/" + run
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.runs[key]; ok {
+		c.recent.MoveToFront(el)
+		return el.Value.(*runTracks)
+	}
+	r := &runTracks{key: key, asset: asset, run: run, place: p, tracks: map[string]*track{}, renditions: map[string]*track{}}
+	c.runs[key] = c.recent.PushFront(r)
+	c.trim()
+	return r
+}
+
+// grew accounts for memory a run has taken.
+func (c *composer) grew(r *runTracks, bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.runs[r.key]; !ok || el.Value.(*runTracks) != r {
+		return
+	}
+	r.bytes += bytes
+	c.bytes += bytes
+	c.trim()
+}
+
+func (c *composer) trim() {
+	for c.recent.Len() > maxRuns || c.bytes > maxRunBytes && c.recent.Len() > 1 {
+		r := c.recent.Remove(c.recent.Back()).(*runTracks)
+		delete(c.runs, r.key)
+		c.bytes -= r.bytes
+	}
+}
+
+// candidates are the tracks that may hold a rendition: its name tells the kind,
+// and for audio and text the track; which video track it is, the records say.
+func candidates(rendition string) []string {
+	if rendition[0] == 'v' {
+		return []string{"v0", "v1", "vc"}
+	}
+	name, _, _ := strings.Cut(rendition, "-")
+	if (name[0] != 'a' && name[0] != 't') || len(name) < 2 || len(name) > 3 || !digits(name[1:]) {
+		return nil // no track has such a rendition, and asking would fill memory with its name
+	}
+	return []string{name}
+}
+
+// find returns the track of a rendition with the records it has so far.
+func (c *composer) find(ctx context.Context, r *runTracks, rendition string) (*track, []hls.Record, error) {
+	r.mu.Lock()
+	t := r.renditions[rendition]
+	if t != nil {
+		r.mu.Unlock()
+		records, err := t.load(ctx)
+		return t, records, err
+	}
+	var tracks []*track
+	for _, name := range candidates(rendition) {
+		t, ok := r.tracks[name]
+		if !ok {
+			t = &track{c: c, r: r, name: name, changed: make(chan struct{})}
+			r.tracks[name] = t
+		}
+		tracks = append(tracks, t)
+	}
+	r.mu.Unlock()
+
+	type answer struct {
+		t       *track
+		records []hls.Record
+		err     error
+	}
+	answers := make(chan answer, len(tracks))
+	actx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, t := range tracks {
+		go func() {
+			records, err := t.load(actx)
+			answers <- answer{t, records, err}
+		}()
+	}
+	var errs []error
+	for range tracks {
+		a := <-answers
+		if a.err != nil {
+			if !errors.Is(a.err, objects.ErrNotFound) {
+				errs = append(errs, a.err)
+			}
+			continue
+		}
+		if _, ok := a.records[0].Renditions[rendition]; ok {
+			r.mu.Lock()
+			r.renditions[rendition] = a.t
+			r.mu.Unlock()
+			return a.t, a.records, nil
+		}
+	}
+	if len(errs) > 0 {
+		return nil, nil, errors.Join(errs...)
+	}
+	return nil, nil, fmt.Errorf("rendition %s of %s: %w", rendition, r.key, objects.ErrNotFound)
+}
+
+// track is a track's records as far as they are known.
+type track struct {
+	c    *composer
+	r    *runTracks
+	name string
+
+	mu        sync.Mutex
+	records   []hls.Record // only ever longer; elements never change
+	next      time.Time    // no poll before
+	polling   bool
+	changed   chan struct{} // closed when records grew or the poll ended
+	err       error         // why the last poll knows of nothing
+	playlists map[string]*composed
+}
+
+type composed struct {
+	records int
+	*playlist
+}
+
+func (t *track) ended() bool { return len(t.records) > 0 && t.records[len(t.records)-1].Last }
+
+// load returns the records, polling if it is time to: what is known after at
+// most pollWait, or, when nothing is known yet, what the poll finds.
+func (t *track) load(ctx context.Context) ([]hls.Record, error) {
+	t.mu.Lock()
+	if now := time.Now(); !t.ended() && !t.polling && !now.Before(t.next) && t.c.start(t) {
+		t.polling, t.next = true, now.Add(pollInterval)
+	}
+	known := len(t.records)
+	if known > 0 && t.polling {
+		timer := time.NewTimer(pollWait)
+		defer timer.Stop()
+		wait := timer.C
+		for t.polling && len(t.records) == known && wait != nil {
+			changed := t.changed
+			t.mu.Unlock()
+			select {
+			case <-changed:
+			case <-wait:
+				wait = nil
+			case <-ctx.Done():
+				wait = nil
+			}
+			t.mu.Lock()
+		}
+	}
+	for len(t.records) == 0 && t.polling {
+		changed := t.changed
+		t.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		t.mu.Lock()
+	}
+	defer t.mu.Unlock()
+	if len(t.records) == 0 {
+		if t.err == nil {
+			return nil, fmt.Errorf("track %s of %s: %w", t.name, t.r.key, objects.ErrUnavailable)
+		}
+		return nil, t.err
+	}
+	return t.records, nil
+}
+
+// start runs a poll; false when the composer is closed.
+func (c *composer) start(t *track) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.polls.Add(1)
+	go func() {
+		defer c.polls.Done()
+		ctx, cancel := context.WithTimeout(c.ctx, pollTimeout)
+		defer cancel()
+		err := t.poll(ctx)
+		t.mu.Lock()
+		t.polling, t.err = false, err
+		t.wake()
+		known := len(t.records)
+		t.mu.Unlock()
+		if err != nil && !errors.Is(err, objects.ErrNotFound) && c.ctx.Err() == nil {
+			c.log.Warn("records: showing those known", "asset", t.r.asset, "run", t.r.run, "track", t.name, "records", known, "err", err)
+		}
+	}()
+	return true
+}
+
+// wake tells those who wait; t.mu is held.
+func (t *track) wake() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// poll asks the regions, nearest first, for the records after the known ones.
+// Its error is why there is nothing new: objects.ErrNotFound when every region
+// that answered says so.
+func (t *track) poll(ctx context.Context) error {
+	t.c.metrics.polls.Inc()
+	var errs []error
+	grown, answered := false, false
+	for _, b := range t.c.store.Regions() {
+		if !t.r.place.Allows(b.Region) {
+			continue
+		}
+		n, err := t.pollRegion(ctx, b)
+		grown = grown || n > 0
+		answered = answered || err == nil
+		if err != nil {
+			errs = append(errs, err)
+		}
+		t.mu.Lock()
+		ended := t.ended()
+		t.mu.Unlock()
+		if ended {
+			return nil
+		}
+	}
+	switch {
+	case grown:
+		return nil
+	case answered:
+		return fmt.Errorf("track %s of %s: %w", t.name, t.r.key, objects.ErrNotFound)
+	default:
+		return fmt.Errorf("track %s of %s: %w: %w", t.name, t.r.key, objects.ErrUnavailable, errors.Join(errs...))
+	}
+}
+
+// pollRegion takes the contiguous records one region has, in windows that double
+// while it has them all: a long video is read quickly, a growing one costs one request.
+func (t *track) pollRegion(ctx context.Context, b *objects.Bucket) (grown int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, regionTimeout)
+	defer cancel()
+	for window := 1; ; window = min(2*window, maxWindow) {
+		t.mu.Lock()
+		from := len(t.records)
+		t.mu.Unlock()
+		got := make([]*hls.Record, window)
+		g, gctx := errgroup.WithContext(ctx)
+		for i := range window {
+			g.Go(func() error {
+				raw, err := b.ReadAll(gctx, objects.RecordKey(t.r.asset, t.r.run, t.name, from+i), maxRecordBytes)
+				if errors.Is(err, objects.ErrNotFound) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				rec, err := hls.DecodeRecord(raw)
+				if err != nil {
+					return err
+				}
+				if rec.Asset != t.r.asset || rec.Run != t.r.run || rec.Track != t.name || rec.Chunk != from+i {
+					return fmt.Errorf("record %s/%s/%s/%d: it says it is %s/%s/%s/%d", t.r.asset, t.r.run, t.name, from+i, rec.Asset, rec.Run, rec.Track, rec.Chunk)
+				}
+				for _, rs := range rec.Renditions {
+					for s := range rs.Segments {
+						rs.Segments[s].SHA256 = "" // not needed here, and most of a record's memory
+					}
+				}
+				got[i] = &rec
+				return nil
+			})
+		}
+		err := g.Wait()
+		n := 0
+		for n < window && got[n] != nil {
+			n++
+		}
+		if n > 0 {
+			t.extend(got[:n])
+			grown += n
+		}
+		if err != nil || n < window || got[n-1].Last {
+			return grown, err
+		}
+	}
+}
+
+func (t *track) extend(recs []*hls.Record) {
+	var bytes int64
+	t.mu.Lock()
+	for _, r := range recs {
+		if t.ended() {
+			break
+		}
+		t.records = append(t.records, *r)
+		for _, rs := range r.Renditions {
+			// A segment here and its line in a playlist.
+			bytes += 256 + int64(len(rs.Segments))*(32+64)
+		}
+	}
+	t.wake()
+	t.mu.Unlock()
+	t.c.grew(t.r, bytes)
+}
+
+// compose returns the shared playlist for these records, made once. One made
+// meanwhile from more records is returned instead: nobody is shown less.
+func (t *track) compose(records []hls.Record, rendition string, ended bool) (*playlist, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.playlists[rendition]; p != nil && p.records >= len(records) {
+		return p.playlist, nil
+	}
+	b, err := hls.Media(records, rendition, "")
+	if err != nil {
+		return nil, err
+	}
+	if t.playlists == nil {
+		t.playlists = map[string]*composed{}
+	}
+	p := &composed{len(records), makePlaylist(b, ended)}
+	t.playlists[rendition] = p
+	return p.playlist, nil
+}
