@@ -142,7 +142,7 @@ func (c *Catalog) Ready(ctx context.Context) error {
 	}
 	var have int64
 	err = c.leader.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
-	if err != nil {
+	if err != nil && sqlState(err) != "42P01" { // undefined_table: never migrated
 		return wrap("PostgreSQL leader", err)
 	}
 	if have < want {
