@@ -1,0 +1,143 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+// Command is `meridian up`.
+type Command struct {
+	Regions      []string `help:"Regions to run, each on a loopback address of its own." default:"eu,us,ap" env:"MERIDIAN_UP_REGIONS" placeholder:"eu,us,ap"`
+	State        string   `help:"Directory of all state; default: /var/lib/meridian for root, else below the user's state directory." env:"MERIDIAN_STATE" placeholder:"DIR"`
+	Fresh        bool     `help:"Wipe the state first."`
+	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
+	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
+	// Network is the second octet that is added to region addresses (127.n.0.1).
+	Network int `hidden:"" help:"Place region n at 127.{NETWORK+n}.0.1." env:"MERIDIAN_UP_NETWORK"`
+}
+
+// maxNetwork keeps region addresses, and geo test clients at 127.11 to 127.13, inside 127/8.
+const maxNetwork = 250
+
+// maxStatePath leaves room for the longest unix socket's path below the state directory.
+const maxStatePath = 70
+
+// Validate lists every problem of the configuration.
+func (c *Command) Validate() error {
+	var errs []error
+	if len(c.Regions) == 0 {
+		errs = append(errs, errors.New("--regions: want at least one of eu, us, ap"))
+	}
+	seen := map[string]bool{}
+	for _, r := range c.Regions {
+		if seen[r] {
+			errs = append(errs, fmt.Errorf("--regions: %s is named twice", r))
+		}
+		seen[r] = true
+	}
+	if len(c.Regions) > 0 {
+		if _, err := region.Loopback(c.Regions...); err != nil {
+			errs = append(errs, fmt.Errorf("--regions: %w", err))
+		}
+	}
+	if len(c.Regions) == 2 {
+		errs = append(errs, errors.New("--regions: want one region or all three: two have no majority when one is lost"))
+	}
+	if c.Network < 0 || c.Network > maxNetwork {
+		errs = append(errs, fmt.Errorf("network %d: want 0 to %d", c.Network, maxNetwork))
+	}
+	if dir, err := c.stateDir(); err != nil {
+		errs = append(errs, err)
+	} else if len(dir) > maxStatePath {
+		errs = append(errs, fmt.Errorf("--state %s: its path has more than %d bytes, too long for the unix sockets below it; choose a shorter one", dir, maxStatePath))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Command) stateDir() (string, error) {
+	dir := c.State
+	if dir == "" {
+		switch base := os.Getenv("XDG_STATE_HOME"); {
+		case os.Geteuid() == 0:
+			// Not below /root: PostgreSQL's user must get there.
+			dir = "/var/lib/meridian"
+		case base != "":
+			dir = filepath.Join(base, "meridian")
+		default:
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", fmt.Errorf("no home directory; use --state: %w", err)
+			}
+			dir = filepath.Join(home, ".local", "state", "meridian")
+		}
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return abs, nil
+}
+
+// Run runs the platform until ctx ends.
+func (c *Command) Run(ctx context.Context) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	dir, err := c.stateDir()
+	if err != nil {
+		return err
+	}
+	table, err := c.table()
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("where this program lies: %w", err)
+	}
+	client := c.ClientConfig
+	switch client {
+	case "none":
+		client = ""
+	case "auto":
+		if client, err = clientConfigPath(); err != nil {
+			return err
+		}
+	}
+	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly,
+		ClientConfig: client, Executable: exe, Out: os.Stdout})
+}
+
+// table is the loopback table, moved to other addresses if asked.
+func (c *Command) table() (*region.Table, error) {
+	all, err := region.Loopback()
+	if err != nil {
+		return nil, err
+	}
+	t, err := region.Loopback(c.Regions...)
+	if err != nil || c.Network == 0 {
+		return t, err
+	}
+	b, err := t.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	text := string(b)
+	// From the highest, so that no moved address is moved again.
+	for n := len(all.Regions); n > 0; n-- {
+		text = strings.ReplaceAll(text, fmt.Sprintf("127.%d.0.", n), fmt.Sprintf("127.%d.0.", c.Network+n))
+	}
+	return region.Parse([]byte(text))
+}
+
+// control lists the regions that hold quorum.
+func control(t *region.Table) []region.Region {
+	return slices.DeleteFunc(slices.Clone(t.Regions), func(r region.Region) bool { return !r.Control })
+}

@@ -1,0 +1,18 @@
+// Package platform is `meridian up`: one or more regions on one machine, each a
+// group of processes on addresses of its own (etcd, PostgreSQL under Patroni,
+// NATS with JetStream, MinIO, then Meridian's services), as they would run on
+// machines of their own. Nothing but the shared region table tells them of each
+// other.
+//
+// All state lies in one directory, which one `up` at a time holds by a lock.
+// Starting again continues it; --fresh wipes it, and only a directory that
+// carries our mark is ever wiped. What an earlier run left running is killed
+// first. Anything in the way of a start (a port in use, a data directory of
+// another PostgreSQL, other regions than before, a full disk) is found before
+// the first process starts and said together with what to do.
+//
+// Starting goes by readiness: stores, then what they must hold (database, role,
+// buckets), then services. A process that crashes is restarted and it is said.
+// Stopping goes the other way, so that nothing loses what it stands on before it
+// has drained.
+package platform

@@ -1,0 +1,220 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/tools"
+)
+
+const (
+	superuser  = "postgres"
+	replicator = "replicator"
+	dbUser     = "meridian"
+	dbName     = "meridian"
+)
+
+// postgres is a region's member under Patroni, which starts and watches the
+// server and elects the leader through etcd.
+func (p *plan) postgres(r region.Region) (supervise.Spec, error) {
+	patroni, err := tools.System("patroni")
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	home, err := p.state.postgresDir(r.Name, procPostgres)
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	data := filepath.Join(home, "data")
+	bin, err := postgresFor(data)
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	conf, err := yaml.Marshal(p.patroniConfig(r, home, data, bin))
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	file := filepath.Join(home, "patroni.yml")
+	if err := os.WriteFile(file, conf, 0o600); err != nil {
+		return supervise.Spec{}, diskFull(err, p.state.dir)
+	}
+	if c := p.state.cred; c != nil {
+		if err := os.Chown(file, int(c.Uid), int(c.Gid)); err != nil {
+			return supervise.Spec{}, err
+		}
+	}
+	return supervise.Spec{
+		Name:       procPostgres,
+		Argv:       []string{patroni, file},
+		Env:        []string{"HOME=" + home, "LC_ALL=C.UTF-8"},
+		Dir:        home,
+		Credential: p.state.cred,
+		// Patroni stops the server and gives up leadership first.
+		Grace: 20 * time.Second,
+		Ready: httpReady("http://"+at(r, portPatroni)+"/health", http.StatusOK, ""),
+	}, nil
+}
+
+// postgresFor returns the programs that fit a data directory, or the newest for a new one.
+func postgresFor(data string) (bin string, err error) {
+	newest, major, err := tools.PostgresBin()
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return newest, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("PostgreSQL's data: %w", err)
+	}
+	made := strings.TrimSpace(string(b))
+	if made == strconv.Itoa(major) {
+		return newest, nil
+	}
+	bin = filepath.Join("/usr/lib/postgresql", made, "bin")
+	if _, err := os.Stat(filepath.Join(bin, "postgres")); err == nil {
+		return bin, nil
+	}
+	return "", fmt.Errorf("the data in %s were made by PostgreSQL %s, here is %d: install postgresql-%[2]s, or start anew with --fresh (this deletes all videos in the state directory)",
+		data, made, major)
+}
+
+type obj = map[string]any
+
+// patroniConfig holds values proven together: three members up in 6 s from
+// nothing; the leader's region killed with its etcd, writes go on after 9 s.
+func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
+	sites := control(p.table)
+	var etcd []string
+	for _, s := range p.table.Nearest(r.Name) {
+		if s.Control {
+			etcd = append(etcd, at(s, portEtcdClient))
+		}
+	}
+	dcs := obj{
+		"ttl": 6, "loop_wait": 1, "retry_timeout": 2, "master_start_timeout": 0,
+		"maximum_lag_on_failover": 1 << 20,
+		"postgresql": obj{
+			"use_pg_rewind": true,
+			"use_slots":     true,
+			"parameters": obj{
+				"max_connections": 200, "max_wal_senders": 10, "max_replication_slots": 10,
+				"wal_level": "replica", "hot_standby": "on", "wal_log_hints": "on", "wal_keep_size": "256MB",
+				// A standby that has gone silent must not hold commits for the default minute.
+				"wal_sender_timeout": "3s",
+			},
+		},
+	}
+	if len(sites) > 1 {
+		// Strict: without a standby to confirm them, commits wait rather than live in one place.
+		dcs["synchronous_mode"] = true
+		dcs["synchronous_mode_strict"] = true
+	}
+	var hba []string
+	for _, net := range []string{"127.0.0.0/8", "198.18.0.0/15"} {
+		hba = append(hba, "host all all "+net+" scram-sha-256", "host replication "+replicator+" "+net+" scram-sha-256")
+	}
+	auth := func(user, password string) obj { return obj{"username": user, "password": password} }
+	return obj{
+		"scope": "meridian", "name": r.Name,
+		"restapi":   obj{"listen": at(r, portPatroni), "connect_address": at(r, portPatroni)},
+		"etcd3":     obj{"hosts": etcd},
+		"bootstrap": obj{"dcs": dcs, "initdb": []any{obj{"encoding": "UTF8"}, obj{"locale": "C.UTF-8"}, "data-checksums"}},
+		"postgresql": obj{
+			"listen": r.Postgres, "connect_address": r.Postgres,
+			"data_dir": data, "bin_dir": bin, "pgpass": filepath.Join(home, "pgpass"),
+			"authentication": obj{
+				"superuser":   auth(superuser, p.secrets.superuser),
+				"replication": auth(replicator, p.secrets.replication),
+			},
+			"parameters": obj{
+				"unix_socket_directories": home, "password_encryption": "scram-sha-256",
+				"shared_buffers": "128MB", "log_line_prefix": "%m [%p] %q%u@%d ",
+			},
+			"pg_hba": hba,
+		},
+	}
+}
+
+// postmasters recognises the servers of this state directory: a postmaster's
+// children overwrite their environment, but all work in its data directory.
+func postmasters(stateDir string) func(pid int) bool {
+	return func(pid int) bool {
+		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		if err != nil || !strings.HasPrefix(cwd, stateDir+"/") || filepath.Base(cwd) != "data" {
+			return false
+		}
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == "postgres"
+	}
+}
+
+// prepareDatabase waits for a leader that takes writes and makes the role and
+// the database, or gives the role its password again.
+func (p *plan) prepareDatabase(ctx context.Context) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := p.tryPrepareDatabase(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("PostgreSQL has no leader that takes writes: %w", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (p *plan) tryPrepareDatabase(ctx context.Context) error {
+	conf, err := pgx.ParseConfig(fmt.Sprintf("postgres://%s:%s@%s/postgres?sslmode=disable&target_session_attrs=read-write&connect_timeout=2",
+		superuser, p.secrets.superuser, p.table.PostgresDSNHosts(p.table.Regions[0].Name)))
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, conf)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var role, db bool
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1), EXISTS (SELECT FROM pg_database WHERE datname = $2)`,
+		dbUser, dbName).Scan(&role, &db)
+	if err != nil {
+		return err
+	}
+	verb := "CREATE"
+	if role {
+		verb = "ALTER"
+	}
+	// Our passwords are base32, so they need no quoting.
+	if _, err := conn.Exec(ctx, verb+" ROLE "+dbUser+" LOGIN PASSWORD '"+p.secrets.database+"'"); err != nil {
+		return err
+	}
+	if !db {
+		if _, err := conn.Exec(ctx, "CREATE DATABASE "+dbName+" OWNER "+dbUser); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLeader says whether a region's member leads.
+func isLeader(ctx context.Context, r region.Region) bool {
+	return httpReady("http://"+at(r, portPatroni)+"/leader", http.StatusOK, "")(ctx) == nil
+}

@@ -1,0 +1,120 @@
+package platform
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+)
+
+// progress prints what happens, one line each.
+type progress struct {
+	mu    sync.Mutex
+	w     io.Writer
+	phase phase
+}
+
+type phase int
+
+const (
+	phaseStarting phase = iota
+	phaseRunning
+	phaseStopping
+)
+
+func (p *progress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line(format, args...)
+}
+
+func (p *progress) line(format string, args ...any) {
+	// Nowhere is left to report that the terminal is gone.
+	_, _ = fmt.Fprintf(p.w, "meridian: "+format+"\n", args...)
+}
+
+func (p *progress) started()  { p.set(phaseRunning) }
+func (p *progress) stopping() { p.set(phaseStopping); p.say("stopping") }
+
+func (p *progress) stopped(ran time.Duration) {
+	p.say("stopped after %s; nothing is left running", ran.Round(time.Second))
+}
+
+func (p *progress) set(to phase) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.phase = to
+}
+
+func (p *progress) event(e supervise.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.phase == phaseStopping:
+	case e.State == supervise.Ready && e.Again:
+		p.line("%-3s %-10s ready again after %s", e.Group, e.Name, seconds(e.Took))
+	case e.State == supervise.Ready:
+		p.line("%-3s %-10s ready after %s", e.Group, e.Name, seconds(e.Took))
+	case e.State == supervise.Waiting:
+		p.line("%-3s %-10s ended (%s) after %s; it starts again in %s; log: %s", e.Group, e.Name, e.Problem, seconds(e.Took), e.Backoff, e.Log)
+	}
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// announce prints where everything is and writes it down for the command line.
+func (p *platform) announce() error {
+	table, key := p.opt.Table, p.plan.secrets.apiKey
+	first := table.Regions[0]
+	env := fmt.Sprintf("export MERIDIAN_API=%s\nexport MERIDIAN_API_KEY=%s\n", first.API, key)
+	if err := writeAtomic(p.plan.state.path("client.env"), []byte(env), 0o600); err != nil {
+		return diskFull(err, p.opt.StateDir)
+	}
+	var b strings.Builder
+	took := seconds(time.Since(p.begin))
+	if p.opt.StoresOnly {
+		fmt.Fprintf(&b, "\nThe stores of %s are ready after %s.\n\n", strings.Join(table.Names(), ", "), took)
+	} else {
+		fmt.Fprintf(&b, "\nMeridian is ready in %s after %s.\n\n", strings.Join(table.Names(), ", "), took)
+	}
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, r := range table.Regions {
+		fmt.Fprintf(t, "  %s\t%s\t\n", r.Name, r.Place)
+		if !p.opt.StoresOnly {
+			fmt.Fprintf(t, "\tPages\t%s/watch/ASSET\n", r.Router.URL)
+			fmt.Fprintf(t, "\tAPI\t%s\n", r.API)
+			fmt.Fprintf(t, "\tDNS\t%s (%s)\n", r.Router.DNS, table.Zone)
+			for _, e := range r.Edges {
+				fmt.Fprintf(t, "\tEdge %s\t%s\n", e.Name, e.URL)
+			}
+		}
+		fmt.Fprintf(t, "\tStores\tS3 %s, PostgreSQL %s, %s\n", r.S3, r.Postgres, r.NATS)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(&b, "\n  First API key  %s\n  Logs           %s\n", key, p.plan.state.path("logs"))
+	hint := ""
+	if p.opt.ClientConfig != "" {
+		written, err := writeClientConfig(p.opt.ClientConfig, first.API, key)
+		if err != nil {
+			return err
+		}
+		if !written {
+			hint = fmt.Sprintf("\n  %s is your own and was left alone; for this platform first:\n    . %s\n", p.opt.ClientConfig, p.plan.state.path("client.env"))
+		}
+	}
+	if !p.opt.StoresOnly {
+		fmt.Fprintf(&b, "%s\nTry, in another terminal:\n  %s upload FILE\n  open %s/watch/ASSET\n", hint, os.Args[0], first.Router.URL)
+	}
+	b.WriteString("\nCtrl-C stops it.\n\n")
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	_, err := io.WriteString(p.opt.Out, b.String())
+	return err
+}

@@ -1,0 +1,195 @@
+package platform
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/tools"
+)
+
+// Names of the processes of a region.
+const (
+	procEtcd     = "etcd"
+	procPostgres = "postgres"
+	procNATS     = "nats"
+	procMinIO    = "minio"
+)
+
+// plan makes the process specifications of all regions.
+type plan struct {
+	table   *region.Table
+	state   *state
+	secrets *secrets
+	exe     string
+}
+
+// host is the region's own address, at which all its stores listen.
+func host(r region.Region) string {
+	u, err := url.Parse(r.API)
+	if err != nil {
+		return "" // the table is validated
+	}
+	return u.Hostname()
+}
+
+func at(r region.Region, port int) string { return hostPort(host(r), port) }
+
+func hostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+func (p *plan) log(r region.Region, name string) string {
+	return p.state.path("logs", r.Name+"-"+name+".log")
+}
+
+// stores returns the specifications of a region's stores.
+func (p *plan) stores(r region.Region) ([]supervise.Spec, error) {
+	if err := os.MkdirAll(p.state.path(r.Name), 0o755); err != nil {
+		return nil, err
+	}
+	var out []supervise.Spec
+	makers := []func(region.Region) (supervise.Spec, error){p.etcd, p.postgres, p.nats, p.minio}
+	if !r.Control {
+		makers = makers[2:]
+	}
+	for _, make := range makers {
+		spec, err := make(r)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.Name, err)
+		}
+		spec.Log = p.log(r, spec.Name)
+		out = append(out, spec)
+	}
+	return out, nil
+}
+
+func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
+	bin, err := tools.System("etcd")
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	var cluster []string
+	for _, c := range control(p.table) {
+		cluster = append(cluster, c.Name+"=http://"+at(c, portEtcdPeer))
+	}
+	client, peer := "http://"+at(r, portEtcdClient), "http://"+at(r, portEtcdPeer)
+	dir := p.state.path(r.Name, procEtcd)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return supervise.Spec{}, err
+	}
+	return supervise.Spec{
+		Name: procEtcd,
+		Argv: []string{bin, "--name", r.Name, "--data-dir", dir,
+			"--listen-client-urls", client, "--advertise-client-urls", client,
+			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-token", "meridian", "--initial-cluster-state", "new",
+			"--heartbeat-interval", "100", "--election-timeout", "1000",
+			"--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
+			"--logger", "zap", "--log-level", "warn"},
+		Grace: 5 * time.Second,
+		Ready: httpReady(client+"/health", http.StatusOK, `"true"`),
+	}, nil
+}
+
+var natsConfig = template.Must(template.New("nats").Parse(`server_name: {{.Name}}
+listen: "{{.Client}}"
+http: "{{.Monitor}}"
+server_tags: ["region:{{.Name}}"]
+max_payload: 1MB
+jetstream {
+  store_dir: "{{.Store}}"
+  # An acknowledged message must survive the loss of power.
+  sync_interval: always
+}
+{{- if .Routes}}
+cluster {
+  name: meridian
+  listen: "{{.Cluster}}"
+  routes: [{{range .Routes}}
+    "nats://{{.}}"{{end}}
+  ]
+}
+{{- end}}
+`))
+
+func (p *plan) nats(r region.Region) (supervise.Spec, error) {
+	bin, err := tools.Path("nats-server")
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	dir := p.state.path(r.Name, procNATS)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return supervise.Spec{}, err
+	}
+	var routes []string
+	for _, c := range control(p.table) {
+		if c.Name != r.Name {
+			routes = append(routes, at(c, portNATSCluster))
+		}
+	}
+	var conf strings.Builder
+	err = natsConfig.Execute(&conf, map[string]any{"Name": r.Name, "Client": at(r, region.PortNATS), "Monitor": at(r, portNATSMonitor),
+		"Cluster": at(r, portNATSCluster), "Store": dir, "Routes": routes})
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	file := p.state.path(r.Name, "nats.conf")
+	if err := os.WriteFile(file, []byte(conf.String()), 0o600); err != nil {
+		return supervise.Spec{}, diskFull(err, p.state.dir)
+	}
+	return supervise.Spec{
+		Name:  procNATS,
+		Argv:  []string{bin, "--config", file},
+		Grace: 10 * time.Second,
+		// Healthy means: JetStream is on, and in a cluster it has a leader and is current.
+		Ready: httpReady("http://"+at(r, portNATSMonitor)+"/healthz", http.StatusOK, ""),
+	}, nil
+}
+
+func (p *plan) minio(r region.Region) (supervise.Spec, error) {
+	bin, err := tools.Path("minio")
+	if err != nil {
+		return supervise.Spec{}, err
+	}
+	dir, config := p.state.path(r.Name, procMinIO), p.state.path(r.Name, "minio-config")
+	for _, d := range []string{dir, config} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return supervise.Spec{}, err
+		}
+	}
+	return supervise.Spec{
+		Name: procMinIO,
+		Argv: []string{bin, "server", "--quiet", "--config-dir", config, "--address", at(r, region.PortS3),
+			"--console-address", at(r, portMinIOConsole), dir},
+		Env: []string{"MINIO_ROOT_USER=" + s3AccessKey, "MINIO_ROOT_PASSWORD=" + p.secrets.s3,
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off"},
+		Grace: 10 * time.Second,
+		// An anonymous listing is refused once users can be looked up; the health pages say "ready" earlier.
+		Ready: httpReady(r.S3+"/", http.StatusForbidden, ""),
+	}, nil
+}
+
+// storeListeners are the addresses of a region's stores.
+func storeListeners(r region.Region) []listener {
+	out := []listener{
+		{r.Name + " " + procNATS, "tcp", at(r, region.PortNATS)},
+		{r.Name + " " + procNATS, "tcp", at(r, portNATSMonitor)},
+		{r.Name + " " + procNATS, "tcp", at(r, portNATSCluster)},
+		{r.Name + " " + procMinIO, "tcp", at(r, region.PortS3)},
+	}
+	if r.Control {
+		out = append(out,
+			listener{r.Name + " " + procEtcd, "tcp", at(r, portEtcdClient)},
+			listener{r.Name + " " + procEtcd, "tcp", at(r, portEtcdPeer)},
+			listener{r.Name + " " + procPostgres, "tcp", at(r, region.PortPostgres)},
+			listener{r.Name + " " + procPostgres, "tcp", at(r, portPatroni)})
+	}
+	return out
+}
