@@ -1,0 +1,204 @@
+package cache
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func diskConfig(dir string) Config {
+	return Config{Memory: 2 << 20, Dir: dir, Disk: 8 << 20, MaxObject: 256 << 10}
+}
+
+func get(t testing.TB, c *Cache, key string, b []byte, org *origin) Outcome {
+	t.Helper()
+	o, out, err := c.Get(t.Context(), key, org.source(b))
+	require.NoError(t, err)
+	got, err := readAll(t.Context(), o)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(b, got), "%s: wrong bytes", key)
+	require.Equal(t, infoOf(b).SHA256, o.Info().SHA256)
+	require.Equal(t, infoOf(b).ETag, o.Info().ETag)
+	require.True(t, infoOf(b).Modified.Equal(o.Info().Modified))
+	return out
+}
+
+func TestRestartIsWarm(t *testing.T) {
+	dir := t.TempDir()
+	var org origin
+	c, err := Open(diskConfig(dir))
+	require.NoError(t, err)
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		get(t, c, key, object(key, i*20_000), &org)
+	}
+	_, err = Open(diskConfig(dir))
+	require.ErrorContains(t, err, "another process")
+	require.NoError(t, c.Close())
+	require.EqualValues(t, 10, org.opens.Load())
+
+	c = open(t, diskConfig(dir))
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		require.Equal(t, Disk, get(t, c, key, object(key, i*20_000), &org).Tier)
+		require.Equal(t, Memory, get(t, c, key, object(key, i*20_000), &org).Tier)
+	}
+	require.EqualValues(t, 10, org.opens.Load(), "nothing was fetched again")
+}
+
+func TestDamagedBlocksAreFetchedAgain(t *testing.T) {
+	dir := t.TempDir()
+	var org origin
+	c, err := Open(diskConfig(dir))
+	require.NoError(t, err)
+	b := object("k", 200_000)
+	get(t, c, "k", b, &org)
+	get(t, c, "cut", object("cut", 100_000), &org)
+	require.NoError(t, c.Close())
+
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	require.Len(t, logs, 1)
+	f, err := os.OpenFile(logs[0], os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("damage"), 150_000) // the third block of the first record
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	// Without its checkpoint the segment is scanned.
+	require.NoError(t, os.Remove(logs[0][:len(logs[0])-3]+"idx"))
+
+	c = open(t, diskConfig(dir))
+	get(t, c, "k", b, &org)
+	require.EqualValues(t, 3, org.opens.Load(), "the damaged object's rest came from the origin")
+	require.Equal(t, Disk, get(t, c, "cut", object("cut", 100_000), &org).Tier)
+}
+
+func TestDiskStaysBoundedAndKeepsWhatIsHit(t *testing.T) {
+	dir := t.TempDir()
+	cfg := diskConfig(dir)
+	c, err := Open(cfg)
+	require.NoError(t, err)
+	var org origin
+	hot := object("hot", 100_000)
+	get(t, c, "hot", hot, &org)
+	for i := range 100 {
+		key := fmt.Sprint("k", i)
+		get(t, c, key, object(key, 150_000), &org)
+		require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
+		// A hit on disk, as after an eviction from memory.
+		r, _, ok := c.disk.open("hot")
+		require.True(t, ok, "after %d objects", i)
+		require.NoError(t, r.Close())
+		s := c.Stats()
+		require.LessOrEqual(t, s.DiskBytes, cfg.Disk)
+	}
+	require.NoError(t, c.Close())
+	var size int64
+	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	for _, f := range files {
+		st, err := os.Stat(f)
+		require.NoError(t, err)
+		size += st.Size()
+	}
+	require.LessOrEqual(t, size, cfg.Disk)
+	require.Greater(t, size, cfg.Disk/2)
+}
+
+func TestFailingDiskLeavesMemory(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, diskConfig(dir))
+	var org origin
+	get(t, c, "a", object("a", 1000), &org)
+	require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
+	require.NoError(t, c.disk.active.file.Close())
+	get(t, c, "b", object("b", 1000), &org)
+	require.Eventually(t, func() bool { return c.DiskErr() != nil }, 5*time.Second, time.Millisecond)
+	get(t, c, "c", object("c", 1000), &org)
+	require.Equal(t, Memory, get(t, c, "c", object("c", 1000), &org).Tier)
+	// Close has nothing left to close in that segment.
+	c.disk.segments = nil
+}
+
+const crashDir = "MERIDIAN_TEST_CRASH_DIR"
+
+// TestCrash kills a process that writes, again and again, and looks at what the
+// next one finds. The process is this test itself.
+func TestCrash(t *testing.T) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		fillUntilKilled(t, dir)
+		return
+	}
+	dir := t.TempDir()
+	var found int64
+	for round := range 4 {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestCrash$", "-test.timeout=60s")
+		cmd.Env = append(os.Environ(), crashDir+"="+dir)
+		require.NoError(t, cmd.Start())
+		time.Sleep(time.Duration(150+rand.IntN(250)) * time.Millisecond) // any moment will do
+		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
+		_ = cmd.Wait()
+
+		c, err := Open(diskConfig(dir))
+		require.NoError(t, err, "round %d", round)
+		require.LessOrEqual(t, c.Stats().DiskBytes, diskConfig(dir).Disk)
+		for i := range 400 {
+			key := fmt.Sprint("k", i)
+			if r, _, ok := c.disk.open(key); ok {
+				require.NoError(t, r.Close())
+				require.Equal(t, Disk, get(t, c, key, object(key, 1000+i*517), &origin{}).Tier)
+				found++
+			}
+		}
+		require.NoError(t, c.Close())
+	}
+	require.Positive(t, found, "no object survived any of the kills")
+}
+
+func fillUntilKilled(t *testing.T, dir string) {
+	c, err := Open(diskConfig(dir))
+	require.NoError(t, err)
+	for {
+		n := rand.IntN(400)
+		key := fmt.Sprint("k", n)
+		get(t, c, key, object(key, 1000+n*517), &origin{})
+	}
+}
+
+func FuzzDecodeHeader(f *testing.F) {
+	b := object("k", 100_000)
+	h, err := encodeHeader("k", infoOf(b), b)
+	require.NoError(f, err)
+	f.Add(h)
+	f.Add(h[:50])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := decodeHeader(b, 1<<20)
+		if err == nil && (h.key == "" || len(h.blocks) != blockCount(h.info.Size)) {
+			t.Fatalf("accepted %+v", h)
+		}
+		list, end, err := scan(bytes.NewReader(b), int64(len(b)), 1<<20)
+		if err != nil || end > int64(len(b)) || len(list) > len(b)/recordAlign {
+			t.Fatalf("scan: %d records to %d of %d: %v", len(list), end, len(b), err)
+		}
+	})
+}
+
+func FuzzDecodeIndex(f *testing.F) {
+	f.Add([]byte{}, int64(4096))
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		list, ok := decodeIndex(b, size, 1<<20)
+		for _, e := range list {
+			if ok && (e.at < 0 || e.at+int64(e.head)+e.size > size) {
+				t.Fatalf("entry %+v outside of %d bytes", e, size)
+			}
+		}
+	})
+}
