@@ -14,6 +14,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/meridian-video/meridian/api/problem"
+	"github.com/meridian-video/meridian/api/upload"
 	"github.com/meridian-video/meridian/internal/catalog"
 )
 
@@ -156,7 +157,7 @@ func cors(next echo.HandlerFunc) echo.HandlerFunc {
 var (
 	allowHeaders = []string{"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", sessionHeader, "X-Request-ID", "X-Requested-With",
 		"Tus-Resumable", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Offset"}
-	exposeHeaders = []string{"Location", "Retry-After", sessionHeader, "X-Request-ID", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
+	exposeHeaders = []string{"Location", upload.AssetHeader, "Retry-After", sessionHeader, "X-Request-ID", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
 		"Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Expires"}
 )
 

@@ -22,6 +22,9 @@ import (
 // Path is where uploads are.
 const Path = "/v1/uploads"
 
+// AssetHeader of tus responses names the asset an upload is for.
+const AssetHeader = "Meridian-Asset"
+
 // Deps are what the handler works with.
 type Deps struct {
 	Assets  Assets

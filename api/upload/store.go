@@ -62,7 +62,7 @@ func (s *store) NewUpload(ctx context.Context, info handler.FileInfo) (handler.U
 	if err != nil {
 		return nil, t.fail(err)
 	}
-	t.expires = u.ExpiresAt
+	t.expires, t.asset = u.ExpiresAt, u.Asset
 	if !u.Placement.Allows(s.self) {
 		t.location = s.elsewhere(u)
 	}
@@ -127,7 +127,7 @@ func (s *store) GetUpload(ctx context.Context, id string) (handler.Upload, error
 	if err != nil {
 		return nil, t.fail(err)
 	}
-	t.expires = u.ExpiresAt
+	t.expires, t.asset = u.ExpiresAt, u.Asset
 	return &source{store: s, row: u}, nil
 }
 

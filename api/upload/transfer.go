@@ -38,6 +38,8 @@ type transfer struct {
 	// problem is the error the store gave to tusd.
 	problem *problem.Error
 	expires time.Time
+	// asset the upload is for, which clients follow from here.
+	asset string
 	// location replaces the URL tusd would give to a new upload.
 	location string
 
@@ -103,6 +105,9 @@ func (t *transfer) WriteHeader(status int) {
 	}
 	if !t.expires.IsZero() {
 		h.Set("Upload-Expires", t.expires.UTC().Format(http.TimeFormat))
+	}
+	if t.asset != "" {
+		h.Set(AssetHeader, t.asset)
 	}
 	if t.location != "" && h.Get("Location") != "" {
 		h.Set("Location", t.location)

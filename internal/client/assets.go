@@ -1,0 +1,94 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Failure says why an asset failed.
+type Failure struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// Progress of an asset, Upload and Encode from 0 to 1.
+type Progress struct {
+	BytesReceived int64   `json:"bytes_received"`
+	BytesTotal    int64   `json:"bytes_total"`
+	FramesDone    int64   `json:"frames_done"`
+	FramesTotal   int64   `json:"frames_total"`
+	Upload        float64 `json:"upload"`
+	Encode        float64 `json:"encode"`
+}
+
+// Asset is a video as the API shows it.
+type Asset struct {
+	ID         string    `json:"id"`
+	Title      string    `json:"title"`
+	State      string    `json:"state"`
+	Failure    *Failure  `json:"failure"`
+	Visibility string    `json:"visibility"`
+	Placement  Placement `json:"placement"`
+	Region     string    `json:"region"`
+	Size       *int64    `json:"size"`
+	Duration   *float64  `json:"duration"`
+	Progress   *Progress `json:"progress,omitempty"`
+	Playback   struct {
+		Watch  string  `json:"watch"`
+		Master *string `json:"master"`
+	} `json:"playback"`
+	UploadURL  string     `json:"upload_url,omitempty"`
+	CreatedAt  time.Time  `json:"created_at"`
+	ReceivedAt *time.Time `json:"received_at"`
+	PlayableAt *time.Time `json:"playable_at"`
+	ReadyAt    *time.Time `json:"ready_at"`
+	FailedAt   *time.Time `json:"failed_at"`
+}
+
+// Placement says where an asset's bytes live.
+type Placement struct {
+	Mode    string   `json:"mode"`
+	Regions []string `json:"regions,omitempty"`
+	Copies  int      `json:"copies"`
+}
+
+// Asset returns one asset.
+func (c *Client) Asset(ctx context.Context, id string) (Asset, error) {
+	var a Asset
+	err := c.call(ctx, http.MethodGet, "/v1/assets/"+url.PathEscape(id), nil, &a, nil)
+	return a, err
+}
+
+// Assets returns one page of at most limit assets, newest first, those in state
+// if it isn't empty, after cursor if it isn't empty, and the next page's cursor.
+func (c *Client) Assets(ctx context.Context, state, cursor string, limit int) ([]Asset, string, error) {
+	q := url.Values{}
+	for k, v := range map[string]string{"state": state, "cursor": cursor} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var page struct {
+		Assets     []Asset `json:"assets"`
+		NextCursor *string `json:"next_cursor"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/assets?"+q.Encode(), nil, &page, nil); err != nil {
+		return nil, "", err
+	}
+	next := ""
+	if page.NextCursor != nil {
+		next = *page.NextCursor
+	}
+	return page.Assets, next, nil
+}
+
+// DeleteAsset deletes an asset.
+func (c *Client) DeleteAsset(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(id), nil, nil, nil)
+}
