@@ -1,0 +1,144 @@
+package wan
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// deviceName inside a namespace; the kernel numbers devices on the host,
+	// where several networks may meet.
+	deviceName     = "wan0"
+	hostDeviceName = "meridian%d"
+	// deviceQueue is how many packets the kernel keeps for a reader that is late.
+	deviceQueue = 2048
+	// addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
+	addrGenModeNone = 1
+)
+
+// device is a TUN device. It exists as long as its file is open.
+type device struct {
+	*os.File
+	name string
+}
+
+// openDevice makes a TUN device in the namespace of the calling thread.
+func openDevice(name string) (*device, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/net/tun: %w", explain(err))
+	}
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_TUN_EXCL)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make TUN device %s: %w", name, explain(err)), unix.Close(fd))
+	}
+	// Only now: a descriptor without a device can't be polled.
+	return &device{os.NewFile(uintptr(fd), "/dev/net/tun"), request.Name()}, nil
+}
+
+// attach makes the node's device and brings up its addresses and the route to
+// the rest of the network. Inside a namespace the addresses are on the loopback,
+// so that the inside doesn't depend on the device.
+func attach(n *Namespace, host bool, network netip.Prefix, addresses []netip.Prefix) (*device, error) {
+	name := deviceName
+	if host {
+		name = hostDeviceName
+	}
+	var dev *device
+	err := n.Do(func() (err error) {
+		dev, err = openDevice(name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := configure(n.netlink, dev.name, host, network, addresses); err != nil {
+		return nil, errors.Join(fmt.Errorf("configure device %s: %w", dev.name, explain(err)), dev.Close())
+	}
+	return dev, nil
+}
+
+func configure(h *netlink.Handle, name string, host bool, network netip.Prefix, addresses []netip.Prefix) error {
+	tun, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetMTU(tun, MTU); err != nil {
+		return fmt.Errorf("mtu: %w", err)
+	}
+	if err := h.LinkSetTxQLen(tun, deviceQueue); err != nil {
+		return fmt.Errorf("queue length: %w", err)
+	}
+	// Without a link-local address the kernel has nothing to say in IPv6, which
+	// isn't forwarded.
+	if err := h.LinkSetIP6AddrGenMode(tun, addrGenModeNone); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("address mode: %w", err)
+	}
+	if err := h.LinkSetUp(tun); err != nil {
+		return fmt.Errorf("up: %w", err)
+	}
+	holder := tun
+	if !host {
+		if holder, err = h.LinkByName("lo"); err != nil {
+			return err
+		}
+	}
+	for _, p := range addresses {
+		if err := addAddress(h, holder, p); err != nil {
+			return err
+		}
+	}
+	route := &netlink.Route{LinkIndex: tun.Attrs().Index, Dst: ipNet(network.Masked()),
+		Src: addresses[0].Addr().AsSlice(), Scope: netlink.SCOPE_LINK}
+	if err := h.RouteAdd(route); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("%w (%s)", ErrNetworkTaken, network)
+		}
+		return fmt.Errorf("route to %s: %w", network, err)
+	}
+	return nil
+}
+
+// addAddress gives the device one address. A prefix shorter than an address
+// makes all of it local: any of its addresses can be bound and answers.
+func addAddress(h *netlink.Handle, holder netlink.Link, p netip.Prefix) error {
+	one := netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+	if err := h.AddrReplace(holder, &netlink.Addr{IPNet: ipNet(one)}); err != nil {
+		return fmt.Errorf("address %s: %w", one, err)
+	}
+	if p.IsSingleIP() {
+		return nil
+	}
+	err := h.RouteReplace(&netlink.Route{LinkIndex: holder.Attrs().Index, Dst: ipNet(p.Masked()),
+		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+	if err != nil {
+		return fmt.Errorf("local prefix %s: %w", p, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// unread is how many packets the kernel dropped on their way to the reader.
+func (nd *node) unread() (uint64, error) {
+	tun, err := nd.Namespace.netlink.LinkByName(nd.device.name)
+	if err != nil {
+		return 0, fmt.Errorf("device of node %q: %w", nd.Name, err)
+	}
+	if s := tun.Attrs().Statistics; s != nil {
+		return s.TxDropped, nil
+	}
+	return 0, nil
+}

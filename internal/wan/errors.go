@@ -1,0 +1,35 @@
+package wan
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNeedsRoot: the kernel refused to make a namespace or a device.
+	ErrNeedsRoot = errors.New("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN): run as root, or use loopback regions")
+	// ErrNoTUN: the machine has no TUN driver.
+	ErrNoTUN = errors.New("no /dev/net/tun: load the kernel module tun, or give the container the device")
+	// ErrNetworkTaken: another network on this host has the same addresses.
+	ErrNetworkTaken = errors.New("this host already routes the network: end the other one first")
+	// ErrUnknownNode: no node has that name.
+	ErrUnknownNode = errors.New("no such node")
+	// ErrClosed: the network or namespace has been closed.
+	ErrClosed = errors.New("closed")
+	// ErrNotOwned: processes of a namespace that NewNamespace didn't make are not ours to signal.
+	ErrNotOwned = errors.New("namespace was opened, not made here: its processes are not ours to signal")
+)
+
+// explain adds the typed error, and with it the remedy, to a kernel's refusal.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: %w", ErrNeedsRoot, err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%w: %w", ErrNoTUN, err)
+	}
+	return err
+}

@@ -1,0 +1,278 @@
+package wan
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestNamespaceIsEmptyAndItsOwn(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	out, err := ns.Command(within(t, 5*time.Second), "cat", "/proc/self/net/dev").Output()
+	require.NoError(t, err)
+	devices := 0
+	for _, line := range strings.Split(string(out), "\n") {
+		if name, _, ok := strings.Cut(line, ":"); ok {
+			devices++
+			require.NotContains(t, []string{"eth0", "wan0"}, strings.TrimSpace(name))
+		}
+	}
+	require.Positive(t, devices, "the loopback")
+	l, err := ns.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	c, err := ns.DialContext(t.Context(), "tcp", l.Addr().String())
+	require.NoError(t, err, "loopback inside")
+	require.NoError(t, c.Close())
+	require.NoError(t, l.Close())
+	require.NoError(t, ns.Close())
+	require.NoError(t, ns.Close(), "again")
+
+	require.ErrorIs(t, ns.Do(func() error { return nil }), ErrClosed)
+	require.ErrorIs(t, ns.Command(t.Context(), "true").Run(), ErrClosed)
+	requireNamespaceGone(t, ns.link)
+}
+
+// requireNamespaceGone fails if any thread or descriptor of any process still
+// refers to the namespace. The kernel ends a thread after its goroutine.
+func requireNamespaceGone(t *testing.T, link string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var paths []string
+		for _, glob := range []string{"/proc/[0-9]*/task/*/ns/net", "/proc/[0-9]*/fd/*"} {
+			found, err := filepath.Glob(glob)
+			require.NoError(t, err)
+			paths = append(paths, found...)
+		}
+		for _, p := range paths {
+			if target, err := os.Readlink(p); err == nil && target == link {
+				return false
+			}
+		}
+		return true
+	}, 5*time.Second, 20*time.Millisecond, "namespace %s still in use", link)
+}
+
+func TestDialWantsAddresses(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, ns.Close()) }()
+	_, err = ns.DialContext(t.Context(), "tcp", "localhost:80")
+	require.ErrorContains(t, err, "want IP:port")
+	_, err = ns.DialFrom(netip.MustParseAddr("127.0.0.2"))(t.Context(), "ip4:icmp", "127.0.0.1:1")
+	require.ErrorContains(t, err, "no source address")
+}
+
+func TestOpenedNamespaceIsNotOurs(t *testing.T) {
+	needRoot(t)
+	made, err := NewNamespace()
+	require.NoError(t, err)
+	path := fmt.Sprintf("/proc/self/fd/%d", made.ns.Fd())
+	opened, err := OpenNamespace(path)
+	require.NoError(t, err)
+	require.Equal(t, made.link, opened.link)
+	require.ErrorIs(t, opened.Kill(t.Context()), ErrNotOwned)
+	require.ErrorIs(t, opened.Hang(t.Context()), ErrNotOwned)
+	require.ErrorIs(t, opened.Resume(), ErrNotOwned)
+	require.NoError(t, opened.Close())
+	require.NoError(t, made.Close())
+	_, err = OpenNamespace("/proc/self/ns/uts")
+	require.Error(t, err)
+}
+
+func TestExplainNamesTheRemedy(t *testing.T) {
+	require.ErrorIs(t, explain(os.NewSyscallError("unshare", unix.EPERM)), ErrNeedsRoot)
+	require.ErrorIs(t, explain(unix.ENOENT), ErrNoTUN)
+	require.Equal(t, unix.EINVAL, explain(unix.EINVAL))
+}
+
+// A region's processes as they come: a first process, a child in a session of
+// its own, and a daemon whose parent has gone.
+const regionScript = `
+setsid sh -c 'sleep 1001 & sleep 1002' &
+setsid setsid sh -c '(sleep 1003 &) ; exit 0'
+echo up
+sleep 1004
+wait`
+
+// startRegion starts regionScript and waits until all its processes are there.
+func startRegion(t *testing.T, ns *Namespace) *Cmd {
+	t.Helper()
+	cmd := ns.Command(context.Background(), "sh", "-c", regionScript)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "up\n", line)
+	require.Eventually(t, func() bool { return len(sleepers(t, ns)) == 4 }, 5*time.Second, 5*time.Millisecond)
+	return cmd
+}
+
+// sleepers are the living processes of regionScript's leaves.
+func sleepers(t *testing.T, ns *Namespace) []int {
+	t.Helper()
+	pids, err := ns.Processes()
+	require.NoError(t, err)
+	var out []int
+	for _, pid := range pids {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && string(name) == "sleep\n" {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+func alive(pids []int) (out []int) {
+	for _, pid := range pids {
+		if unix.Kill(pid, 0) == nil {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+func TestFirstProcessTakesItsTreeAlong(t *testing.T) {
+	needRoot(t)
+	for name, kill := range map[string]func(*testing.T, *Namespace, *Cmd){
+		"killed": func(t *testing.T, _ *Namespace, cmd *Cmd) { require.NoError(t, cmd.Process.Kill()) },
+		"namespace killed": func(t *testing.T, ns *Namespace, _ *Cmd) {
+			require.NoError(t, ns.Kill(within(t, 5*time.Second)))
+		},
+		"namespace closed": func(t *testing.T, ns *Namespace, _ *Cmd) { require.NoError(t, ns.Close()) },
+		"hung, then killed": func(t *testing.T, ns *Namespace, _ *Cmd) {
+			require.NoError(t, ns.Hang(within(t, 5*time.Second)))
+			require.NoError(t, ns.Kill(within(t, 5*time.Second)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns, err := NewNamespace()
+			require.NoError(t, err)
+			cmd := startRegion(t, ns)
+			pids := sleepers(t, ns)
+			kill(t, ns, cmd)
+			require.ErrorContains(t, cmd.Wait(), "killed")
+			require.Empty(t, alive(pids))
+			rest, err := ns.Processes()
+			require.NoError(t, err)
+			require.Empty(t, rest)
+			require.NoError(t, ns.Close())
+		})
+	}
+}
+
+func TestCommandSeesItsOwnProcesses(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, ns.Close()) }()
+	out, err := ns.Command(within(t, 5*time.Second), "sh", "-c", `echo $$; echo /proc/[0-9]*; exit 3`).CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 3, exit.ExitCode())
+	require.Equal(t, "1\n/proc/1\n", string(out))
+	self, err := os.Readlink("/proc/self")
+	require.NoError(t, err)
+	require.Equal(t, strconv.Itoa(os.Getpid()), self, "the new /proc is not ours")
+	require.ErrorIs(t, ns.Command(t.Context(), "no-such-program").Run(), exec.ErrNotFound)
+}
+
+func TestHungProcessesStandStillUntilResumed(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, ns.Close()) }()
+	cmd := startRegion(t, ns)
+	require.NoError(t, ns.Hang(within(t, 5*time.Second)))
+	pids, err := ns.Processes()
+	require.NoError(t, err)
+	state := func(pid int) string {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		require.NoError(t, err)
+		return strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[0]
+	}
+	for _, pid := range pids {
+		require.Equal(t, "T", state(pid))
+	}
+	require.NoError(t, ns.Resume())
+	require.Eventually(t, func() bool {
+		for _, pid := range pids {
+			if state(pid) == "T" {
+				return false
+			}
+		}
+		return true
+	}, 5*time.Second, 5*time.Millisecond)
+	require.NoError(t, ns.Kill(within(t, 5*time.Second)))
+	require.Error(t, cmd.Wait())
+}
+
+const victimVariable = "MERIDIAN_WAN_TEST_VICTIM"
+
+// victim is a process that has a network with a host node and a region, and
+// waits to be killed.
+func victim() int {
+	n, err := New(Config{Prefix: hostPrefix, Nodes: []Node{
+		{Name: "region", Addresses: []netip.Prefix{netip.MustParsePrefix("198.19.41.1/32")}},
+		{Name: HostNode, Host: true, Addresses: []netip.Prefix{netip.MustParsePrefix("198.19.42.1/32")}},
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	ns, err := n.Namespace("region")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	cmd := ns.Command(context.Background(), "sh", "-c", regionScript)
+	if err := cmd.Start(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(cmd.Process.Pid, n.nodes[HostNode].device.name, ns.link)
+	_ = cmd.Wait()
+	return 1
+}
+
+func TestNothingOutlivesAKilledProcess(t *testing.T) {
+	needRoot(t)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), victimVariable+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var pid int
+	var device, link string
+	_, err = fmt.Fscanln(bufio.NewReader(out), &pid, &device, &link)
+	require.NoError(t, err)
+	_, err = os.Stat("/sys/class/net/" + device)
+	require.NoError(t, err)
+	ns := &Namespace{link: link}
+	require.Eventually(t, func() bool { return len(sleepers(t, ns)) == 4 }, 5*time.Second, 5*time.Millisecond)
+
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool {
+		rest, err := ns.Processes()
+		require.NoError(t, err)
+		_, err = os.Stat("/sys/class/net/" + device)
+		return len(rest) == 0 && os.IsNotExist(err)
+	}, 5*time.Second, 5*time.Millisecond)
+	requireNamespaceGone(t, link)
+}

@@ -1,0 +1,299 @@
+package wan
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Network forwards packets between its nodes from New to Close. Its methods may
+// be called concurrently.
+type Network struct {
+	cfg     Config
+	buffers *buffers
+	failed  chan error
+	close   func() error
+
+	mu     sync.Mutex // serialises changes
+	nodes  map[string]*node
+	seeds  *rand.Rand
+	closed bool
+}
+
+// node is a Node at work. The network's mutex guards all but hops and rejects.
+type node struct {
+	Node
+	ownsNamespace bool
+	device        *device
+	links         map[string]*link // to the other nodes
+	silentIn      bool
+	silentOut     bool
+
+	hops    atomic.Pointer[[]hop]
+	rejects rejects
+	reader  sync.WaitGroup
+	senders sync.WaitGroup // the links from this node
+}
+
+// hop is where packets to a prefix go.
+type hop struct {
+	prefix netip.Prefix
+	link   *link
+}
+
+// New makes the namespaces and devices of a network and starts to forward.
+func New(cfg Config) (*Network, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("wide-area network: %w", err)
+	}
+	cfg.QueueBytes = cmp.Or(cfg.QueueBytes, DefaultQueueBytes)
+	cfg.Seed = cmp.Or(cfg.Seed, rand.Uint64())
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Network{cfg: cfg, buffers: newBuffers(), failed: make(chan error, 1), nodes: map[string]*node{},
+		seeds: rand.New(rand.NewPCG(cfg.Seed, 0))}
+	n.close = sync.OnceValue(n.doClose)
+	for _, node := range cfg.Nodes {
+		if err := n.AddNode(node); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(n); err != nil {
+			return nil, errors.Join(fmt.Errorf("wide-area network: %w", err), n.Close())
+		}
+	}
+	cfg.Log.Info("wide-area network up", "nodes", len(cfg.Nodes), "prefix", cfg.Prefix, "seed", cfg.Seed)
+	return n, nil
+}
+
+// Run waits until ctx ends or a device fails, and closes the network.
+func (n *Network) Run(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-n.failed:
+	}
+	return errors.Join(err, n.Close())
+}
+
+// Close stops forwarding and removes the devices and the namespaces the network
+// made, with every process in them. It may be called again.
+func (n *Network) Close() error { return n.close() }
+
+func (n *Network) doClose() error {
+	if n.cfg.Metrics != nil {
+		n.cfg.Metrics.Unregister(n)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(n.nodes)) {
+		errs = append(errs, n.remove(n.nodes[name]))
+	}
+	return errors.Join(errs...)
+}
+
+// AddNode adds a node while the network runs.
+func (n *Network) AddNode(add Node) (err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return fmt.Errorf("wide-area network: %w", ErrClosed)
+	}
+	var others []Node
+	for _, o := range n.nodes {
+		others = append(others, o.Node)
+	}
+	if err := add.validate(n.cfg.Prefix, others); err != nil {
+		return fmt.Errorf("wide-area network: %w", err)
+	}
+	nd := &node{Node: add, links: map[string]*link{}, ownsNamespace: add.Namespace == nil}
+	nd.hops.Store(&[]hop{})
+	switch {
+	case add.Host:
+		nd.Namespace, err = OpenNamespace("/proc/self/ns/net")
+	case nd.ownsNamespace:
+		nd.Namespace, err = NewNamespace()
+	}
+	if err == nil {
+		nd.device, err = attach(nd.Namespace, add.Host, n.cfg.Prefix, add.Addresses)
+	}
+	if err != nil {
+		err = fmt.Errorf("wide-area network: node %q: %w", add.Name, err)
+		if nd.ownsNamespace && nd.Namespace != nil {
+			err = errors.Join(err, nd.Namespace.Close())
+		}
+		return err
+	}
+	for _, o := range n.nodes {
+		n.connect(nd, o)
+		n.connect(o, nd)
+	}
+	n.nodes[add.Name] = nd
+	n.route()
+	nd.reader.Go(func() { n.read(nd) })
+	return nil
+}
+
+// RemoveNode takes a node out of the network, with its device, and with its
+// namespace if the network made it.
+func (n *Network) RemoveNode(name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nd, err := n.node(name)
+	if err != nil {
+		return err
+	}
+	return n.remove(nd)
+}
+
+func (n *Network) remove(nd *node) error {
+	delete(n.nodes, nd.Name)
+	for _, o := range n.nodes {
+		close(o.links[nd.Name].stop)
+		delete(o.links, nd.Name)
+	}
+	n.route()
+	err := nd.device.Close()
+	nd.reader.Wait()
+	for _, l := range nd.links {
+		close(l.stop)
+	}
+	nd.senders.Wait()
+	if nd.ownsNamespace {
+		err = errors.Join(err, nd.Namespace.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("wide-area network: remove node %q: %w", nd.Name, err)
+	}
+	return nil
+}
+
+// Namespace returns the namespace of a node.
+func (n *Network) Namespace(name string) (*Namespace, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nd, err := n.node(name)
+	if err != nil {
+		return nil, err
+	}
+	return nd.Namespace, nil
+}
+
+func (n *Network) node(name string) (*node, error) {
+	nd, ok := n.nodes[name]
+	if !ok {
+		return nil, fmt.Errorf("wide-area network: %w: %q", ErrUnknownNode, name)
+	}
+	return nd, nil
+}
+
+// connect starts the link between two nodes.
+func (n *Network) connect(from, to *node) {
+	l := newLink(to.device, n.buffers, n.cfg.QueueBytes, [2]uint64{n.seeds.Uint64(), n.seeds.Uint64()})
+	from.links[to.Name] = l
+	n.apply(from, to, n.configured(from.Name, to.Name))
+	from.senders.Go(l.run)
+}
+
+// route gives every node its table of the others' prefixes.
+func (n *Network) route() {
+	for _, nd := range n.nodes {
+		var hops []hop
+		for name, l := range nd.links {
+			for _, p := range n.nodes[name].Addresses {
+				hops = append(hops, hop{p.Masked(), l})
+			}
+		}
+		nd.hops.Store(&hops)
+	}
+}
+
+// read takes packets from the node's device and puts each on its link.
+func (n *Network) read(nd *node) {
+	buf := n.buffers.get(largeBuffer)
+	defer func() { n.buffers.put(buf) }()
+	for {
+		size, err := nd.device.Read(buf.bytes)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				n.fail(fmt.Errorf("wide-area network: device of node %q: %w", nd.Name, err))
+			}
+			return
+		}
+		if l := nd.link(buf.bytes[:size]); l != nil && l.send(buf, size) {
+			buf = n.buffers.get(largeBuffer)
+		}
+	}
+}
+
+// link is the one a packet belongs on, or nil, counted.
+func (nd *node) link(b []byte) *link {
+	source, destination, ok := addresses(b)
+	if !ok {
+		nd.rejects.malformed.Add(1)
+		return nil
+	}
+	if !slices.ContainsFunc(nd.Addresses, func(p netip.Prefix) bool { return p.Contains(source) }) {
+		nd.rejects.wrongSource.Add(1)
+		return nil
+	}
+	for _, h := range *nd.hops.Load() {
+		if h.prefix.Contains(destination) {
+			return h.link
+		}
+	}
+	nd.rejects.noRoute.Add(1)
+	return nil
+}
+
+// fail ends Run with the first failure.
+func (n *Network) fail(err error) {
+	n.cfg.Log.Error("wide-area network failed", "error", err)
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// Links returns the state and counts of every link, ordered by name.
+func (n *Network) Links() []LinkStats {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []LinkStats
+	for _, from := range slices.Sorted(maps.Keys(n.nodes)) {
+		for _, to := range slices.Sorted(maps.Keys(n.nodes[from].links)) {
+			out = append(out, n.nodes[from].links[to].stats(from, to))
+		}
+	}
+	return out
+}
+
+// Nodes returns what every node sent in vain, ordered by name.
+func (n *Network) Nodes() ([]NodeStats, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []NodeStats
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(n.nodes)) {
+		nd := n.nodes[name]
+		unread, err := nd.unread()
+		errs = append(errs, err)
+		out = append(out, NodeStats{Name: name, Unread: unread, Rejected: map[string]uint64{
+			"no_route": nd.rejects.noRoute.Load(), "wrong_source": nd.rejects.wrongSource.Load(),
+			"malformed": nd.rejects.malformed.Load()}})
+	}
+	return out, errors.Join(errs...)
+}
