@@ -1,0 +1,142 @@
+package e2e
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/web/playertest"
+)
+
+// watch opens an asset's page in a browser.
+func watch(t *testing.T, up update) *playertest.Page {
+	t.Helper()
+	require.NotEmpty(t, up.WatchURL, up.Raw)
+	return playertest.Open(t, up.WatchURL)
+}
+
+// played asserts that a page showed the whole video: at least the given share
+// of the frames was decoded and nothing stalled.
+func played(t *testing.T, page *playertest.Page, want int, timeout time.Duration) playertest.State {
+	t.Helper()
+	s := page.WaitEnded(timeout)
+	t.Logf("played: %d frames of %d (%d dropped), stalls %d (%.1f s), switches %d, edge %s", s.Frames, want, s.Dropped, s.Stalls, s.StallSeconds, s.Switches, s.Edge)
+	require.Zero(t, s.Stalls, "%+v", s)
+	// A switch of rungs decodes a few frames twice and may skip the last ones of
+	// the rung it leaves; nothing else may be missing.
+	require.GreaterOrEqual(t, s.Frames, want*98/100, "%+v", s)
+	return s
+}
+
+func TestPublishAndPlay(t *testing.T) {
+	file := sample("bbb-1080p30.mp4")
+	up := platform.upload(t, file)
+	playable := up.until("playable", time.Minute)
+	page := watch(t, playable)
+	page.WaitPlaying(30 * time.Second)
+	s := played(t, page, 300, time.Minute)
+	require.Contains(t, []string{"eu-1", "eu-2"}, s.Edge)
+	ready := up.until("ready", 2*time.Minute)
+	require.NoError(t, <-up.ended)
+
+	// Another player: every frame of every variant, through router and edge.
+	master := platform.region().Router.URL + "/v/-/" + ready.Asset + "/master.m3u8"
+	require.Equal(t, 300, frames(t, master))
+	status, header, _ := get(t, master)
+	require.Equal(t, 302, status)
+	require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"))
+	status, _, body := get(t, header.Get("Location"))
+	require.Equal(t, 200, status)
+	info, err := hls.CheckMaster(body)
+	require.NoError(t, err)
+	require.Len(t, info.Variants, 2*len(info.Variants)/2)
+	for _, v := range info.Variants {
+		_, _, body := get(t, v.URI)
+		media, err := hls.CheckMedia(body)
+		require.NoError(t, err)
+		require.True(t, media.Ended)
+		require.InDelta(t, 10, media.Duration(), 0.1)
+	}
+}
+
+func TestEdgeKilledInMidPlay(t *testing.T) {
+	file := withTone(t, "bbb-1080p30.mp4", 60)
+	want := frames(t, file)
+	up := platform.upload(t, file)
+	page := watch(t, up.until("playable", time.Minute))
+	page.WaitPosition(12, time.Minute)
+	serving := page.State().Edge
+	edge := platform.one(t, func(p process) bool { return p.is("edge-cache") && p.has("MERIDIAN_EDGE="+serving) })
+	signalled(t, edge, syscall.SIGKILL)
+	s := played(t, page, want, 3*time.Minute)
+	require.NotEqual(t, serving, s.Edge, "its sibling takes over")
+	up.until("ready", 2*time.Minute)
+
+	// The supervisor brings the edge back.
+	again := platform.one(t, func(p process) bool { return p.is("edge-cache") && p.has("MERIDIAN_EDGE="+serving) })
+	require.NotEqual(t, edge.pid, again.pid)
+}
+
+func TestPlayingStartsBeforeTheEncodeEnds(t *testing.T) {
+	file := withTone(t, "small-426x240-27s.mp4", 120)
+	want := frames(t, file)
+	up := platform.upload(t, file)
+	page := watch(t, up.until("playable", time.Minute))
+	page.WaitPlaying(30 * time.Second)
+	select {
+	case u := <-up.updates:
+		require.NotEqual(t, "ready", u.State, "the whole encode was faster than starting a browser")
+	default:
+	}
+	// The growing playlist never takes anything back.
+	master := platform.region().Router.URL + "/v/-/" + assetOf(t, up) + "/master.m3u8"
+	_, header, _ := get(t, master)
+	_, _, body := get(t, header.Get("Location"))
+	info, err := hls.CheckMaster(body)
+	require.NoError(t, err)
+	var last hls.MediaInfo
+	grew := 0
+	require.Eventually(t, func() bool {
+		_, _, body := get(t, info.Variants[0].URI)
+		now, err := hls.CheckMedia(body)
+		require.NoError(t, err)
+		if len(last.Segments) > 0 {
+			require.NoError(t, hls.CheckGrown(last, now))
+			if len(now.Segments) > len(last.Segments) {
+				grew++
+			}
+		}
+		last = now
+		return now.Ended
+	}, 3*time.Minute, 300*time.Millisecond)
+	require.Positive(t, grew, "the playlist was complete at once")
+	require.InDelta(t, 120, last.Duration(), 0.2)
+	up.until("ready", time.Minute)
+	played(t, page, want, 4*time.Minute)
+}
+
+// assetOf is the newest asset of the platform.
+func assetOf(t *testing.T, _ *upload) string {
+	t.Helper()
+	status, out := platform.call(t, "GET", "/v1/assets?limit=1", "")
+	require.Equal(t, 200, status)
+	return out["assets"].([]any)[0].(map[string]any)["id"].(string)
+}
+
+func TestEverySampleBecomesReadyAndPlays(t *testing.T) {
+	for _, name := range []string{"small-426x240-27s.mp4", "bbb-rotated-180.mov", "vp9-in-mp4.mp4", "chaplin-mp3audio.mp4", "bikes-noaudio.mp4", "no-duration.webm"} {
+		t.Run(name, func(t *testing.T) {
+			want := frames(t, sample(name))
+			up := platform.upload(t, sample(name))
+			ready := up.until("ready", 3*time.Minute)
+			require.NoError(t, <-up.ended)
+			page := watch(t, ready)
+			page.WaitPlaying(30 * time.Second)
+			played(t, page, want, 2*time.Minute)
+			require.Equal(t, want, frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
+		})
+	}
+}
