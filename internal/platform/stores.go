@@ -98,7 +98,20 @@ func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
 	}, nil
 }
 
-var natsConfig = template.Must(template.New("nats").Parse(`server_name: {{.Name}}
+func (p *plan) natsConfig(r region.Region, store string) (string, error) {
+	var routes []string
+	for _, c := range control(p.table) {
+		if c.Name != r.Name {
+			routes = append(routes, at(c, portNATSCluster))
+		}
+	}
+	var b strings.Builder
+	err := natsTemplate.Execute(&b, map[string]any{"Name": r.Name, "Client": at(r, region.PortNATS), "Monitor": at(r, portNATSMonitor),
+		"Cluster": at(r, portNATSCluster), "Store": store, "Routes": routes})
+	return b.String(), err
+}
+
+var natsTemplate = template.Must(template.New("nats").Parse(`server_name: {{.Name}}
 listen: "{{.Client}}"
 http: "{{.Monitor}}"
 server_tags: ["region:{{.Name}}"]
@@ -128,20 +141,12 @@ func (p *plan) nats(r region.Region) (supervise.Spec, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return supervise.Spec{}, err
 	}
-	var routes []string
-	for _, c := range control(p.table) {
-		if c.Name != r.Name {
-			routes = append(routes, at(c, portNATSCluster))
-		}
-	}
-	var conf strings.Builder
-	err = natsConfig.Execute(&conf, map[string]any{"Name": r.Name, "Client": at(r, region.PortNATS), "Monitor": at(r, portNATSMonitor),
-		"Cluster": at(r, portNATSCluster), "Store": dir, "Routes": routes})
+	conf, err := p.natsConfig(r, dir)
 	if err != nil {
 		return supervise.Spec{}, err
 	}
 	file := p.state.path(r.Name, "nats.conf")
-	if err := os.WriteFile(file, []byte(conf.String()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return supervise.Spec{}, diskFull(err, p.state.dir)
 	}
 	return supervise.Spec{

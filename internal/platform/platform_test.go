@@ -1,0 +1,206 @@
+package platform
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meridian-video/meridian/internal/cli"
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+// upEnv makes the test binary the meridian program, for tests which kill it.
+const upEnv = "PLATFORM_TEST_UP"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(upEnv) != "" {
+		os.Exit(cli.Main(os.Args[1:], &struct {
+			Up Command `cmd:""`
+		}{}))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// stateDir is a directory that PostgreSQL's user can reach, with a short path.
+func stateDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/tmp", "meridian-up-")
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o755))
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "state")
+}
+
+// freeNetwork finds region addresses that nobody uses, so that tests and a
+// running platform never meet.
+func freeNetwork(t *testing.T) int {
+	for i := range 100 {
+		n := 100 + (os.Getpid()+4*i)%140
+		l, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.1:%d", n+1, region.PortS3))
+		if err == nil {
+			require.NoError(t, l.Close())
+			return n
+		}
+	}
+	t.Fatal("no free loopback network")
+	return 0
+}
+
+// output collects what `up` prints.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+type upProcess struct {
+	*exec.Cmd
+	out  *output
+	done chan error
+}
+
+func startUp(t *testing.T, args ...string) *upProcess {
+	u := &upProcess{Cmd: exec.Command(os.Args[0], append([]string{"up"}, args...)...), out: &output{}, done: make(chan error, 1)}
+	u.Env = append(os.Environ(), upEnv+"=1")
+	u.Stdout, u.Stderr = u.out, u.out
+	require.NoError(t, u.Start())
+	go func() { u.done <- u.Wait() }()
+	t.Cleanup(func() { _ = u.Process.Kill() })
+	return u
+}
+
+// saysWithin waits until the output holds text.
+func (u *upProcess) saysWithin(t *testing.T, text string, d time.Duration) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(u.out.String(), text) }, d, 20*time.Millisecond,
+		"no %q in the output", text)
+}
+
+func (u *upProcess) endsWithin(t *testing.T, d time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-u.done:
+		return err
+	case <-time.After(d):
+		t.Fatalf("up doesn't end:\n%s", u.out)
+		return nil
+	}
+}
+
+// processes lists what works in or was told of the state directory.
+func processes(t *testing.T, dir string) []int {
+	procs, err := supervise.Procs()
+	require.NoError(t, err)
+	isPostgres := postmasters(dir)
+	var out []int
+	for _, p := range procs {
+		cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+		if p.Alive() && p.PID != os.Getpid() && (bytes.Contains(cmd, []byte(dir)) || isPostgres(p.PID)) {
+			out = append(out, p.PID)
+		}
+	}
+	return out
+}
+
+func requireNothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, 15*time.Second, 20*time.Millisecond,
+		"processes are left")
+}
+
+func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
+	ctx := t.Context()
+	dir, network := stateDir(t), freeNetwork(t)
+	args := []string{"--regions", "eu", "--stores-only", "--state", dir, "--network", fmt.Sprint(network),
+		"--client-config", filepath.Join(filepath.Dir(dir), "client.yaml")}
+	const ready = "are ready after"
+	up := startUp(t, args...)
+	up.saysWithin(t, ready, startTimeout)
+
+	addr := fmt.Sprintf("127.%d.0.1", network+1)
+	password, err := os.ReadFile(filepath.Join(dir, "secrets", databaseFile))
+	require.NoError(t, err)
+	dsn := fmt.Sprintf("postgres://%s:%s@%s:5432/%s?sslmode=disable&target_session_attrs=read-write",
+		dbUser, strings.TrimSpace(string(password)), addr, dbName)
+	db, err := pgx.Connect(ctx, dsn)
+	require.NoError(t, err)
+	_, err = db.Exec(ctx, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)")
+	require.NoError(t, err)
+	require.NoError(t, db.Close(ctx))
+	nc, err := nats.Connect("nats://" + addr + ":4222")
+	require.NoError(t, err)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = js.AccountInfo(ctx)
+	require.NoError(t, err)
+	nc.Close()
+	client, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "client.yaml"))
+	require.NoError(t, err)
+	require.Contains(t, string(client), "api: http://"+addr+":8080\napi_key: mk_")
+
+	second := startUp(t, args...)
+	require.Error(t, second.endsWithin(t, 20*time.Second))
+	require.Contains(t, second.out.String(), fmt.Sprintf("runs already on %s (process %d)", dir, up.Process.Pid))
+
+	elsewhere := startUp(t, append(args[:4:4], stateDir(t), "--network", fmt.Sprint(network), "--client-config", "none")...)
+	require.Error(t, elsewhere.endsWithin(t, 20*time.Second))
+	require.Contains(t, elsewhere.out.String(), addr+":9000, wanted by eu minio, is in use by process")
+
+	for _, pid := range processes(t, dir) {
+		if cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.HasPrefix(string(cmd), "minio") {
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	up.saysWithin(t, "minio      ended (signal: killed)", 10*time.Second)
+	up.saysWithin(t, "minio      ready again", time.Minute)
+
+	// Nothing survives a supervisor that gets no chance to stop anything.
+	require.NoError(t, up.Process.Kill())
+	require.Error(t, up.endsWithin(t, 10*time.Second))
+	requireNothingLeft(t, dir)
+
+	up = startUp(t, args...)
+	up.saysWithin(t, ready, startTimeout)
+	db, err = pgx.Connect(ctx, dsn)
+	require.NoError(t, err)
+	var n int
+	require.NoError(t, db.QueryRow(ctx, "SELECT n FROM kept").Scan(&n))
+	require.Equal(t, 7, n, "state must go on")
+	require.NoError(t, db.Close(ctx))
+	require.NoError(t, up.Process.Signal(syscall.SIGINT))
+	require.NoError(t, up.endsWithin(t, time.Minute), up.out.String())
+	require.Contains(t, up.out.String(), "nothing is left running")
+	require.Empty(t, processes(t, dir))
+
+	other := startUp(t, append([]string{"--regions", "us"}, args[2:]...)...)
+	require.Error(t, other.endsWithin(t, 20*time.Second))
+	require.Contains(t, other.out.String(), "was made for regions eu; use --regions eu")
+}

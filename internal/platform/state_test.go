@@ -1,0 +1,160 @@
+package platform
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+func nothing() error { return nil }
+
+func TestFreshWipesOnlyOurOwn(t *testing.T) {
+	theirs := t.TempDir()
+	photo := filepath.Join(theirs, "photo.jpg")
+	require.NoError(t, os.WriteFile(photo, nil, 0o600))
+	_, err := openState(theirs, true, []string{"eu"}, nothing)
+	require.ErrorContains(t, err, "holds other files (photo.jpg)")
+	require.FileExists(t, photo)
+
+	dir := filepath.Join(t.TempDir(), "new")
+	s, err := openState(dir, false, []string{"eu"}, nothing)
+	require.NoError(t, err)
+	old := s.path("logs", "old")
+	require.NoError(t, os.WriteFile(old, nil, 0o600))
+	s.release()
+	s, err = openState(dir, false, []string{"eu"}, nothing)
+	require.NoError(t, err)
+	require.FileExists(t, old)
+	s.release()
+	s, err = openState(dir, true, []string{"eu", "us", "ap"}, nothing)
+	require.NoError(t, err)
+	require.NoFileExists(t, old)
+	_, err = openState(dir, false, []string{"eu", "us", "ap"}, nothing)
+	require.ErrorContains(t, err, "runs already")
+	s.release()
+	s, err = openState(dir, false, []string{"ap", "eu", "us"}, nothing)
+	require.NoError(t, err, "the order of regions doesn't matter")
+	s.release()
+}
+
+func TestStateOfAnotherLayout(t *testing.T) {
+	for text, want := range map[string]string{"99 eu\n": "has layout 99", "": "is damaged"} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, markFile), []byte(text), 0o600))
+		_, err := openState(dir, false, []string{"eu"}, nothing)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "--fresh")
+	}
+}
+
+func TestDataOfAnotherPostgres(t *testing.T) {
+	dir := t.TempDir()
+	_, err := postgresFor(dir)
+	require.NoError(t, err, "a new directory takes the newest")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "PG_VERSION"), []byte("9\n"), 0o600))
+	_, err = postgresFor(dir)
+	require.ErrorContains(t, err, "made by PostgreSQL 9")
+	require.ErrorContains(t, err, "--fresh")
+}
+
+func TestSecretsAreKept(t *testing.T) {
+	dir := t.TempDir()
+	table, err := region.Loopback("eu")
+	require.NoError(t, err)
+	first, err := loadSecrets(dir, table)
+	require.NoError(t, err)
+	second, err := loadSecrets(dir, table)
+	require.NoError(t, err)
+	require.Equal(t, first, second)
+	require.NotEqual(t, first.s3, first.database)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		require.NoError(t, err)
+		require.EqualValues(t, 0o600, info.Mode().Perm(), e.Name())
+	}
+}
+
+func TestClientConfigOfTheUserIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "client.yaml")
+	for range 2 {
+		written, err := writeClientConfig(path, "http://a", "mk_x")
+		require.NoError(t, err)
+		require.True(t, written)
+	}
+	require.NoError(t, os.WriteFile(path, []byte("api: https://production\n"), 0o600))
+	written, err := writeClientConfig(path, "http://a", "mk_x")
+	require.NoError(t, err)
+	require.False(t, written)
+}
+
+func TestValidateNamesEveryProblem(t *testing.T) {
+	err := (&Command{Regions: []string{"eu", "eu", "mars"}, Network: 300, State: "/" + strings.Repeat("x", 100)}).Validate()
+	for _, want := range []string{"eu is named twice", `unknown region "mars"`, "network 300", "too long"} {
+		require.ErrorContains(t, err, want)
+	}
+	require.ErrorContains(t, (&Command{State: "/x"}).Validate(), "want at least one")
+	require.ErrorContains(t, (&Command{State: "/x", Regions: []string{"eu", "us"}}).Validate(), "majority")
+	require.NoError(t, (&Command{State: "/x", Regions: []string{"eu", "us", "ap"}}).Validate())
+}
+
+func TestTableMovesToAnotherNetwork(t *testing.T) {
+	table, err := (&Command{Regions: []string{"eu", "us", "ap"}, Network: 1}).table()
+	require.NoError(t, err)
+	for i, r := range table.Regions {
+		want := netip.AddrFrom4([4]byte{127, byte(i + 2), 0, 1}).String()
+		require.Equal(t, want, host(r))
+		require.Equal(t, want, r.Edges[0].Addresses[0].String())
+		require.Contains(t, r.S3, want+":")
+	}
+}
+
+func TestConfigurationFiles(t *testing.T) {
+	for name, regions := range map[string][]string{"one": {"eu"}, "three": {"eu", "us", "ap"}} {
+		table, err := region.Loopback(regions...)
+		require.NoError(t, err)
+		p := &plan{table: table, secrets: &secrets{superuser: "s1", replication: "s2"}}
+		conf, err := p.natsConfig(table.Regions[0], "/state/eu/nats")
+		require.NoError(t, err)
+		golden(t, name+".nats.conf", []byte(conf))
+		b, err := yaml.Marshal(p.patroniConfig(table.Regions[0], "/state/eu/postgres", "/state/eu/postgres/data", "/pg/bin"))
+		require.NoError(t, err)
+		golden(t, name+".patroni.yml", b)
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+}
+
+func TestFindSocket(t *testing.T) {
+	const tcp = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100017F:2328 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1 0 100 0 0 10 0
+   1: 0100027F:2328 0100007F:2328 01 00000000:00000000 00:00000000 00000000     0        0 222 1 0 100 0 0 10 0
+   2: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 333 1 0 100 0 0 10 0
+`
+	for addr, want := range map[string]string{"127.1.0.1:9000": "111", "127.2.0.1:9000": "", "127.9.0.1:8080": "333", "127.1.0.1:1": ""} {
+		require.Equal(t, want, findSocket(tcp, "tcp", netip.MustParseAddrPort(addr)), addr)
+	}
+}
+
+func FuzzFindSocket(f *testing.F) {
+	f.Add("   0: 0100017F:2328 00000000:0000 0A 0:0 0:0 0 0 0 111")
+	f.Fuzz(func(t *testing.T, s string) { findSocket(s, "tcp", netip.MustParseAddrPort("127.1.0.1:9000")) })
+}
