@@ -26,7 +26,7 @@ func (z *zone) packet(b []byte, client netip.Addr) []byte {
 		return nil
 	}
 	var req dns.Msg
-	if err := req.Unpack(b); err != nil {
+	if err := req.Unpack(b); err != nil || !complete(b, &req) {
 		z.metrics.dns.WithLabelValues("udp", rcode(dns.RcodeFormatError)).Inc()
 		return formatError(b)
 	}
@@ -38,6 +38,22 @@ func (z *zone) packet(b []byte, client netip.Addr) []byte {
 		return formatError(b)
 	}
 	return out
+}
+
+// complete reports whether a message holds what its header promises: the library
+// takes one that ends between two records or fields for a shorter one.
+func complete(b []byte, m *dns.Msg) bool {
+	for i, n := range []int{len(m.Question), len(m.Answer), len(m.Ns), len(m.Extra)} {
+		if int(binary.BigEndian.Uint16(b[4+2*i:])) != n {
+			return false
+		}
+	}
+	for _, q := range m.Question {
+		if q.Qtype == 0 || q.Qclass == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // formatError answers a message that could not be parsed: its header alone.
