@@ -77,7 +77,9 @@ type view struct {
 	Heading       string
 	Styles        []string
 	Script        string
-	Data          data
+	// Plain is the master's form for players that know no steering.
+	Plain string
+	Data  data
 }
 
 //go:embed page.html
@@ -100,7 +102,7 @@ func Player(w http.ResponseWriter, status int, p Page) error {
 	} else if d.Title == "" {
 		d.Title = "Untitled video"
 	}
-	v.Data = d
+	v.Data, v.Plain = d, plain(p.Master)
 	frames := "'none'"
 	if p.Embed {
 		frames = "*"
@@ -133,6 +135,17 @@ func preparing(state string) string {
 	default:
 		return "It starts here by itself as soon as the first seconds are ready; you don’t need to reload."
 	}
+}
+
+func plain(master string) string {
+	u, err := url.Parse(master)
+	if err != nil {
+		return master
+	}
+	q := u.Query()
+	q.Set("steering", "0")
+	u.RawQuery = q.Encode()
+	return u.String()
 }
 
 func documentTitle(title string) string {
