@@ -82,6 +82,9 @@ func (r *Reader) Next() ([]Sample, error) {
 		}
 		switch kind {
 		case "moof":
+			if err := countSamples(box); err != nil {
+				return nil, err
+			}
 			b, err := mp4.DecodeBox(0, bytes.NewReader(box))
 			if err != nil {
 				return nil, fmt.Errorf("%w: moof: %w", ErrMalformed, err)
@@ -98,6 +101,41 @@ func (r *Reader) Next() ([]Sample, error) {
 			return samples(moof, moofSize, box, moov.Mvex.Trex)
 		}
 	}
+}
+
+// maxSamples bounds one fragment: two seconds at far more frames than any source has.
+const maxSamples = 100_000
+
+// countSamples refuses a fragment that claims more samples than it can hold: a
+// run whose samples all have default values needs no bytes for them, and the
+// parser would allocate for whatever number it names.
+func countSamples(moof []byte) error {
+	total := uint64(0)
+	var walk func(b []byte, depth int) error
+	walk = func(b []byte, depth int) error {
+		for len(b) >= 8 {
+			size := int(binary.BigEndian.Uint32(b))
+			if size < 8 || size > len(b) {
+				return fmt.Errorf("%w: box sizes in moof", ErrMalformed)
+			}
+			switch kind := string(b[4:8]); {
+			case kind == "traf" && depth == 0:
+				if err := walk(b[8:size], 1); err != nil {
+					return err
+				}
+			case kind == "trun" && size >= 16:
+				if total += uint64(binary.BigEndian.Uint32(b[12:])); total > maxSamples {
+					return fmt.Errorf("%w: more than %d samples in a fragment", ErrMalformed, maxSamples)
+				}
+			}
+			b = b[size:]
+		}
+		return nil
+	}
+	if binary.BigEndian.Uint32(moof) == 1 {
+		return fmt.Errorf("%w: moof with a 64-bit size", ErrMalformed)
+	}
+	return walk(moof[8:], 0)
 }
 
 func noEOF(err error) error {

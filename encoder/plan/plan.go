@@ -141,7 +141,7 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 			pts = append(pts, x.PTS[i])
 		}
 		fps /= float64(every)
-		rate.Den *= int64(every)
+		rate = reduced(rate.Num, rate.Den*int64(every))
 	}
 	for i := range pts {
 		next := x.End
@@ -265,7 +265,16 @@ func frameRate(v probe.Video, x probe.Index, t Timeline) (probe.Rational, float6
 	if f := v.FrameRate.Float(); f > 0 && math.Abs(avg/f-1) < 0.01 {
 		return v.FrameRate, f
 	}
-	return probe.Rational{Num: int64(math.Round(avg * 1000)), Den: 1000}, avg
+	return reduced(int64(math.Round(avg*1000)), 1000), avg
+}
+
+func reduced(num, den int64) probe.Rational {
+	a, b := num, den
+	for b != 0 {
+		a, b = b, a%b
+	}
+	a = max(a, 1)
+	return probe.Rational{Num: num / a, Den: den / a}
 }
 
 func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) (catalog.PlanTrack, error) {

@@ -18,17 +18,6 @@ func (r Rational) Float() float64 {
 	return float64(r.Num) / float64(r.Den)
 }
 
-func (r Rational) reduced() Rational {
-	a, b := r.Num, r.Den
-	for b != 0 {
-		a, b = b, a%b
-	}
-	if a == 0 {
-		return Rational{}
-	}
-	return Rational{r.Num / a, r.Den / a}
-}
-
 // Source is what a file holds.
 type Source struct {
 	// Format is ffmpeg's name of the container.
