@@ -106,7 +106,7 @@ func explainDecision(d geo.Decision) explanation {
 	}
 	for i := range d.Choices {
 		c := &d.Choices[i]
-		r := explainedRegion{Name: c.Region.Name, Place: c.Region.Place, Class: c.Class, Reason: c.Reason}
+		r := explainedRegion{Name: c.Region.Name, Place: c.Region.Place, Class: c.Class, Reason: c.Reason()}
 		if !math.IsNaN(c.Kilometres) {
 			km := math.Round(c.Kilometres)
 			r.Kilometres = &km

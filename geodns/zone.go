@@ -3,7 +3,6 @@ package geodns
 import (
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/miekg/dns"
 
@@ -124,13 +123,8 @@ func (z *zone) answer(req, resp *dns.Msg, client netip.Addr, subnet *clientSubne
 		if subnet != nil && subnet.prefix.Bits() > 0 {
 			who = subnet.prefix.Addr()
 		}
-		s := z.board.Load()
-		// Everyone of one network gets the same edges, which is what the scope says.
-		key := ""
-		if s.Geo != nil {
-			key = s.Geo.Locate(who).Network.String()
-		}
-		d := geo.Decide(s, geo.Query{Addr: who, Key: key})
+		// Without a key everyone of one network gets the same edges: what the scope says.
+		d := geo.Decide(z.board.Load(), geo.Query{Addr: who})
 		z.metrics.decided(viaDNS, &d)
 		addrs = n.chosen(&d)
 		scope = subnet.scope(d.Location.Network)
@@ -199,5 +193,5 @@ func rcode(r int) string {
 	if s, ok := dns.RcodeToString[r]; ok {
 		return s
 	}
-	return strings.ToUpper("unknown")
+	return "UNKNOWN"
 }

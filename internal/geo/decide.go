@@ -21,8 +21,8 @@ const tieKm = 50
 type Query struct {
 	// Addr is the viewer's address, or the network address of a client subnet.
 	Addr netip.Addr
-	// Key spreads content over the edges of a region: the asset, or anything
-	// else that should always meet the same cache.
+	// Key spreads content over the edges of a region: the asset. Without one the
+	// viewers are spread, by the network that shares their location.
 	Key string
 	// Allowed names the regions the content may be served from; empty means all.
 	Allowed []string
@@ -50,8 +50,6 @@ type Choice struct {
 	// of their hash with the query's key, then the others.
 	Edges []*Edge
 	Class Class
-	// Reason in a few words, for people: "nearest 410 km".
-	Reason string
 	// Kilometres from the viewer, NaN when the viewer's place is unknown.
 	Kilometres float64
 }
@@ -59,7 +57,7 @@ type Choice struct {
 // Allowed reports whether the region may be offered.
 func (c *Choice) Allowed() bool { return c.Class != NotAllowed }
 
-// Up reports whether the region works.
+// Up reports whether any edge of the region works.
 func (c *Choice) Up() bool { return c.Region.Up() }
 
 // Decision is the order of all regions for one viewer.
@@ -84,10 +82,14 @@ func Decide(s *Snapshot, q Query) Decision {
 	default:
 		d.Location = s.Geo.Locate(q.Addr)
 	}
+	key := q.Key
+	if key == "" && d.Location.Network.IsValid() {
+		key = d.Location.Network.String()
+	}
 	for i := range s.Regions {
 		r := &s.Regions[i]
 		c := &d.Choices[i]
-		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, q.Key)}
+		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, key)}
 		if d.Location.Known {
 			c.Kilometres = d.Location.Point.Kilometres(r.At)
 		}
@@ -119,9 +121,6 @@ func Decide(s *Snapshot, q Query) Decision {
 	slices.SortStableFunc(d.Choices, func(a, b Choice) int { return cmp.Compare(tier(a.Class), tier(b.Class)) })
 	if len(d.Choices) > 0 && d.Choices[0].Class == Farther {
 		d.Choices[0].Class = Nearest
-	}
-	for i := range d.Choices {
-		d.Choices[i].Reason = d.Choices[i].reason(s)
 	}
 	return d
 }
@@ -157,7 +156,9 @@ func breakTies(cs []Choice) {
 	}
 }
 
-func (c *Choice) reason(s *Snapshot) string {
+// Reason says in a few words, for people, why the region stands where it does:
+// "nearest 410 km". It is put together when asked for, not for every answer.
+func (c *Choice) Reason() string {
 	switch c.Class {
 	case Nearest:
 		return fmt.Sprintf("nearest %.0f km", c.Kilometres)
@@ -180,11 +181,7 @@ func (c *Choice) reason(s *Snapshot) string {
 			why = append(why, e.Health.Why)
 		}
 	}
-	reason := "down: " + strings.Join(why, ", ")
-	if s.Alone {
-		reason += " (no other router heard)"
-	}
-	return reason
+	return "down: " + strings.Join(why, ", ")
 }
 
 // rankEdges orders a region's edges by rendezvous hashing: a key keeps its edge
@@ -194,9 +191,10 @@ func rankEdges(r *Region, key string) []*Edge {
 		e *Edge
 		h uint64
 	}
-	rs := make([]ranked, len(r.Edges))
+	var few [8]ranked // no allocation for regions of ordinary size
+	rs := few[:0]
 	for i := range r.Edges {
-		rs[i] = ranked{&r.Edges[i], Hash(key, r.Edges[i].Name)}
+		rs = append(rs, ranked{&r.Edges[i], Hash(key, r.Edges[i].Name)})
 	}
 	slices.SortFunc(rs, func(a, b ranked) int {
 		if a.e.Health.Down != b.e.Health.Down {

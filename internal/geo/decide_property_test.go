@@ -64,7 +64,7 @@ func TestDecideProperties(t *testing.T) {
 		seen := map[string]bool{}
 		anyUp, lastTier, settled := false, 0, 0.0
 		for _, c := range d.Choices {
-			if seen[c.Region.Name] || c.Reason == "" || len(c.Edges) != len(c.Region.Edges) {
+			if seen[c.Region.Name] || c.Reason() == "" || len(c.Edges) != len(c.Region.Edges) {
 				t.Fatalf("choice %+v: repeated, without reason or incomplete", c)
 			}
 			seen[c.Region.Name] = true

