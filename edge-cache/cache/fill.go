@@ -170,12 +170,16 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 	defer o.pinned.Store(false)
 	kept := c.admit(o, info.Size+overhead)
 	o.body = make([]byte, info.Size)
-	close(o.opened)
-
+	if info.Size > 0 {
+		close(o.opened)
+	}
 	if err := s.copy(ctx, sha256.New()); err != nil {
 		return err
 	}
 	o.finish()
+	if info.Size == 0 {
+		close(o.opened) // nothing to wait for but this: whoever has it finds it complete
+	}
 	if !kept {
 		c.forget(o)
 	}

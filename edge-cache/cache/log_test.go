@@ -49,7 +49,7 @@ func TestRestartIsWarm(t *testing.T) {
 	for i := range 10 {
 		key := fmt.Sprint("k", i)
 		require.Equal(t, Disk, get(t, c, key, object(key, i*20_000), &org).Tier)
-		require.Equal(t, Memory, get(t, c, key, object(key, i*20_000), &org).Tier)
+		require.Equal(t, Memory, get(t, c, key, object(key, i*20_000), &org).Tier, key)
 	}
 	require.EqualValues(t, 10, org.opens.Load(), "nothing was fetched again")
 }
@@ -142,10 +142,21 @@ func TestCrash(t *testing.T) {
 	for round := range 4 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestCrash$", "-test.timeout=60s")
 		cmd.Env = append(os.Environ(), crashDir+"="+dir)
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
 		require.NoError(t, cmd.Start())
-		time.Sleep(time.Duration(150+rand.IntN(250)) * time.Millisecond) // any moment will do
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // already ended, unless the test fails
+			if t.Failed() {
+				t.Logf("round %d: %s", round, said.String())
+			}
+		})
+		// At any moment once this process has written something of its own.
+		from, more := logEnd(t, dir), int64(1+rand.IntN(4<<20))
+		require.Eventually(t, func() bool { return logEnd(t, dir) > from+more }, 30*time.Second, time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
 		_ = cmd.Wait()
+		require.Empty(t, said.String())
 
 		c, err := Open(diskConfig(dir))
 		require.NoError(t, err, "round %d", round)
@@ -161,6 +172,22 @@ func TestCrash(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	require.Positive(t, found, "no object survived any of the kills")
+}
+
+// logEnd is how far the log has been written since it was made, which grows also
+// when the log is full.
+func logEnd(t *testing.T, dir string) (end int64) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	for _, f := range files {
+		var id int64
+		_, err := fmt.Sscanf(filepath.Base(f), "%x.log", &id)
+		require.NoError(t, err)
+		if st, err := os.Stat(f); err == nil { // it may be dropped while we look
+			end = max(end, id*diskConfig(dir).Disk/minSegments+st.Size())
+		}
+	}
+	return end
 }
 
 func fillUntilKilled(t *testing.T, dir string) {

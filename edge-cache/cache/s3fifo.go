@@ -92,7 +92,8 @@ func (p *s3fifo) evictOne() bool {
 			return true
 		}
 	}
-	return p.evictMain() || p.evictSmall()
+	// The small queue may only move nodes to the main one, where one can go then.
+	return p.evictMain() || p.evictSmall() || p.evictMain()
 }
 
 func (p *s3fifo) evictSmall() bool {

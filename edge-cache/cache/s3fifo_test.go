@@ -99,3 +99,18 @@ func TestScanDoesNotEmptyTheCache(t *testing.T) {
 		require.False(t, gone[n.hash], n.hash)
 	}
 }
+
+// TestPromotedNodeCanGo: the only node that may go was hit, so the small queue
+// moves it to the main one first.
+func TestPromotedNodeCanGo(t *testing.T) {
+	p := newS3FIFO(10, func(*node) {})
+	arriving := &node{hash: 1, size: 7}
+	arriving.pinned.Store(true)
+	require.True(t, p.insert(arriving))
+	require.False(t, p.insert(&node{hash: 2, size: 4}))
+	hit := &node{hash: 3, size: 1}
+	require.True(t, p.insert(hit))
+	hit.touch()
+	hit.touch()
+	require.True(t, p.insert(&node{hash: 4, size: 3}))
+}
