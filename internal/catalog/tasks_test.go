@@ -211,12 +211,21 @@ func TestBacklogAndLeases(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 1, 0}, []int{len(waiting), waiting[0].Dispatch, underWay})
 
-	for holder, want := range map[string]bool{"a": true} {
-		ok, err := c.HoldLease(ctx, "x", holder, time.Minute)
-		require.NoError(t, err)
-		require.Equal(t, want, ok)
-	}
-	ok, err := c.HoldLease(ctx, "x", "b", time.Minute)
+	// A dispatcher that notes its message only after the task was claimed and
+	// queued again must not make it look dispatched.
+	late := waiting[0]
+	_, err = c.Retry(ctx, claim(t, c, late.ID), Failure{Code: InternalFailure}, 0)
+	require.NoError(t, err)
+	require.NoError(t, c.MarkDispatched(ctx, late))
+	waiting, _, err = c.Backlog(ctx, First, time.Minute, 10)
+	require.NoError(t, err)
+	require.Len(t, waiting, 1)
+	require.Greater(t, waiting[0].Dispatch, late.Dispatch)
+
+	ok, err := c.HoldLease(ctx, "x", "a", time.Minute)
+	require.NoError(t, err)
+	require.True(t, ok)
+	ok, err = c.HoldLease(ctx, "x", "b", time.Minute)
 	require.NoError(t, err)
 	require.False(t, ok)
 	require.NoError(t, c.DropLease(ctx, "x", "a"))

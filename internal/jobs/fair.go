@@ -38,8 +38,9 @@ func (f *fair) pick(waiting []catalog.WaitingTask, n int) []catalog.WaitingTask 
 	}
 	f.deficit = next
 
-	at, _ := slices.BinarySearch(owners, f.last)
-	if at < len(owners) && owners[at] == f.last && f.deficit[f.last] <= 0 {
+	// The owner served last goes on only with what is left of its turn.
+	at, found := slices.BinarySearch(owners, f.last)
+	if found && f.deficit[f.last] < cost(queues[f.last][0]) {
 		at++
 	}
 	var out []catalog.WaitingTask

@@ -54,6 +54,9 @@ type Worker struct {
 
 	mu      sync.Mutex
 	running map[*Task]context.CancelCauseFunc
+
+	// frozen stops the beats of tasks, as SIGSTOP would; tests set it.
+	frozen bool
 }
 
 // Timing of claims. The message's AckWait equals the row's lease, and one beat
@@ -213,6 +216,9 @@ func (w *Worker) renew(ctx context.Context, t *Task, msg jetstream.Msg, stop <-c
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if w.frozen {
+			continue
 		}
 		err := w.Catalog.Beat(ctx, t.Task, t.frames.Load())
 		switch {

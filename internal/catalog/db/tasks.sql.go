@@ -590,7 +590,7 @@ func (q *Queries) RequeueCleanup(ctx context.Context, arg RequeueCleanupParams) 
 }
 
 const requeueExpired = `-- name: RequeueExpired :many
-UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL,
+UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
     error_code = 'lost', error_detail = 'the worker stopped renewing its lease'
 WHERE id = ANY (ARRAY(
     SELECT t.id FROM tasks t
@@ -622,7 +622,7 @@ func (q *Queries) RequeueExpired(ctx context.Context, grace time.Duration, maxFa
 }
 
 const retryTask = `-- name: RetryTask :one
-UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, lease_until = NULL, dispatched_at = NULL,
+UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
     state = CASE WHEN failures + 1 >= $3::integer THEN 'failed' ELSE 'queued' END,
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
@@ -683,7 +683,7 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 }
 
 const returnTask = `-- name: ReturnTask :execrows
-UPDATE tasks SET state = 'queued', lease_until = NULL, dispatched_at = NULL
+UPDATE tasks SET state = 'queued', lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1
 WHERE id = $1 AND attempt = $2 AND state = 'running'
 `
 

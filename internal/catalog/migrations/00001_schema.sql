@@ -142,7 +142,8 @@ CREATE TABLE tasks (
     region        text NOT NULL,
     -- Regions it may run in when pinned, else empty.
     pinned        text[] NOT NULL DEFAULT '{}',
-    -- Counts messages sent for it; dispatched_at is null while none is under way.
+    -- Counts messages sent for it, and up when it is queued again, so that a dispatcher
+    -- that notes its message late notes nothing. dispatched_at is null while none is under way.
     dispatch      integer NOT NULL DEFAULT 0,
     dispatched_at timestamptz,
     -- Not before this time: backoff after a failure, grace before a deletion.

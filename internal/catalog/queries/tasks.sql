@@ -29,7 +29,7 @@ WHERE id = @id AND attempt = @attempt AND state = 'running';
 
 -- name: RetryTask :one
 -- Gives a task back after a failure: queued again after a pause, or failed when it has used up its attempts.
-UPDATE tasks SET failures = failures + 1, error_code = @code, error_detail = @detail, lease_until = NULL, dispatched_at = NULL,
+UPDATE tasks SET failures = failures + 1, error_code = @code, error_detail = @detail, lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
     state = CASE WHEN failures + 1 >= @max_failures::integer THEN 'failed' ELSE 'queued' END,
     ended_at = CASE WHEN failures + 1 >= @max_failures::integer THEN now() END,
     not_before = now() + @delay::interval
@@ -38,7 +38,7 @@ RETURNING *;
 
 -- name: ReturnTask :execrows
 -- Gives a task back that was stopped through no fault of its own: nothing is counted.
-UPDATE tasks SET state = 'queued', lease_until = NULL, dispatched_at = NULL
+UPDATE tasks SET state = 'queued', lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1
 WHERE id = @id AND attempt = @attempt AND state = 'running';
 
 -- name: FailTask :execrows
@@ -95,7 +95,7 @@ UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now() WHERE id = @id A
 
 -- name: RequeueExpired :many
 -- Leases that ran out and were not taken over through a redelivered message.
-UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL,
+UPDATE tasks SET state = 'queued', failures = failures + 1, lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
     error_code = 'lost', error_detail = 'the worker stopped renewing its lease'
 WHERE id = ANY (ARRAY(
     SELECT t.id FROM tasks t

@@ -1,0 +1,500 @@
+package jobs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/objects/objectstest"
+	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The S3 client's idle connections, which it has no way to close.
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
+}
+
+// env is one control plane: a database, a NATS server, one region's store.
+type env struct {
+	t     *testing.T
+	dsn   string
+	cat   *catalog.Catalog
+	nats  *testenv.NATSServer
+	conn  *Conn
+	store *objects.Store
+}
+
+func newEnv(t *testing.T) *env {
+	t.Helper()
+	e := &env{t: t, dsn: testenv.Postgres(t)}
+	var err error
+	e.cat, err = catalog.Open(e.dsn, quiet())
+	require.NoError(t, err)
+	t.Cleanup(e.cat.Close)
+	require.NoError(t, e.cat.Migrate(t.Context()))
+	e.nats, err = testenv.StartNATS(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(e.nats.Stop)
+	e.conn = e.connect()
+	require.NoError(t, e.conn.Setup(t.Context()))
+	e.store, _ = objectstest.New(t, 1)
+	return e
+}
+
+// quiet is a log for tests; MERIDIAN_TEST_LOG shows it.
+func quiet() *slog.Logger {
+	if os.Getenv("MERIDIAN_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (e *env) connect() *Conn {
+	c, err := Connect([]string{e.nats.URL}, 1, quiet())
+	require.NoError(e.t, err)
+	e.t.Cleanup(c.Close)
+	return c
+}
+
+// start runs f until the test ends or stop is called.
+func (e *env) start(f func(context.Context) error) (stop func()) {
+	e.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(e.t, <-done)
+	})
+	e.t.Cleanup(stop)
+	return stop
+}
+
+func (e *env) startPublisher() {
+	s, err := token.NewSigner("record-1")
+	require.NoError(e.t, err)
+	e.start((&catalog.Publisher{Catalog: e.cat, Objects: e.store, Events: e.conn, Signer: s, Log: quiet()}).Run)
+}
+
+func (e *env) startDispatcher(name string) (stop func()) {
+	return e.start((&Dispatcher{Catalog: e.cat, Conn: e.conn, Name: name, Regions: []string{"eu", "us"}, Log: quiet()}).Run)
+}
+
+func (e *env) worker(region string, slots int, h Handler) *Worker {
+	return &Worker{Catalog: e.cat, Conn: e.conn, Objects: e.store, Region: region, Regions: []string{"eu", "us"}, Slots: slots, Handle: h, Log: quiet()}
+}
+
+// sql runs a query past the catalog and returns its one value.
+func sql[T any](e *env, query string, args ...any) T {
+	e.t.Helper()
+	conn, err := pgx.Connect(context.Background(), e.dsn)
+	require.NoError(e.t, err)
+	defer conn.Close(context.Background())
+	var v T
+	require.NoError(e.t, conn.QueryRow(context.Background(), query, args...).Scan(&v))
+	return v
+}
+
+// upload makes an asset that is received.
+func (e *env) upload(owner string) string {
+	e.t.Helper()
+	ctx := e.t.Context()
+	a, err := e.cat.CreateAsset(ctx, catalog.NewAsset{Owner: owner, Title: "x", Region: "eu"})
+	require.NoError(e.t, err)
+	u, err := e.cat.CreateUpload(ctx, catalog.NewUpload{Owner: owner, Asset: a.ID, Size: 4})
+	require.NoError(e.t, err)
+	body := objects.Bytes([]byte("film"))
+	_, err = e.store.Put(ctx, objects.PartKey(a.ID, 0, "p"), body, a.Placement)
+	require.NoError(e.t, err)
+	sum := sha256.Sum256([]byte("film"))
+	require.NoError(e.t, e.cat.AppendPart(ctx, u.ID, catalog.Part{ID: "p", Size: 4, SHA256: sum[:], Regions: []string{"eu"}}))
+	_, err = e.cat.FinishUpload(ctx, u.ID)
+	require.NoError(e.t, err)
+	return a.ID
+}
+
+func (e *env) state(id string) catalog.State {
+	return catalog.State(sql[string](e, "SELECT state FROM assets WHERE id = $1", id))
+}
+
+func (e *env) eventually(what string, within time.Duration, ok func() bool) {
+	e.t.Helper()
+	require.Eventually(e.t, ok, within, 50*time.Millisecond, what)
+}
+
+var (
+	v360 = hls.Rendition{ID: "v360", Track: "v0", Kind: hls.Video, Codecs: "avc1.64001f", Width: 640, Height: 360, Bandwidth: 900_000}
+	a128 = hls.Rendition{ID: "a0-aac128", Track: "a0", Kind: hls.Audio, Codecs: "mp4a.40.2", Bandwidth: 140_000}
+)
+
+func filmPlan() Plan {
+	return Plan{Target: 2, DurationMS: 6000, Frames: 180, Tracks: []PlanTrack{
+		{ID: "v0", Kind: hls.Video, Timescale: 1000, Renditions: []hls.Rendition{v360},
+			Chunks: []PlanChunk{{Start: 0, End: 2000, Frames: 60}, {Start: 2000, End: 4000, Frames: 60}, {Start: 4000, End: 6000, Frames: 60}}},
+		{ID: "a0", Kind: hls.Audio, Timescale: 48000, Renditions: []hls.Rendition{a128}},
+	}}
+}
+
+func result(t *Task, n int, last bool, d hls.Rendition) ChunkCommit {
+	timescale := map[string]int64{"v0": 1000, "a0": 48000}[t.Track]
+	return ChunkCommit{Renditions: []hls.Rendition{d}, Frames: 60, Record: hls.Record{V: hls.RecordVersion, Asset: t.Asset, Run: t.RunName(), Track: t.Track, Chunk: n,
+		Attempt: t.Attempt, Start: int64(n) * 2 * timescale, Timescale: timescale, Target: 2, Last: last,
+		Renditions: map[string]hls.RenditionSegments{d.ID: {Init: "init-01234567.mp4",
+			Segments: []hls.Segment{{Duration: 2 * timescale, Bytes: 1000, SHA256: strings.Repeat("ab", 32)}}}}}}
+}
+
+// encode is a handler that "encodes" films.
+func encode(ctx context.Context, t *Task) error {
+	switch t.Kind {
+	case catalog.KindPlan:
+		return t.CommitPlan(ctx, filmPlan())
+	case catalog.KindVideo:
+		return t.CommitChunk(ctx, result(t, t.Chunk, t.Chunk == 2, v360))
+	case catalog.KindAudio:
+		done, err := t.CommittedChunks(ctx)
+		if err != nil {
+			return err
+		}
+		for n := len(done); n < 3; n++ {
+			if err := t.CommitChunk(ctx, result(t, n, n == 2, a128)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return Permanent(errors.New("unexpected kind"))
+}
+
+func TestFromReceivedToReady(t *testing.T) {
+	e := newEnv(t)
+	e.startPublisher()
+	e.startDispatcher("d1")
+	e.startDispatcher("d2")
+	id := e.upload("ann")
+	sub, err := e.conn.Subscribe(t.Context(), id, 0)
+	require.NoError(t, err)
+	defer sub.Stop()
+	e.start(e.worker("eu", 2, encode).Run)
+	e.start(e.worker("us", 1, encode).Run)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	var types []string
+	var playable uint64
+	for {
+		ev, seq, err := sub.Next(ctx)
+		require.NoError(t, err, types)
+		require.Equal(t, id, ev.Asset)
+		if ev.Type != catalog.EventProgress {
+			types = append(types, ev.Type)
+		}
+		if ev.Type == catalog.EventPlayable {
+			playable = seq
+		}
+		if ev.Type == catalog.EventReady {
+			require.Equal(t, ev.Progress.FramesTotal, ev.Progress.FramesDone)
+			break
+		}
+	}
+	require.Equal(t, []string{catalog.EventPlayable, catalog.EventReady}, types[len(types)-2:])
+	require.Equal(t, catalog.Ready, e.state(id))
+	require.Equal(t, 6, sql[int](e, "SELECT count(*) FROM chunks WHERE published_at IS NOT NULL"))
+	require.Zero(t, sql[int](e, "SELECT count(*) FROM tasks WHERE failures > 0 OR attempt > 1"))
+	b, err := e.store.ReadAll(t.Context(), objects.RecordKey(id, "r1", "v0", 2), 1<<20, objects.Placement{})
+	require.NoError(t, err)
+	r, err := hls.DecodeRecord(b)
+	require.NoError(t, err)
+	require.True(t, r.Last)
+
+	// A client that saw playable goes on after it.
+	again, err := e.conn.Subscribe(t.Context(), id, playable)
+	require.NoError(t, err)
+	defer again.Stop()
+	for {
+		ev, seq, err := again.Next(ctx)
+		require.NoError(t, err)
+		require.Greater(t, seq, playable)
+		if ev.Type == catalog.EventReady {
+			break
+		}
+	}
+	// Every message is settled: nothing is left in the work queue.
+	e.eventually("the work queue is empty", 10*time.Second, func() bool {
+		s, err := e.conn.js.Stream(t.Context(), streamJobs)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+}
+
+func TestHowTasksEnd(t *testing.T) {
+	e := newEnv(t)
+	e.startPublisher()
+	e.startDispatcher("d")
+	e.start((&Janitor{Catalog: e.cat, Conn: e.conn, Objects: e.store, Name: "j", Log: quiet()}).Run)
+	outcomes := map[string]struct {
+		handle Handler
+		state  catalog.State
+		code   string
+		dead   bool
+	}{
+		"bad input": {func(context.Context, *Task) error { return BadInput("not-a-video", "No %s stream was found.", "video") }, catalog.Failed, "not-a-video", false},
+		"ours":      {func(context.Context, *Task) error { return Permanent(errors.New("no such encoder")) }, catalog.Failed, catalog.InternalFailure, true},
+		"panic":     {func(context.Context, *Task) error { panic("out of range") }, catalog.Failed, catalog.InternalFailure, true},
+		"no result": {func(context.Context, *Task) error { return nil }, catalog.Failed, catalog.InternalFailure, true},
+		"transient": {func(ctx context.Context, t *Task) error {
+			if t.Attempt < 3 {
+				return errors.New("the disk is full")
+			}
+			return t.CommitPlan(ctx, filmPlan())
+		}, catalog.Received, "", false},
+	}
+	var mu sync.Mutex
+	byAsset := map[string]string{}
+	e.start(e.worker("eu", 3, func(ctx context.Context, task *Task) error {
+		mu.Lock()
+		name := byAsset[task.Asset]
+		mu.Unlock()
+		if task.Kind != catalog.KindPlan {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return outcomes[name].handle(ctx, task)
+	}).Run)
+	dead, err := e.conn.js.OrderedConsumer(t.Context(), streamDead, jetstream.OrderedConsumerConfig{})
+	require.NoError(t, err)
+	ids := map[string]string{}
+	mu.Lock()
+	for name := range outcomes {
+		ids[name] = e.upload("ann")
+		byAsset[ids[name]] = name
+	}
+	mu.Unlock()
+	wantDead := map[string]bool{}
+	for name, want := range outcomes {
+		id := ids[name]
+		e.eventually(name, 30*time.Second, func() bool {
+			return e.state(id) == want.state && sql[string](e, "SELECT state FROM tasks WHERE id = $1", id+"/r1/plan") != "queued" &&
+				(name != "transient" || sql[int](e, "SELECT count(*) FROM tasks WHERE asset = $1", id) > 1)
+		})
+		a, err := e.cat.GetAsset(t.Context(), "ann", id)
+		require.NoError(t, err)
+		if want.code == "" {
+			require.Nil(t, a.Failure)
+			require.Equal(t, 2, sql[int](e, "SELECT failures FROM tasks WHERE id = $1", id+"/r1/plan"))
+		} else {
+			require.Equal(t, want.code, a.Failure.Code, name)
+		}
+		if want.dead {
+			wantDead[id+"/r1/plan"] = true
+		}
+	}
+	for len(wantDead) > 0 {
+		msg, err := dead.Next(jetstream.FetchMaxWait(15 * time.Second))
+		require.NoError(t, err, wantDead)
+		var d DeadLetter
+		require.NoError(t, json.Unmarshal(msg.Data(), &d))
+		require.True(t, wantDead[d.Task], "%+v", d)
+		delete(wantDead, d.Task)
+	}
+	// Nothing is left behind of what failed.
+	e.eventually("parts are removed", 30*time.Second, func() bool {
+		n := 0
+		for name, id := range ids {
+			if outcomes[name].state == catalog.Failed {
+				require.NoError(t, e.store.Own().List(t.Context(), objects.SourcePrefix(id), "", func(objects.Info) bool { n++; return true }))
+			}
+		}
+		return n == 0
+	})
+}
+
+func TestDeletingAnAssetCancelsItsWorkAtOnce(t *testing.T) {
+	e := newEnv(t)
+	e.startPublisher()
+	e.startDispatcher("d")
+	started, ended := make(chan struct{}), make(chan error, 1)
+	e.start(e.worker("eu", 1, func(ctx context.Context, task *Task) error {
+		close(started)
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		return ctx.Err()
+	}).Run)
+	id := e.upload("ann")
+	<-started
+	require.NoError(t, e.cat.DeleteAsset(t.Context(), "ann", id))
+	select {
+	case cause := <-ended:
+		require.ErrorIs(t, cause, ErrCancelled)
+	case <-time.After(4 * time.Second): // below the beat, which would find out too
+		t.Fatal("the handler wasn't cancelled")
+	}
+	require.Equal(t, "cancelled", sql[string](e, "SELECT state FROM tasks WHERE kind = 'plan'"))
+}
+
+func TestAStoppingWorkerGivesItsTaskBack(t *testing.T) {
+	e := newEnv(t)
+	e.startDispatcher("d")
+	started := make(chan struct{})
+	stop := e.start(e.worker("eu", 1, func(ctx context.Context, task *Task) error {
+		close(started)
+		<-ctx.Done()
+		if !errors.Is(context.Cause(ctx), ErrStopping) {
+			t.Errorf("cause is %v", context.Cause(ctx))
+		}
+		return ctx.Err()
+	}).Run)
+	id := e.upload("ann")
+	<-started
+	stop()
+	require.Zero(t, sql[int](e, "SELECT count(*) FROM workers"))
+	done := make(chan *Task, 1)
+	e.start(e.worker("us", 1, func(ctx context.Context, task *Task) error {
+		if task.Kind == catalog.KindPlan {
+			done <- task
+		}
+		return encode(ctx, task)
+	}).Run)
+	select {
+	case task := <-done:
+		require.Equal(t, []any{id, 2, 0}, []any{task.Asset, task.Attempt, task.Failures})
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody took over")
+	}
+}
+
+// A worker that freezes past its lease loses its task; what it brings when it
+// wakes counts for nothing.
+func TestTakeOverFromAFrozenWorker(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.startPublisher()
+	e.startDispatcher("d")
+	wake, frozen, woken := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	w := e.worker("eu", 1, func(ctx context.Context, task *Task) error {
+		if task.Kind != catalog.KindVideo || task.Chunk != 1 {
+			return encode(ctx, task)
+		}
+		first := false
+		once.Do(func() { first = true })
+		if !first {
+			return encode(ctx, task)
+		}
+		close(frozen)
+		<-wake // deaf to ctx, like a stopped process
+		err := task.worker.Catalog.Beat(context.Background(), task.Task, 1)
+		if errors.Is(err, catalog.ErrFenced) {
+			_, _, err = task.worker.Catalog.CommitChunk(context.Background(), task.Task, result(task, 1, false, v360))
+		}
+		woken <- err
+		return err
+	})
+	w.frozen = true
+	e.start(w.Run)
+	id := e.upload("ann")
+	<-frozen
+	e.start(e.worker("us", 2, encode).Run)
+	e.eventually("ready through the other worker", 60*time.Second, func() bool { return e.state(id) == catalog.Ready })
+	close(wake)
+	require.ErrorIs(t, <-woken, catalog.ErrFenced)
+	require.Equal(t, 2, sql[int](e, "SELECT attempt FROM chunks WHERE track = 'v0' AND chunk = 1"))
+	require.Equal(t, 1, sql[int](e, "SELECT failures FROM tasks WHERE track = 'v0' AND chunk = 1"))
+	require.Equal(t, 6, sql[int](e, "SELECT count(*) FROM chunks"))
+}
+
+// Work is done in its own region while that has room, else elsewhere.
+func TestOwnRegionFirst(t *testing.T) {
+	e := newEnv(t)
+	e.startDispatcher("d")
+	var mu sync.Mutex
+	by := map[string]int{}
+	block := make(chan struct{})
+	handler := func(region string) Handler {
+		return func(ctx context.Context, task *Task) error {
+			if task.Kind != catalog.KindPlan {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			mu.Lock()
+			by[region]++
+			mu.Unlock()
+			select {
+			case <-block:
+			case <-ctx.Done():
+			}
+			return BadInput("x", "x")
+		}
+	}
+	count := func(region string) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return by[region]
+	}
+	eu, us := e.worker("eu", 3, handler("eu")), e.worker("us", 1, handler("us"))
+	e.start(us.Run)
+	e.start(eu.Run)
+	e.eventually("both wait", 10*time.Second, func() bool {
+		c, err := e.conn.js.Consumer(t.Context(), streamJobs, "first-eu-any")
+		return err == nil && c.CachedInfo().NumWaiting == 2
+	})
+	for range 3 {
+		e.upload("ann")
+		n := count("eu")
+		e.eventually("taken at home", 10*time.Second, func() bool { return count("eu") > n })
+		e.eventually("waits again", 10*time.Second, func() bool {
+			c, err := e.conn.js.Consumer(t.Context(), streamJobs, "first-eu-any")
+			return err == nil && (c.CachedInfo().NumWaiting == 2 || count("eu") == 3)
+		})
+	}
+	require.Zero(t, count("us"))
+	e.upload("ann")
+	e.eventually("taken elsewhere", 10*time.Second, func() bool { return count("us") == 1 })
+	close(block)
+}
+
+func TestDispatchersTakeTurns(t *testing.T) {
+	e := newEnv(t)
+	stop := e.startDispatcher("d1")
+	e.eventually("one is active", 10*time.Second, func() bool { return sql[int](e, "SELECT count(*) FROM leases WHERE holder = 'd1'") == 1 })
+	e.startDispatcher("d2")
+	e.upload("ann")
+	e.eventually("dispatched", 10*time.Second, func() bool { return sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch = 1") == 1 })
+	stop()
+	e.upload("ann")
+	e.eventually("dispatched by the other", 10*time.Second, func() bool { return sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch = 1") == 2 })
+	require.Equal(t, "d2", sql[string](e, "SELECT holder FROM leases"))
+	// Without workers the window stays small, whatever waits.
+	for range 5 {
+		e.upload("ann")
+	}
+	time.Sleep(2 * dispatchPoll) // proves an absence
+	require.Equal(t, minWindow, sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch > 0"))
+}
+
+func TestWithoutNATS(t *testing.T) {
+	c, err := Connect([]string{"nats://127.0.0.1:1"}, 1, quiet())
+	require.NoError(t, err)
+	defer c.Close()
+	require.ErrorContains(t, c.Ready(t.Context()), "not connected")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.Error(t, c.Setup(ctx))
+	require.Error(t, c.PublishEvent(ctx, catalog.Event{ID: 1, Asset: "a", Type: "x"}))
+	w := &Worker{Conn: c, Slots: 1, Log: quiet()}
+	require.NoError(t, w.Run(ctx), "stopped before it ever worked")
+}
