@@ -24,7 +24,7 @@ up: install tools build ## Install what is missing, build, and run the platform 
 
 .PHONY: build
 build: ## Build bin/meridian
-	@$(GO) build -trimpath -o bin/meridian .
+	@$(GO) build -o bin/meridian .
 
 .PHONY: install
 install: ## Install the distribution's programs the platform runs

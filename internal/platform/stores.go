@@ -163,7 +163,7 @@ func (p *plan) minio(r region.Region) (supervise.Spec, error) {
 	if err != nil {
 		return supervise.Spec{}, err
 	}
-	dir, config := p.state.path(r.Name, procMinIO), p.state.path(r.Name, "minio-config")
+	dir, config := p.state.path(r.Name, procMinIO), p.state.path(r.Name, "minio-certs")
 	for _, d := range []string{dir, config} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return supervise.Spec{}, err
@@ -171,7 +171,7 @@ func (p *plan) minio(r region.Region) (supervise.Spec, error) {
 	}
 	return supervise.Spec{
 		Name: procMinIO,
-		Argv: []string{bin, "server", "--quiet", "--config-dir", config, "--address", at(r, region.PortS3),
+		Argv: []string{bin, "server", "--quiet", "--certs-dir", config, "--address", at(r, region.PortS3),
 			"--console-address", at(r, portMinIOConsole), dir},
 		Env: []string{"MINIO_ROOT_USER=" + s3AccessKey, "MINIO_ROOT_PASSWORD=" + p.secrets.s3,
 			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off"},

@@ -149,7 +149,7 @@ func (m *MinIOServer) Start(ctx context.Context) error {
 		return err
 	}
 	p, err := launch(spec{dir: m.dir, log: filepath.Join(m.dir, "log"), signal: "KILL",
-		argv: []string{m.bin, "server", "--quiet", "--config-dir", filepath.Join(m.dir, "config"), "--address", m.addr, data},
+		argv: []string{m.bin, "server", "--quiet", "--certs-dir", filepath.Join(m.dir, "certs"), "--address", m.addr, data},
 		env: []string{"MINIO_ROOT_USER=" + m.AccessKey, "MINIO_ROOT_PASSWORD=" + m.SecretKey, "MINIO_BROWSER=off",
 			"MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off", "MINIO_CI_CD=1"}})
 	if err != nil {
