@@ -40,6 +40,8 @@ type Server struct {
 	metrics *metrics
 
 	listening atomic.Bool
+	// Where it listens, for port 0; set before listening.
+	webAddr, nameAddr net.Addr
 }
 
 func newServer(c *Command, rt *service.Runtime) (*Server, error) {
@@ -114,6 +116,7 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	s.webAddr, s.nameAddr = web.Addr(), names.tcp[0].Addr()
 	s.listening.Store(true)
 	s.log.Info("listening", "http", web.Addr().String(), "dns", strings.Join(s.cfg.DNSListen, ","))
 	g.Go(func() error {
