@@ -40,7 +40,7 @@ func TestDocsCommands(t *testing.T) {
 			asset := ""
 			for _, m := range command.FindAllStringSubmatch(string(b), -1) {
 				line, _, _ := strings.Cut(m[1], "  #")
-				if strings.HasPrefix(line, "make ") || strings.HasPrefix(line, "bin/meridian up") {
+				if strings.HasPrefix(line, "make ") || strings.HasPrefix(line, "bin/meridian up ") {
 					continue
 				}
 				require.False(t, strings.Contains(line, "ASSET") && asset == "", "%q comes before any asset", line)

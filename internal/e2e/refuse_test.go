@@ -29,7 +29,7 @@ func TestBrokenFilesFailWithTheirReason(t *testing.T) {
 	whole, err := os.ReadFile(sample("bikes-noaudio.mp4"))
 	require.NoError(t, err)
 	for _, c := range []struct{ file, code string }{
-		{write("text.mp4", bytes.Repeat([]byte("this is not a video\n"), 1000)), "not_media"},
+		{write("text.mp4", bytes.Repeat([]byte("this is not a video\n"), 1000)), "not-media"},
 		{write("truncated.mp4", whole[:len(whole)/2]), "truncated"},
 		{write("empty.mp4", nil), "empty"},
 	} {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,10 @@ func start(dir string) (*stack, error) {
 	}
 	s.cmd = s.command(context.Background(), "up", "--regions", "eu", "--state", s.state(), "--network", "210")
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
+	// The platform ends with the tests, however they end. The signal is tied to
+	// the thread that starts it, which must therefore stay.
+	runtime.LockOSThread()
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	began := time.Now()
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -232,11 +237,12 @@ func (s *stack) cli(t *testing.T, args ...string) (stdout, stderr string, err er
 
 // update is a line of `meridian upload --json`.
 type update struct {
-	Asset    string `json:"asset"`
-	State    string `json:"state"`
-	WatchURL string `json:"watch_url"`
-	Error    string `json:"error"`
-	Raw      string `json:"-"`
+	// State is what was reached: "uploading", "received", "playable", "ready", "failed".
+	State    string  `json:"event"`
+	Asset    string  `json:"asset"`
+	WatchURL string  `json:"watch"`
+	Seconds  float64 `json:"seconds"`
+	Raw      string  `json:"-"`
 }
 
 // upload is a running `meridian upload FILE --json`.
@@ -260,10 +266,10 @@ func (s *stack) upload(t *testing.T, file string, args ...string) *upload {
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			var up update
-			if err := json.Unmarshal(lines.Bytes(), &up); err != nil {
-				up.Error = err.Error()
-			}
 			up.Raw = lines.Text()
+			if err := json.Unmarshal(lines.Bytes(), &up); err != nil {
+				up.Raw = err.Error() + ": " + up.Raw
+			}
 			u.updates <- up
 		}
 		close(u.updates)
