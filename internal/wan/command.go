@@ -44,8 +44,12 @@ func (n *Namespace) Command(ctx context.Context, name string, arg ...string) *Cm
 	return &Cmd{Cmd: c, namespace: n}
 }
 
+// Start starts any command inside the namespace, without a PID namespace. Close
+// kills it too.
+func (n *Namespace) Start(cmd *exec.Cmd) error { return n.call(cmd.Start) }
+
 // Start is exec.Cmd.Start inside the namespace.
-func (c *Cmd) Start() error { return c.namespace.call(c.Cmd.Start) }
+func (c *Cmd) Start() error { return c.namespace.Start(c.Cmd) }
 
 // Run is exec.Cmd.Run inside the namespace.
 func (c *Cmd) Run() error {

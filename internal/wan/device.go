@@ -31,7 +31,10 @@ type device struct {
 // openDevice makes a TUN device in the namespace of the calling thread.
 func openDevice(name string) (*device, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return nil, fmt.Errorf("%w: %w", ErrNoTUN, err)
+	case err != nil:
 		return nil, fmt.Errorf("open /dev/net/tun: %w", explain(err))
 	}
 	request, err := unix.NewIfreq(name)

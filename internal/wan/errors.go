@@ -3,9 +3,7 @@ package wan
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-
-	"golang.org/x/sys/unix"
+	"os"
 )
 
 var (
@@ -25,11 +23,8 @@ var (
 
 // explain adds the typed error, and with it the remedy, to a kernel's refusal.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w: %w", ErrNeedsRoot, err)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return fmt.Errorf("%w: %w", ErrNoTUN, err)
 	}
 	return err
 }

@@ -13,8 +13,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(victimVariable) != "" {
-		os.Exit(victim())
+	if v := os.Getenv(victimVariable); v != "" {
+		os.Exit(victim(v))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -3,7 +3,10 @@ package wan
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -46,13 +49,13 @@ func TestNamespaceIsEmptyAndItsOwn(t *testing.T) {
 	requireNamespaceGone(t, ns.link)
 }
 
-// requireNamespaceGone fails if any thread or descriptor of any process still
-// refers to the namespace. The kernel ends a thread after its goroutine.
+// requireNamespaceGone fails if a process, or a thread or descriptor of this one,
+// still refers to the namespace. The kernel ends a thread after its goroutine.
 func requireNamespaceGone(t *testing.T, link string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		var paths []string
-		for _, glob := range []string{"/proc/[0-9]*/task/*/ns/net", "/proc/[0-9]*/fd/*"} {
+		for _, glob := range []string{"/proc/[0-9]*/ns/net", "/proc/self/task/*/ns/net", "/proc/self/fd/*"} {
 			found, err := filepath.Glob(glob)
 			require.NoError(t, err)
 			paths = append(paths, found...)
@@ -96,8 +99,31 @@ func TestOpenedNamespaceIsNotOurs(t *testing.T) {
 
 func TestExplainNamesTheRemedy(t *testing.T) {
 	require.ErrorIs(t, explain(os.NewSyscallError("unshare", unix.EPERM)), ErrNeedsRoot)
-	require.ErrorIs(t, explain(unix.ENOENT), ErrNoTUN)
 	require.Equal(t, unix.EINVAL, explain(unix.EINVAL))
+}
+
+func TestWithoutRootNamesTheRemedy(t *testing.T) {
+	cmd := exec.CommandContext(within(t, 10*time.Second), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), victimVariable+"=network")
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Contains(t, string(out), ErrNeedsRoot.Error())
+}
+
+func TestStartWithoutPIDNamespace(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	cmd := exec.Command("sleep", "1005")
+	require.NoError(t, ns.Start(cmd))
+	pids, err := ns.Processes()
+	require.NoError(t, err)
+	require.Equal(t, []int{cmd.Process.Pid}, pids)
+	require.NoError(t, ns.Close())
+	require.ErrorContains(t, cmd.Wait(), "killed")
 }
 
 // A region's processes as they come: a first process, a child in a session of
@@ -221,11 +247,54 @@ func TestHungProcessesStandStillUntilResumed(t *testing.T) {
 	require.Error(t, cmd.Wait())
 }
 
+// The three faces of loss: hung accepts and never answers, killed refuses at
+// once, silent does nothing; and what each does to a connection that is open.
+func TestFacesOfLoss(t *testing.T) {
+	n := newNetwork(t, "ab")
+	a, b := namespace(t, n, "a"), namespace(t, n, "b")
+	cmd := b.Command(context.Background(), os.Args[0])
+	cmd.Env = append(os.Environ(), victimVariable+"=198.18.2.1:80")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err, line)
+	greeted := func(c net.Conn, wait time.Duration) error {
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(wait)))
+		_, err := io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	open := dial(t, a, "tcp4", "198.18.2.1:80")
+	require.NoError(t, greeted(open, 5*time.Second))
+
+	require.NoError(t, b.Hang(within(t, 5*time.Second)))
+	waiting := dial(t, a, "tcp4", "198.18.2.1:80")
+	require.ErrorIs(t, greeted(waiting, 150*time.Millisecond), os.ErrDeadlineExceeded, "hung")
+	require.NoError(t, b.Resume())
+	require.NoError(t, greeted(waiting, 5*time.Second), "resumed")
+
+	require.NoError(t, b.Kill(within(t, 5*time.Second)))
+	require.Error(t, cmd.Wait())
+	require.True(t, isReset(greeted(open, 5*time.Second)), "killed: open connections end")
+	_, err = a.DialContext(within(t, 5*time.Second), "tcp4", "198.18.2.1:80")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED, "killed")
+
+	require.NoError(t, n.Silence("b", BothWays))
+	_, err = a.DialContext(within(t, 150*time.Millisecond), "tcp4", "198.18.2.1:80")
+	require.True(t, isTimeout(err), "silent: %v", err)
+}
+
+func isReset(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
+
+// victimVariable makes the test binary a process that waits to be killed: with an
+// address it greets connections to it, else it has a network with a host node and
+// a region.
 const victimVariable = "MERIDIAN_WAN_TEST_VICTIM"
 
-// victim is a process that has a network with a host node and a region, and
-// waits to be killed.
-func victim() int {
+func victim(address string) int {
+	if _, err := netip.ParseAddrPort(address); err == nil {
+		return greet(address)
+	}
 	n, err := New(Config{Prefix: hostPrefix, Nodes: []Node{
 		{Name: "region", Addresses: []netip.Prefix{netip.MustParsePrefix("198.19.41.1/32")}},
 		{Name: HostNode, Host: true, Addresses: []netip.Prefix{netip.MustParsePrefix("198.19.42.1/32")}},
@@ -249,10 +318,27 @@ func victim() int {
 	return 1
 }
 
+func greet(address string) int {
+	l, err := net.Listen("tcp4", address)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("listening")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		_, _ = c.Write([]byte{'!'})
+	}
+}
+
 func TestNothingOutlivesAKilledProcess(t *testing.T) {
 	needRoot(t)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), victimVariable+"=1")
+	cmd.Env = append(os.Environ(), victimVariable+"=network")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
