@@ -18,6 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/geo"
@@ -240,7 +241,11 @@ func TestGeoDatabaseIsReloaded(t *testing.T) {
 	dev, err := os.ReadFile(path)
 	require.NoError(t, err)
 	put(dev[:len(dev)-200])
-	time.Sleep(300 * time.Millisecond) // three looks at the file
+	require.Eventually(t, func() bool {
+		var m dto.Metric
+		require.NoError(t, s.metrics.geoReloads.WithLabelValues("refused").Write(&m))
+		return m.GetCounter().GetValue() == 1
+	}, 10*time.Second, 20*time.Millisecond)
 	require.Equal(t, "127.2.0.1", named(t, s, "127.12.0.1"), "the corrupt one is refused")
 	other, err := os.ReadFile("../testdata/geo/GeoLite2-City-Test.mmdb")
 	require.NoError(t, err)

@@ -67,7 +67,8 @@ type Snapshot struct {
 	Regions []Region
 	// Geo is nil when there is no database.
 	Geo Locator
-	// Alone is set while no other router is heard, so health is this router's own view.
+	// Alone is set while no other region's router is heard although there are
+	// some, so health is this router's own view.
 	Alone bool
 }
 

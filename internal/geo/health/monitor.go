@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -49,6 +50,7 @@ type Monitor struct {
 	opt     Options
 	board   *geo.Board
 	targets []Target
+	others  bool // there are other regions, whose routers should be heard
 	client  *http.Client
 	id      string
 	metrics *metrics
@@ -90,6 +92,7 @@ func New(board *geo.Board, targets []Target, opt Options) (*Monitor, error) {
 	}
 	m := &Monitor{opt: opt, board: board, targets: targets, client: newClient(targets, opt.Timeout),
 		id: rand.Text(), attach: make(chan Bus, 1), up: make([]atomic.Bool, len(targets))}
+	m.others = slices.ContainsFunc(targets, func(t Target) bool { return t.Region != opt.Region })
 	var err error
 	if m.metrics, err = newMetrics(opt.Metrics); err != nil {
 		return nil, fmt.Errorf("health: %w", err)
@@ -248,7 +251,7 @@ func (m *Monitor) apply(st *state) {
 		}
 	}
 	heard := len(st.witnesses)
-	alone := heard == 0
+	alone := heard == 0 && m.others
 	changed := !st.applied || alone != st.alone
 	st.alone, st.applied = alone, true
 	for i, t := range m.targets {
