@@ -26,7 +26,8 @@ type guard struct {
 	finder  finder
 	keys    func() *token.KeySet
 	country countries
-	tokens  verified
+	tokens  generations[verifiedToken]
+	records generations[knownRecord]
 	now     func() time.Time
 }
 
@@ -38,7 +39,7 @@ type grant struct {
 }
 
 func (g *guard) check(r *http.Request, t target) (grant, error) {
-	rec, err := g.finder.Newest(r.Context(), t.asset)
+	rec, err := g.record(r.Context(), t.asset)
 	if err != nil {
 		return grant{}, err
 	}
@@ -85,7 +86,53 @@ func (g *guard) allows(r *http.Request, rules token.Rules) bool {
 	return rules.AllowsAddr(peer.Addr()) && (len(rules.Geo) == 0 || rules.AllowsCountry(g.country(peer.Addr())))
 }
 
-// verify is token.Check, remembered.
+const (
+	// lookWait is how long a request waits for news of an asset whose record is
+	// known, lookPause how long after such a wait nobody waits again: a store
+	// that hangs must not hold up what is cached.
+	lookWait  = 300 * time.Millisecond
+	lookPause = time.Second
+)
+
+type knownRecord struct {
+	playback.Record
+	pause time.Time
+}
+
+// record returns the newest record of the asset, or the last one known when the
+// news is late or can't be had.
+func (g *guard) record(ctx context.Context, asset string) (playback.Record, error) {
+	known, ok := g.records.get(asset)
+	lctx := ctx
+	if ok {
+		if g.now().Before(known.pause) {
+			return known.Record, nil
+		}
+		var cancel context.CancelFunc
+		lctx, cancel = context.WithTimeout(ctx, lookWait)
+		defer cancel()
+	}
+	rec, err := g.finder.Newest(lctx, asset)
+	switch {
+	case err == nil:
+		if !ok || rec.N > known.N {
+			g.records.put(asset, knownRecord{Record: rec})
+		}
+		if ok && rec.N < known.N {
+			return known.Record, nil // the finder may have forgotten; we never go back
+		}
+		return rec, nil
+	case !ok || ctx.Err() != nil:
+		return playback.Record{}, err
+	default:
+		known.pause = g.now().Add(lookPause)
+		g.records.put(asset, known)
+		return known.Record, nil
+	}
+}
+
+// verify is token.Check, remembered. What was bad is never remembered: it would
+// be free to fill.
 func (g *guard) verify(tok, asset string) (token.Claims, string, error) {
 	now, keys := g.now(), g.keys()
 	if v, ok := g.tokens.get(tok); ok && v.keys == keys && now.Before(v.until) && now.After(v.from) {
@@ -107,18 +154,6 @@ func (g *guard) verify(tok, asset string) (token.Claims, string, error) {
 	return claims, kid, nil
 }
 
-// maxVerified bounds each of the two generations of remembered tokens.
-const maxVerified = 16384
-
-// verified remembers tokens that were found good, so that a hit costs no
-// signature check. What was bad is never remembered: it would be free to fill.
-// Two generations: when the young one is full it becomes the old one, so tokens
-// in use stay and the rest go, without bookkeeping per hit.
-type verified struct {
-	mu         sync.RWMutex
-	young, old map[string]verifiedToken
-}
-
 type verifiedToken struct {
 	claims      token.Claims
 	kid         string
@@ -126,26 +161,35 @@ type verifiedToken struct {
 	from, until time.Time
 }
 
-func (v *verified) get(tok string) (verifiedToken, bool) {
-	v.mu.RLock()
-	t, ok := v.young[tok]
-	old, wasOld := verifiedToken{}, false
-	if !ok {
-		old, wasOld = v.old[tok]
-	}
-	v.mu.RUnlock()
-	if ok || !wasOld {
-		return t, ok
-	}
-	v.put(tok, old)
-	return old, true
+// maxGeneration bounds each of the two generations of a map.
+const maxGeneration = 16384
+
+// generations is a bounded map: when the young generation is full it becomes the
+// old one, so keys in use stay and the rest go, without bookkeeping per hit.
+type generations[V any] struct {
+	mu         sync.RWMutex
+	young, old map[string]V
 }
 
-func (v *verified) put(tok string, t verifiedToken) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.young == nil || len(v.young) >= maxVerified {
-		v.old, v.young = v.young, make(map[string]verifiedToken, 64)
+func (g *generations[V]) get(key string) (V, bool) {
+	g.mu.RLock()
+	v, ok := g.young[key]
+	old := false
+	if !ok {
+		v, old = g.old[key]
 	}
-	v.young[strings.Clone(tok)] = t // tok is part of a whole request line
+	g.mu.RUnlock()
+	if old {
+		g.put(key, v)
+	}
+	return v, ok || old
+}
+
+func (g *generations[V]) put(key string, v V) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.young == nil || len(g.young) >= maxGeneration {
+		g.old, g.young = g.young, make(map[string]V, 64)
+	}
+	g.young[strings.Clone(key)] = v // the key may be part of a whole request line
 }

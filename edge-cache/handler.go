@@ -230,8 +230,7 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	} else {
 		w.Header().Set("Cache-Status", h.cacheStatus(out))
 	}
-	a.status, a.bytes = serveContent(w, r, c)
-	return nil
+	return serveContent(w, r, c, a)
 }
 
 func label(o cache.Outcome) string {
@@ -290,9 +289,7 @@ func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q qu
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	body := &output{w: w, rc: http.NewResponseController(w), ctx: r.Context()}
-	body.write(b)
-	a.bytes = body.written
+	(&output{w: w, rc: http.NewResponseController(w), ctx: r.Context(), written: &a.bytes}).write(b)
 	return nil
 }
 
@@ -332,8 +329,7 @@ func (h *handler) media(w http.ResponseWriter, r *http.Request, a *answer, q que
 		control = endedFor
 	}
 	w.Header().Set("Cache-Status", h.cacheName()+"; hit; detail=composed")
-	a.status, a.bytes = serveContent(w, r, &content{body: whole(p.body), size: int64(len(p.body)), mime: hls.ContentType, etag: p.etag, control: control})
-	return nil
+	return serveContent(w, r, &content{body: whole(p.body), size: int64(len(p.body)), mime: hls.ContentType, etag: p.etag, control: control}, a)
 }
 
 // account writes metrics and, at debug level, the access log. Tokens never

@@ -46,8 +46,8 @@ type content struct {
 
 // serveContent answers GET and HEAD with conditions and ranges. net/http's own
 // ServeContent copies through a small buffer and can't end a slow reader; the
-// tests compare the two. It returns the status and the body bytes written.
-func serveContent(w http.ResponseWriter, r *http.Request, c *content) (int, int64) {
+// tests compare the two. An error means that nothing was written yet.
+func serveContent(w http.ResponseWriter, r *http.Request, c *content, a *answer) error {
 	h := w.Header()
 	h.Set("Cache-Control", c.control)
 	h.Set("Etag", c.etag)
@@ -58,33 +58,42 @@ func serveContent(w http.ResponseWriter, r *http.Request, c *content) (int, int6
 	if !c.fetched.IsZero() {
 		h.Set("Age", strconv.FormatInt(max(0, int64(time.Since(c.fetched)/time.Second)), 10))
 	}
-	head := r.Method == http.MethodHead
 	switch precondition(r.Header, c.etag, c.modified) {
 	case notModified:
-		w.WriteHeader(http.StatusNotModified)
-		return http.StatusNotModified, 0
+		a.status = http.StatusNotModified
+		w.WriteHeader(a.status)
+		return nil
 	case failed:
-		errCondition.write(w, head)
-		return errCondition.Status, 0
+		return errCondition
 	}
+	head := r.Method == http.MethodHead
 	var spans []span
 	// Range has a meaning for GET only (RFC 9110 section 14.2).
 	if rg := r.Header["Range"]; len(rg) == 1 && !head && rangeAllowed(r.Header, c.etag, c.modified) {
 		var err error
 		if spans, err = parseRange(rg[0], c.size); err != nil {
 			h.Set("Content-Range", "bytes */"+strconv.FormatInt(c.size, 10))
-			errRange.write(w, head)
-			return errRange.Status, 0
+			return errRange
+		}
+	}
+	status, part := http.StatusOK, span{0, c.size}
+	if len(spans) > 0 {
+		status, part = http.StatusPartialContent, spans[0]
+	}
+	if !head && part.length > 0 {
+		// An object that can't be had is an error, not a connection cut after a 200.
+		if _, err := c.body.Bytes(r.Context(), part.start); err != nil {
+			return err
 		}
 	}
 	h.Set("Content-Type", c.mime)
-	out := &output{w: w, rc: http.NewResponseController(w), ctx: r.Context()}
+	out := &output{w: w, rc: http.NewResponseController(w), ctx: r.Context(), written: &a.bytes}
+	a.status = status
 	if len(spans) > 1 {
-		return http.StatusPartialContent, out.multipart(c, spans)
+		out.multipart(c, spans)
+		return nil
 	}
-	status, part := http.StatusOK, span{0, c.size}
-	if len(spans) == 1 {
-		status, part = http.StatusPartialContent, spans[0]
+	if status == http.StatusPartialContent {
 		h.Set("Content-Range", part.contentRange(c.size))
 	}
 	h.Set("Content-Length", strconv.FormatInt(part.length, 10))
@@ -92,7 +101,7 @@ func serveContent(w http.ResponseWriter, r *http.Request, c *content) (int, int6
 	if !head {
 		out.copy(c.body, part)
 	}
-	return status, out.written
+	return nil
 }
 
 // output writes a response body under deadlines. A body that can't go on ends
@@ -101,7 +110,7 @@ type output struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	ctx     context.Context
-	written int64
+	written *int64
 }
 
 func (o *output) write(b []byte) {
@@ -110,7 +119,7 @@ func (o *output) write(b []byte) {
 			panic(http.ErrAbortHandler)
 		}
 		n, err := o.w.Write(b[:min(len(b), writeSize)])
-		o.written += int64(n)
+		*o.written += int64(n)
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -136,7 +145,7 @@ func (o *output) copy(b body, s span) {
 }
 
 // multipart answers several ranges (RFC 9110 section 14.6).
-func (o *output) multipart(c *content, spans []span) int64 {
+func (o *output) multipart(c *content, spans []span) {
 	boundary := rand.Text()
 	heads := make([]string, len(spans))
 	end := "\r\n--" + boundary + "--\r\n"
@@ -157,7 +166,6 @@ func (o *output) multipart(c *content, spans []span) int64 {
 		o.copy(c.body, s)
 	}
 	o.write([]byte(end))
-	return o.written
 }
 
 // streamed is a body read straight from the origin: an object too large to keep.
@@ -166,13 +174,17 @@ func (o *output) multipart(c *content, spans []span) int64 {
 type streamed struct {
 	open func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	r    io.ReadCloser
-	at   int64
+	at   int64 // of the next byte
 	buf  []byte
+	last []byte // read last
 }
 
 func (s *streamed) Complete() bool { return false }
 
 func (s *streamed) Bytes(ctx context.Context, offset int64) ([]byte, error) {
+	if n := int64(len(s.last)); s.r != nil && n > 0 && offset == s.at-n {
+		return s.last, nil
+	}
 	if s.r == nil || s.at != offset {
 		if err := s.Close(); err != nil {
 			return nil, err
@@ -181,7 +193,7 @@ func (s *streamed) Bytes(ctx context.Context, offset int64) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.r, s.at = r, offset
+		s.r, s.at, s.last = r, offset, nil
 	}
 	if s.buf == nil {
 		s.buf = make([]byte, writeSize)
@@ -189,8 +201,8 @@ func (s *streamed) Bytes(ctx context.Context, offset int64) ([]byte, error) {
 	for {
 		n, err := s.r.Read(s.buf)
 		if n > 0 {
-			s.at += int64(n)
-			return s.buf[:n], nil
+			s.last, s.at = s.buf[:n], s.at+int64(n)
+			return s.last, nil
 		}
 		if errors.Is(err, io.EOF) {
 			return nil, io.ErrUnexpectedEOF
