@@ -70,6 +70,7 @@ func New(cfg Config) (*Network, error) {
 	}
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(n); err != nil {
+			n.cfg.Metrics = nil // what is registered is another's
 			return nil, errors.Join(fmt.Errorf("wide-area network: %w", err), n.Close())
 		}
 	}

@@ -357,6 +357,11 @@ func TestHostReachesNodesAndLeavesNothing(t *testing.T) {
 	require.Empty(t, problems)
 	_, err = New(cfg)
 	require.ErrorIs(t, err, ErrNetworkTaken)
+	_, err = New(Config{Prefix: hostPrefix, Metrics: reg, Nodes: cfg.Nodes[:1]})
+	require.ErrorAs(t, err, new(prometheus.AlreadyRegisteredError))
+	families, err = reg.Gather()
+	require.NoError(t, err)
+	require.NotEmpty(t, families, "metrics of the first network")
 
 	link, device := namespace(t, n, "eu").link, n.nodes[HostNode].device.name
 	_, err = net.InterfaceByName(device)
