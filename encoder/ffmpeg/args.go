@@ -53,8 +53,8 @@ type Video struct {
 	Offset int64
 	// Timescale of the output; a multiple of the source's.
 	Timescale int64
-	// Keep one frame in Every (1: all), counting from Phase at Start.
-	Every, Phase int
+	// Keep one frame in Every (1: all); the one at Start is kept.
+	Every int
 	// DropRepeats leaves out frames that repeat the time of the one before.
 	DropRepeats bool
 	// Rotate in degrees clockwise: 0, 90, 180, 270.
@@ -117,7 +117,7 @@ func (v Video) filter() string {
 			fmt.Sprintf("settb=%d/%d", v.TimeBase.Num, v.TimeBase.Den))
 	}
 	if v.Every > 1 {
-		steps = append(steps, fmt.Sprintf(`select='not(mod(n+%d\,%d))'`, v.Phase, v.Every))
+		steps = append(steps, fmt.Sprintf(`select='not(mod(n\,%d))'`, v.Every))
 	}
 	steps = append(steps, fmt.Sprintf("setpts=PTS-%d", v.Start-v.Offset))
 	switch v.Rotate {

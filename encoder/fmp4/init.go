@@ -25,11 +25,10 @@ type Init struct {
 // VideoInit makes the initialisation segment for the H.264 track ffmpeg
 // described in moov. Only parameter sets are taken over.
 func VideoInit(moov *mp4.MoovBox, timescale uint32) (Init, error) {
-	stsd := moov.Trak.Mdia.Minf.Stbl.Stsd
-	if stsd == nil || stsd.AvcX == nil || stsd.AvcX.AvcC == nil {
+	c := avcConfiguration(moov)
+	if c == nil {
 		return Init{}, fmt.Errorf("%w: no avc1 sample entry", ErrMalformed)
 	}
-	c := stsd.AvcX.AvcC
 	if len(c.SPSnalus) == 0 || len(c.PPSnalus) == 0 {
 		return Init{}, fmt.Errorf("%w: avcC without parameter sets", ErrMalformed)
 	}
@@ -49,6 +48,18 @@ func VideoInit(moov *mp4.MoovBox, timescale uint32) (Init, error) {
 	out.Codecs = avc.CodecString("avc1", sps)
 	out.Width, out.Height = int(sps.Width), int(sps.Height)
 	return out, nil
+}
+
+// avcConfiguration is nil when the track isn't a complete H.264 one.
+func avcConfiguration(moov *mp4.MoovBox) *mp4.AvcCBox {
+	t := moov.Trak
+	if t == nil || t.Mdia == nil || t.Mdia.Minf == nil || t.Mdia.Minf.Stbl == nil {
+		return nil
+	}
+	if stsd := t.Mdia.Minf.Stbl.Stsd; stsd != nil && stsd.AvcX != nil {
+		return stsd.AvcX.AvcC
+	}
+	return nil
 }
 
 // AudioInit makes the initialisation segment of an AAC-LC stereo track.

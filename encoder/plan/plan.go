@@ -52,8 +52,6 @@ type Chunk struct {
 	// Seeks are source keyframes at or before Start in microseconds, nearest
 	// first: the second is for demuxers that land too late. -1 is the beginning.
 	Seeks []int64 `json:"seeks"`
-	// Phase of the first frame when only one in Every is kept.
-	Phase int `json:"phase,omitempty"`
 	// Keyframes are where segments after the first start: a source time between
 	// two frames, doubled to stay whole.
 	Keyframes []int64 `json:"keyframes,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/Eyevinn/mp4ff/mp4"
@@ -18,32 +19,53 @@ var errNoTables = errors.New("sample tables are not usable")
 // maxMoov bounds the movie header; twelve hours at 60 frames per second need about 40 MB.
 const maxMoov = 256 << 20
 
+// track is what the index needs of one track.
+type track struct {
+	id    uint32
+	scale int64
+	elst  *mp4.ElstBox
+	stts  *mp4.SttsBox
+	ctts  *mp4.CttsBox
+	stss  *mp4.StssBox
+	// lastChunk is the highest offset of media in the file.
+	lastChunk uint64
+}
+
+// movie is what the index needs of a moov box.
+type movie struct {
+	scale      uint32
+	fragmented bool
+	tracks     []*track
+}
+
 // readMP4 builds the index from the sample tables of a QuickTime or MP4 file.
 func readMP4(ctx context.Context, f File, v Video) (Index, error) {
-	moov, err := findMoov(ctx, f)
+	b, err := findMoov(ctx, f)
 	if err != nil {
 		return Index{}, err
 	}
-	if moov.Mvex != nil {
+	m, err := parseMoov(b)
+	if err != nil {
+		return Index{}, err
+	}
+	if m.fragmented {
 		return Index{}, fmt.Errorf("%w: fragmented MP4", ErrRemux)
 	}
-	for _, t := range moov.Traks {
-		if t.Tkhd == nil || int(t.Tkhd.TrackID) != v.TrackID || moov.Mvhd == nil {
-			continue
+	for _, t := range m.tracks {
+		if t.lastChunk >= uint64(f.Size()) {
+			return Index{}, bad(CodeTruncated, "the file ends before the media its index describes: it was cut off")
 		}
-		if t.Mdia == nil || t.Mdia.Mdhd == nil || t.Mdia.Minf == nil || t.Mdia.Minf.Stbl == nil {
-			return Index{}, errNoTables
+	}
+	for _, t := range m.tracks {
+		if int(t.id) == v.TrackID {
+			return fromTables(t, m.scale, v)
 		}
-		if err := complete(t.Mdia.Minf.Stbl, f.Size()); err != nil {
-			return Index{}, err
-		}
-		return fromTables(t, moov.Mvhd.Timescale, v)
 	}
 	return Index{}, errNoTables
 }
 
 // findMoov walks the top-level boxes.
-func findMoov(ctx context.Context, f File) (*mp4.MoovBox, error) {
+func findMoov(ctx context.Context, f File) ([]byte, error) {
 	var h [16]byte
 	for at, boxes := int64(0), 0; at+8 <= f.Size() && boxes < 10_000; boxes++ {
 		n, err := f.ReadAt(ctx, h[:min(16, f.Size()-at)], at)
@@ -68,71 +90,116 @@ func findMoov(ctx context.Context, f File) (*mp4.MoovBox, error) {
 			if _, err := f.ReadAt(ctx, b, at); err != nil && !errors.Is(err, io.EOF) {
 				return nil, err
 			}
-			return decodeMoov(b)
+			return b, nil
 		}
 		at += size
 	}
 	return nil, errNoTables
 }
 
-func decodeMoov(b []byte) (moov *mp4.MoovBox, err error) {
-	// The parser is made for well-formed files; ours come from anyone.
+// containers are walked through; of everything else only the leaves named in
+// parseMoov are decoded, because sample descriptions and metadata of the field
+// take many forms.
+var containers = []string{"trak", "mdia", "minf", "stbl", "edts"}
+
+func parseMoov(b []byte) (m movie, err error) {
+	// The box parser is made for well-formed files; ours come from anyone.
 	defer func() {
 		if recover() != nil {
-			moov, err = nil, errNoTables
+			m, err = movie{}, errNoTables
 		}
 	}()
-	box, err := mp4.DecodeBox(0, bytes.NewReader(b))
-	if err != nil {
-		return nil, errNoTables
+	var t *track
+	var walk func(b []byte) error
+	walk = func(b []byte) error {
+		for len(b) >= 8 {
+			size := int(binary.BigEndian.Uint32(b))
+			if size < 8 || size > len(b) {
+				return errNoTables
+			}
+			kind := string(b[4:8])
+			if kind == "trak" {
+				if len(m.tracks) >= 1000 {
+					return errNoTables
+				}
+				t = &track{}
+				m.tracks = append(m.tracks, t)
+			}
+			if slices.Contains(containers, kind) {
+				if err := walk(b[8:size]); err != nil {
+					return err
+				}
+			} else if err := m.leaf(kind, b[:size], t); err != nil {
+				return err
+			}
+			b = b[size:]
+		}
+		return nil
 	}
-	moov, ok := box.(*mp4.MoovBox)
-	if !ok {
-		return nil, errNoTables
+	if binary.BigEndian.Uint32(b) == 1 {
+		return movie{}, errNoTables
 	}
-	return moov, nil
+	return m, walk(b[8:])
 }
 
-// complete refuses a file whose tables point behind its end.
-func complete(s *mp4.StblBox, size int64) error {
-	var last uint64
-	if s.Stco != nil {
-		for _, o := range s.Stco.ChunkOffset {
-			last = max(last, uint64(o))
-		}
+func (m *movie) leaf(kind string, b []byte, t *track) error {
+	if kind == "mvex" {
+		m.fragmented = true
+		return nil
 	}
-	if s.Co64 != nil {
-		for _, o := range s.Co64.ChunkOffset {
-			last = max(last, o)
-		}
+	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stco", "co64"}, kind)) {
+		return nil
 	}
-	if last >= uint64(size) {
-		return bad(CodeTruncated, "the file ends before the media its index describes: it was cut off")
+	box, err := mp4.DecodeBox(0, bytes.NewReader(b))
+	if err != nil {
+		return errNoTables
+	}
+	switch box := box.(type) {
+	case *mp4.MvhdBox:
+		m.scale = box.Timescale
+	case *mp4.TkhdBox:
+		t.id = box.TrackID
+	case *mp4.MdhdBox:
+		t.scale = int64(box.Timescale)
+	case *mp4.ElstBox:
+		t.elst = box
+	case *mp4.SttsBox:
+		t.stts = box
+	case *mp4.CttsBox:
+		t.ctts = box
+	case *mp4.StssBox:
+		t.stss = box
+	case *mp4.StcoBox:
+		for _, o := range box.ChunkOffset {
+			t.lastChunk = max(t.lastChunk, uint64(o))
+		}
+	case *mp4.Co64Box:
+		for _, o := range box.ChunkOffset {
+			t.lastChunk = max(t.lastChunk, o)
+		}
 	}
 	return nil
 }
 
-func fromTables(t *mp4.TrakBox, movieScale uint32, v Video) (Index, error) {
-	stbl, scale := t.Mdia.Minf.Stbl, int64(t.Mdia.Mdhd.Timescale)
-	stts := stbl.Stts
-	if stts == nil || (v.TimeBase != Rational{1, scale}) || len(stts.SampleCount) != len(stts.SampleTimeDelta) {
+func fromTables(t *track, movieScale uint32, v Video) (Index, error) {
+	if t.stts == nil || (v.TimeBase != Rational{1, t.scale}) || len(t.stts.SampleCount) != len(t.stts.SampleTimeDelta) {
 		return Index{}, errNoTables
 	}
-	shift, end, ok := edit(t, movieScale, scale)
+	shift, end, ok := edit(t, movieScale)
 	if !ok {
 		return Index{}, errNoTables
 	}
-	offsets := newOffsets(stbl.Ctts)
+	offsets := newOffsets(t.ctts)
 	sync := map[uint32]bool{}
-	if stbl.Stss != nil {
-		for _, n := range stbl.Stss.SampleNumber {
+	if t.stss != nil {
+		for _, n := range t.stss.SampleNumber {
 			sync[n] = true
 		}
 	}
 	var b indexBuilder
 	dts, n := int64(0), uint32(0)
-	for i, count := range stts.SampleCount {
-		delta := int64(stts.SampleTimeDelta[i])
+	for i, count := range t.stts.SampleCount {
+		delta := int64(t.stts.SampleTimeDelta[i])
 		for range count {
 			n++
 			pts := dts + offsets.next() + shift
@@ -146,7 +213,7 @@ func fromTables(t *mp4.TrakBox, movieScale uint32, v Video) (Index, error) {
 					return Index{}, errNoTables
 				}
 			}
-			if err := b.add(pts, delta, stbl.Stss == nil || sync[n]); err != nil {
+			if err := b.add(pts, delta, t.stss == nil || sync[n]); err != nil {
 				return Index{}, err
 			}
 		}
@@ -159,14 +226,14 @@ func fromTables(t *mp4.TrakBox, movieScale uint32, v Video) (Index, error) {
 
 // edit returns what to add to media times and the last time shown. Only an
 // optional pause followed by one plain edit is understood here.
-func edit(t *mp4.TrakBox, movieScale uint32, scale int64) (shift, end int64, ok bool) {
-	if t.Edts == nil || len(t.Edts.Elst) == 0 {
+func edit(t *track, movieScale uint32) (shift, end int64, ok bool) {
+	if t.elst == nil || len(t.elst.Entries) == 0 {
 		return 0, maxTime, true
 	}
-	if movieScale == 0 || len(t.Edts.Elst) != 1 {
+	if movieScale == 0 {
 		return 0, 0, false
 	}
-	entries := t.Edts.Elst[0].Entries
+	scale, entries := t.scale, t.elst.Entries
 	pause := int64(0)
 	if len(entries) == 2 && entries[0].MediaTime == -1 {
 		pause = int64(entries[0].SegmentDuration) * scale / int64(movieScale)

@@ -1,0 +1,138 @@
+package ffmpeg
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func sh(script string) []string { return []string{"-c", script} }
+
+func TestRunReturnsOutput(t *testing.T) {
+	b, err := Run(t.Context(), Command{Name: "sh", Args: sh("echo hello >&4")}, 100)
+	require.NoError(t, err)
+	require.Equal(t, "hello\n", string(b))
+}
+
+func TestRunBoundsOutput(t *testing.T) {
+	_, err := Run(t.Context(), Command{Name: "sh", Args: sh("while :; do echo yyyyyyyyyyyyyyyy >&4; done")}, 1000)
+	require.ErrorContains(t, err, "more than 1000 bytes")
+}
+
+func TestErrorKeepsTheLogsEnd(t *testing.T) {
+	_, err := Run(t.Context(), Command{Name: "sh", Args: sh("i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i+1)); done; exit 3")}, 10)
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, ReasonExit, e.Reason)
+	require.True(t, strings.HasSuffix(e.Log, "line 2999"), e.Log)
+	require.LessOrEqual(t, len(e.Log), tailBytes)
+}
+
+func TestMissingProgram(t *testing.T) {
+	_, err := Start(t.Context(), Command{Name: "no-such-program"})
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, ReasonStart, e.Reason)
+}
+
+// TestCancelEndsTheGroup: what the child started dies with it, at once.
+func TestCancelEndsTheGroup(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	p, err := Start(ctx, Command{Name: "sh", Args: sh("sleep 600 & echo $! > " + pidFile + "; echo up >&4; wait"), Outputs: 1})
+	require.NoError(t, err)
+	buf := make([]byte, 8)
+	_, err = p.Output(0).Read(buf)
+	require.NoError(t, err)
+	b, err := os.ReadFile(pidFile)
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+
+	stop := errors.New("task cancelled")
+	start := time.Now()
+	cancel(stop)
+	err = p.Wait()
+	require.Less(t, time.Since(start), time.Second)
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, ReasonCancelled, e.Reason)
+	require.ErrorIs(t, err, stop)
+	require.Eventually(t, func() bool {
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ") || syscall.Kill(pid, 0) != nil
+	}, 5*time.Second, 5*time.Millisecond, "the grandchild lives on")
+}
+
+func TestDeadlines(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		limits Limits
+		reason string
+	}{
+		"wall": {"while :; do echo x >&4; sleep 0.01; done", Limits{Wall: 300 * time.Millisecond, Idle: time.Minute}, ReasonWall},
+		"idle": {"echo x >&4; sleep 600", Limits{Wall: time.Minute, Idle: 300 * time.Millisecond}, ReasonIdle},
+		"reports without progress": {"while :; do echo frame=1 >&3; echo progress=continue >&3; sleep 0.02; done",
+			Limits{Wall: time.Minute, Idle: 300 * time.Millisecond}, ReasonIdle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := Start(t.Context(), Command{Name: "sh", Args: sh(c.script), Outputs: 1, Limits: c.limits})
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, p.Output(0))
+			require.NoError(t, err)
+			var e *Error
+			require.ErrorAs(t, p.Wait(), &e)
+			require.Equal(t, c.reason, e.Reason)
+		})
+	}
+}
+
+// TestBusyReaderIsNotIdleness: a child that waits for its reader isn't stuck.
+func TestBusyReaderIsNotIdleness(t *testing.T) {
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("echo one >&4; echo two >&4"), Outputs: 1,
+		Limits: Limits{Wall: time.Minute, Idle: 200 * time.Millisecond}})
+	require.NoError(t, err)
+	time.Sleep(600 * time.Millisecond) // the reader's own pause is what is tested
+	b, err := io.ReadAll(p.Output(0))
+	require.NoError(t, err)
+	require.NoError(t, p.Wait())
+	require.Equal(t, "one\ntwo\n", string(b))
+}
+
+func TestProgress(t *testing.T) {
+	var got []Progress
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh(
+		"printf 'frame=10\\nout_time_us=400000\\nprogress=continue\\nframe=10\\nout_time_us=400000\\nprogress=continue\\nframe=25\\nspeed=1x\\nprogress=end\\n' >&3"),
+		OnProgress: func(p Progress) { got = append(got, p) }})
+	require.NoError(t, err)
+	require.NoError(t, p.Wait())
+	require.Equal(t, []Progress{{10, 400 * time.Millisecond}, {25, 400 * time.Millisecond}}, got)
+}
+
+func TestLimitsAreSet(t *testing.T) {
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("read x <&4; cat /proc/self/limits /proc/self/stat >&5"), Outputs: 2,
+		Limits: Limits{Nice: 3, AddressSpace: 1 << 30, FileSize: 12345 << 10}})
+	require.NoError(t, err)
+	// Reading from its own write end fails at once, after the limits are set.
+	b, err := io.ReadAll(p.Output(1))
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, p.Output(0))
+	require.NoError(t, err)
+	require.NoError(t, p.Wait())
+	require.Regexp(t, `Max address space\s+1073741824`, string(b))
+	require.Regexp(t, `Max file size\s+12641280`, string(b))
+	require.Regexp(t, `Max core file size\s+0`, string(b))
+}
