@@ -22,6 +22,8 @@ type Network struct {
 	buffers *buffers
 	failed  chan error
 	close   func() error
+	// registered with cfg.Metrics, set before New returns.
+	registered bool
 
 	mu     sync.Mutex // serialises changes
 	nodes  map[string]*node
@@ -70,9 +72,9 @@ func New(cfg Config) (*Network, error) {
 	}
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(n); err != nil {
-			n.cfg.Metrics = nil // what is registered is another's
 			return nil, errors.Join(fmt.Errorf("wide-area network: %w", err), n.Close())
 		}
+		n.registered = true
 	}
 	cfg.Log.Info("wide-area network up", "nodes", len(cfg.Nodes), "prefix", cfg.Prefix, "seed", cfg.Seed)
 	return n, nil
@@ -93,7 +95,8 @@ func (n *Network) Run(ctx context.Context) error {
 func (n *Network) Close() error { return n.close() }
 
 func (n *Network) doClose() error {
-	if n.cfg.Metrics != nil {
+	// Unregister goes by name: without the check it would take another network's.
+	if n.registered {
 		n.cfg.Metrics.Unregister(n)
 	}
 	n.mu.Lock()

@@ -341,6 +341,7 @@ func TestHostReachesNodesAndLeavesNothing(t *testing.T) {
 	}, Paths: Both(HostNode, "eu", Link{Delay: 20 * time.Millisecond})}
 	n, err := New(cfg)
 	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, n.Close()) })
 	accept(t, namespace(t, n, "eu"), "198.19.1.1:80")
 	began := time.Now()
 	c, err := net.DialTimeout("tcp4", "198.19.1.1:80", 5*time.Second)
