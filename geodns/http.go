@@ -123,6 +123,7 @@ func (rt *router) record(ctx context.Context, asset string) (r playback.Record, 
 		return rec, false, &refusal{http.StatusNotFound, "Nothing to watch here yet",
 			"No video with this address is playable: the address is wrong, or its first seconds are still being prepared."}
 	case ferr != nil:
+		rt.metrics.unread.Inc()
 		rt.log.Debug("playback record not found in time, redirecting without it", "asset", asset, "err", ferr)
 		return rec, false, nil
 	case rec.TakenDown:

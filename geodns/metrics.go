@@ -22,6 +22,7 @@ type metrics struct {
 	alarms     *prometheus.CounterVec
 	dns        *prometheus.CounterVec
 	http       *prometheus.CounterVec
+	unread     prometheus.Counter
 	steerTTL   prometheus.Gauge
 	geoReloads *prometheus.CounterVec
 	geoBuilt   prometheus.Gauge
@@ -37,6 +38,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "DNS answers by transport and response code; dropped packets have code DROP."}, []string{"transport", "rcode"}),
 		http: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_http_answers_total",
 			Help: "HTTP answers by route and status."}, []string{"route", "status"}),
+		unread: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_geodns_records_unread_total",
+			Help: "Requests answered without the playback record, because no store gave it in time."}),
 		steerTTL: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_steer_ttl_seconds",
 			Help: "TTL given to players in the last steering answer."}),
 		geoReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_geo_database_reads_total",
@@ -45,7 +48,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Unix time the geo database in use was built; 0 without one."}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.steerTTL, m.geoReloads, m.geoBuilt} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.steerTTL, m.geoReloads, m.geoBuilt} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
