@@ -51,6 +51,7 @@ type Bucket struct {
 	Region  string
 	name    string
 	core    *minio.Core
+	tr      *http.Transport
 	breaker *gobreaker.CircuitBreaker[any]
 }
 
@@ -93,7 +94,7 @@ func newBucket(r region.Region, cfg Config) (*Bucket, error) {
 		return nil, err
 	}
 	return &Bucket{
-		Region: r.Name, name: cfg.Bucket, core: core,
+		Region: r.Name, name: cfg.Bucket, core: core, tr: tr,
 		breaker: gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 			Name: r.Name, MaxRequests: 1, Interval: 10 * time.Second, Timeout: time.Second,
 			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 3 },
@@ -128,6 +129,13 @@ func (b *Bucket) guard(f func() error) error {
 		return fmt.Errorf("%s: %w", b.Region, err)
 	}
 	return nil
+}
+
+// Close drops idle connections. Requests under way go on.
+func (s *Store) Close() {
+	for _, b := range s.buckets {
+		b.tr.CloseIdleConnections()
+	}
 }
 
 // Regions returns all buckets, the own region's first, then by round-trip time.

@@ -59,7 +59,8 @@ func NewFinder(store *objects.Store, keys func() *token.KeySet, log *slog.Logger
 
 // Newest returns the newest record of the asset: from memory when it was looked
 // for within the last two seconds, else after a look that all concurrent callers
-// share. A gone asset's record is returned as it is: look at Gone.
+// share. A caller that gives up earlier gets the last record known. A gone asset's
+// record is returned as it is: look at Gone.
 func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 	now := f.now()
 	f.mu.Lock()
@@ -81,6 +82,9 @@ func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 		}
 		return answer(r.Val.(Record))
 	case <-ctx.Done():
+		if record.N > 0 {
+			return record, nil // the look goes on for whoever asks next
+		}
 		return Record{}, ctx.Err()
 	}
 }
