@@ -60,7 +60,8 @@ func parseQuery(raw string) (query, error) {
 
 // pathways returns the edges a session is offered: those the router named, as
 // far as the table has them and the placement allows them, or, named none,
-// this edge, its siblings, then one edge of every other region, nearest first.
+// this edge, its sibling, then one edge of every other region, nearest first.
+// These also complete a list of one, which would disable the player's fail-over.
 func (s *sites) pathways(named []string, asset string, p objects.Placement) []region.Edge {
 	var out []region.Edge
 	add := func(e region.Edge, r region.Region) {
@@ -74,7 +75,7 @@ func (s *sites) pathways(named []string, asset string, p objects.Placement) []re
 			add(e, r)
 		}
 	}
-	if len(out) > 0 {
+	if len(out) > 1 {
 		return out
 	}
 	add(s.self, s.here)
