@@ -26,9 +26,9 @@ func (p *Publisher) advance(ctx context.Context, q *db.Queries, a db.Asset) erro
 		}
 	}
 	var out outboxEntry
-	var event *Event
+	wasFinal, first := run.Final, run.Master == 0
 	if !gone && a.ReceivedAt != nil && run.Plan != nil && !run.Final && !endedBadly(run) {
-		if out, event, err = p.offer(ctx, q, a, &run); err != nil {
+		if out, err = p.offer(ctx, q, a, &run); err != nil {
 			return err
 		}
 	}
@@ -48,11 +48,29 @@ func (p *Publisher) advance(ctx context.Context, q *db.Queries, a db.Asset) erro
 	if len(out.objects) == 0 {
 		return nil
 	}
-	if event != nil {
-		return emit(ctx, q, a, *event, out)
+	// Every state is passed through, also when the first record is the last.
+	playable := first && run.Master > 0 && State(a.State) == Received
+	ready := run.Final && !wasFinal
+	switch {
+	case playable:
+		out.effect.Playable = int(run.N)
+		err = emit(ctx, q, a, Event{Type: EventPlayable, Run: runOf(run.N)}, out)
+		out = outboxEntry{}
+	case !ready:
+		err = insertOutbox(ctx, q, a.ID, &a.ID, nil, out)
 	}
-	return insertOutbox(ctx, q, a.ID, &a.ID, nil, out)
+	if err != nil || !ready {
+		return err
+	}
+	out.effect.Ready = int(run.N)
+	if err := emit(ctx, q, a, Event{Type: EventReady, Run: runOf(run.N)}, out); err != nil {
+		return err
+	}
+	return insertCleanup(ctx, q, a, int(run.N), "work", 0, objects.WorkPrefix(a.ID, runOf(run.N)))
 }
+
+// runOf is a run's name in keys and events.
+func runOf(n int32) string { return hls.RunName(int(n)) }
 
 func endedBadly(r db.Run) bool {
 	return RunState(r.State) == RunFailed || RunState(r.State) == RunCancelled
@@ -60,14 +78,14 @@ func endedBadly(r db.Run) bool {
 
 // offer allocates a run's next master if its tracks have come further, and
 // notes that in run.
-func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *db.Run) (outboxEntry, *Event, error) {
+func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *db.Run) (outboxEntry, error) {
 	var plan Plan
 	if err := json.Unmarshal(run.Plan, &plan); err != nil {
-		return outboxEntry{}, nil, fmt.Errorf("plan of %s: %w", runOf(run.N), err)
+		return outboxEntry{}, fmt.Errorf("plan of %s: %w", runOf(run.N), err)
 	}
 	heads, err := q.TrackHeads(ctx, a.ID, run.N)
 	if err != nil {
-		return outboxEntry{}, nil, err
+		return outboxEntry{}, err
 	}
 	byTrack := map[string]db.TrackHeadsRow{}
 	for _, h := range heads {
@@ -77,20 +95,20 @@ func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *d
 	for _, t := range plan.Tracks {
 		h := byTrack[t.ID]
 		if !h.Started && !t.Late {
-			return outboxEntry{}, nil, nil
+			return outboxEntry{}, nil
 		}
 		ended = ended && h.LastChunk >= 0 && h.Published == h.LastChunk+1
 	}
 	if ended {
 		open, err := q.OpenTasks(ctx, a.ID, run.N)
 		if err != nil {
-			return outboxEntry{}, nil, err
+			return outboxEntry{}, err
 		}
 		ended = open == 0
 	}
 	rows, err := q.Renditions(ctx, a.ID, run.N)
 	if err != nil {
-		return outboxEntry{}, nil, err
+		return outboxEntry{}, err
 	}
 	var renditions []hls.Rendition
 	var offered []string
@@ -100,38 +118,27 @@ func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *d
 		}
 		var d hls.Rendition
 		if err := json.Unmarshal(r.Description, &d); err != nil {
-			return outboxEntry{}, nil, fmt.Errorf("rendition %s: %w", r.ID, err)
+			return outboxEntry{}, fmt.Errorf("rendition %s: %w", r.ID, err)
 		}
 		renditions, offered = append(renditions, d), append(offered, d.ID)
 	}
 	if !ended && slices.Equal(offered, run.Offered) {
-		return outboxEntry{}, nil, nil
+		return outboxEntry{}, nil
 	}
 	if ended {
 		if err := measure(ctx, q, a.ID, run.N, plan.Target, renditions); err != nil {
-			return outboxEntry{}, nil, err
+			return outboxEntry{}, err
 		}
 	}
 	master, err := hls.Master(renditions)
 	if err != nil {
-		return outboxEntry{}, nil, err
+		return outboxEntry{}, err
 	}
-	first := run.Master == 0
 	run.Offered, run.Final = offered, ended
 	if run.Master, err = q.Offer(ctx, db.OfferParams{Asset: a.ID, N: run.N, Offered: offered, Final: ended}); err != nil {
-		return outboxEntry{}, nil, err
+		return outboxEntry{}, err
 	}
-	out := outboxEntry{objects: []Object{{Key: objects.MasterKey(a.ID, runOf(run.N), int64(run.Master)), Body: master}}}
-	switch {
-	case ended:
-		out.effect.Ready = int(run.N)
-		work := objects.WorkPrefix(a.ID, runOf(run.N))
-		return out, &Event{Type: EventReady, Run: runOf(run.N)}, insertCleanup(ctx, q, a, int(run.N), "work", 0, work)
-	case first && State(a.State) == Received:
-		out.effect.Playable = int(run.N)
-		return out, &Event{Type: EventPlayable, Run: runOf(run.N)}, nil
-	}
-	return out, nil, nil
+	return outboxEntry{objects: []Object{{Key: objects.MasterKey(a.ID, runOf(run.N), int64(run.Master)), Body: master}}}, nil
 }
 
 // measure replaces the renditions' caps by what their segments turned out to be.

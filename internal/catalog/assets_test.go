@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"sync"
 	"testing"
 
@@ -194,4 +195,36 @@ func TestUploadsThatRestExpire(t *testing.T) {
 		require.NoError(t, c.EndCleanup(ctx, cl, nil))
 	}
 	require.Equal(t, "done", one[string](t, c, "SELECT state FROM tasks"))
+}
+
+// Deleting an asset while parts are still being added must neither deadlock nor
+// leave a part that counts.
+func TestDeleteDuringUpload(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	for range 5 {
+		a, err := c.CreateAsset(ctx, NewAsset{Owner: "ann", Region: "eu"})
+		require.NoError(t, err)
+		u, err := c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: a.ID, Size: 1000})
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for n := range 1000 {
+				err := c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: int64(n), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}})
+				if err != nil {
+					if !errors.Is(err, ErrState) {
+						t.Errorf("append: %v", err)
+					}
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			if err := c.DeleteAsset(ctx, "ann", a.ID); err != nil {
+				t.Errorf("delete: %v", err)
+			}
+		})
+		wg.Wait()
+		require.Equal(t, "failed", one[string](t, c, "SELECT state FROM uploads WHERE id = $1", u.ID))
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,52 +163,52 @@ func newestMigration() (int64, error) {
 // write runs fn in a transaction on the leader. A leader that turns out to be
 // demoted or gone is left; what certainly didn't happen there is tried once more.
 func (c *Catalog) write(ctx context.Context, what string, fn func(q *db.Queries) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	var err error
-	for range 2 {
-		err = pgx.BeginFunc(ctx, c.leader, func(tx pgx.Tx) error { return fn(db.New(tx)) })
-		if !c.leave(err) {
-			break
-		}
-	}
+	err := c.onLeader(ctx, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, c.leader, func(tx pgx.Tx) error { return fn(db.New(tx)) })
+	})
 	if err != nil {
 		return wrap(what, err)
 	}
 	if s := sessionFrom(ctx); s != nil {
 		// Without a position later reads of the session use the leader: slower, never stale.
-		lsn, err := db.New(c.leader).CurrentLSN(ctx)
+		lctx, cancel := context.WithTimeout(ctx, queryTimeout)
+		defer cancel()
+		lsn, err := db.New(c.leader).CurrentLSN(lctx)
 		s.wrote(lsn, err)
 	}
 	return nil
 }
 
-// direct runs fn, a single statement, on the leader.
+// direct runs fn, a single statement or reads, on the leader.
 func (c *Catalog) direct(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	return wrap(what, c.onLeader(ctx, func(ctx context.Context) error { return fn(ctx, db.New(c.leader)) }))
+}
+
+// onLeader runs fn with a deadline. A leader that turns out to be demoted, gone
+// or silent is left; a write it refused is tried once more, on the new one.
+func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) error) error {
+	tctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var err error
 	for range 2 {
-		err = fn(ctx, db.New(c.leader))
-		if !c.leave(err) {
-			break
+		err = fn(tctx)
+		if err == nil || ctx.Err() != nil || !lost(err) { // the caller's own end says nothing about the leader
+			return err
 		}
+		switch state := sqlState(err); {
+		case state == readOnly:
+			c.leader.Reset()
+			continue
+		case state == "" || strings.HasPrefix(state, "57P"):
+			c.leader.Reset()
+		}
+		return err
 	}
-	return wrap(what, err)
+	return err
 }
 
-// leave drops the leader's connections if err says it is no leader any more,
-// and reports whether the failed statement certainly had no effect.
-func (c *Catalog) leave(err error) bool {
-	if err == nil || !lost(err) {
-		return false
-	}
-	demoted := sqlState(err) == "25006"
-	if demoted || sqlState(err) == "" || sqlState(err)[:2] == "57" && sqlState(err) != "57014" {
-		c.leader.Reset()
-	}
-	return demoted
-}
+// readOnly is the SQLSTATE of a write on a standby: it certainly had no effect.
+const readOnly = "25006"
 
 // read runs fn on a follower that has replayed what the session of ctx wrote,
 // else on the leader.
@@ -215,7 +216,11 @@ func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Con
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	err := c.onFollower(ctx, fn)
-	if errors.Is(err, errBehind) || lost(err) && ctx.Err() == nil {
+	switch {
+	case errors.Is(err, errBehind):
+		return c.direct(ctx, what, fn)
+	case err != nil && lost(err) && ctx.Err() == nil:
+		c.follower.Reset()
 		return c.direct(ctx, what, fn)
 	}
 	return wrap(what, err)

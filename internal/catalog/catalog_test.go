@@ -107,7 +107,7 @@ func (m *memory) keys(prefix string) []string {
 	return slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, prefix) })
 }
 
-// sink keeps events.
+// sink keeps events, each once, as NATS does by message id.
 type sink struct {
 	mu     sync.Mutex
 	events []Event
@@ -120,7 +120,9 @@ func (s *sink) PublishEvent(_ context.Context, e Event) error {
 	if s.fail != nil {
 		return s.fail
 	}
-	s.events = append(s.events, e)
+	if !slices.ContainsFunc(s.events, func(have Event) bool { return have.ID == e.ID }) {
+		s.events = append(s.events, e)
+	}
 	return nil
 }
 

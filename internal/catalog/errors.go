@@ -56,7 +56,7 @@ func wrap(what string, err error) error {
 func lost(err error) bool {
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
 		switch pg.Code {
-		case "25006", // read_only_sql_transaction: a demoted leader
+		case readOnly, // a demoted leader
 			"57P01", "57P02", "57P03", // admin_shutdown, crash_shutdown, cannot_connect_now
 			"53300",                   // too_many_connections
 			"57014", "55P03", "40P01", // query_canceled, lock_not_available, deadlock_detected

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
-	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/token"
 )
@@ -23,7 +23,8 @@ type Store interface {
 	Put(ctx context.Context, key string, body objects.Body, p objects.Placement) ([]string, error)
 }
 
-// EventSink takes events, each at least once and in the order of an asset.
+// EventSink takes events: each at least once, an asset's in order but for
+// repeats, which the sink must drop by their ID.
 type EventSink interface {
 	PublishEvent(ctx context.Context, e Event) error
 }
@@ -37,6 +38,14 @@ const (
 	publishTimeout = 12 * time.Second
 	resendEvery    = time.Second
 	publishAtOnce  = 8
+	// awayPause is how long it rests while the catalog is away.
+	awayPause = 2 * time.Second
+	// Publishing a row takes some ten round trips to the leader. A publisher
+	// farther from it than remoteRTT leaves rows to nearer ones for remoteDelay.
+	remoteRTT   = 30 * time.Millisecond
+	remoteDelay = time.Second
+	// rttSamples is over how many claims the shortest counts as the round trip.
+	rttSamples = 32
 )
 
 // Publisher makes outbox rows visible: it PUTs their objects, flips the state
@@ -51,6 +60,9 @@ type Publisher struct {
 	Log    *slog.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+
+	rtts [rttSamples]time.Duration
+	rtt  int // position in rtts
 }
 
 // Run publishes until ctx ends.
@@ -77,24 +89,27 @@ func (p *Publisher) publish(ctx context.Context, wake <-chan struct{}, nudge fun
 	for range publishAtOnce {
 		free <- struct{}{}
 	}
-	tick := time.NewTicker(publishPoll)
-	defer tick.Stop()
+	pause := publishPoll
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-wake:
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 		room := len(free)
 		if room == 0 {
 			continue
 		}
 		rows, err := p.claim(ctx, room)
-		if err != nil && ctx.Err() == nil {
-			p.Log.Warn("outbox: claim", "err", err)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.Log.Warn("outbox: trying again", "err", err, "in", awayPause)
+			}
+			pause = awayPause
 			continue
 		}
+		pause = publishPoll
 		for _, row := range rows {
 			<-free
 			work.Go(func() error {
@@ -107,13 +122,27 @@ func (p *Publisher) publish(ctx context.Context, wake <-chan struct{}, nudge fun
 }
 
 func (p *Publisher) claim(ctx context.Context, n int) ([]db.ClaimOutboxRow, error) {
+	var age time.Duration
+	if p.remote() {
+		age = remoteDelay
+	}
 	var rows []db.ClaimOutboxRow
 	err := p.Catalog.direct(ctx, "claim outbox rows", func(ctx context.Context, q *db.Queries) error {
+		started := time.Now()
 		var err error
-		rows, err = q.ClaimOutbox(ctx, publishLease, int32(n))
+		if rows, err = q.ClaimOutbox(ctx, publishLease, age, int32(n)); err == nil {
+			p.rtts[p.rtt%rttSamples] = time.Since(started)
+			p.rtt++
+		}
 		return err
 	})
 	return rows, err
+}
+
+// remote reports whether the leader is far away. The shortest of many claims
+// tells: load makes some of them slow, distance all.
+func (p *Publisher) remote() bool {
+	return p.rtt >= rttSamples && slices.Min(p.rtts[:]) > remoteRTT
 }
 
 // row publishes one row. On failure it is put back for a while that grows.
@@ -313,6 +342,3 @@ func (p *Publisher) resend(ctx context.Context) error {
 		}
 	}
 }
-
-// runOf names the run an outbox row's event belongs to.
-func runOf(n int32) string { return hls.RunName(int(n)) }

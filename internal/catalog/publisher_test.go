@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
@@ -156,8 +157,8 @@ func TestFromUploadToReady(t *testing.T) {
 
 func TestAudioOnly(t *testing.T) {
 	c := fresh(t)
-	store := &memory{}
-	startPublisher(t, c, store, &sink{})
+	store, events := &memory{}, &sink{}
+	startPublisher(t, c, store, events)
 	id := upload(t, c)
 	plan := testPlan(false)
 	plan.Tracks, plan.Frames = plan.Tracks[1:], 0
@@ -165,7 +166,9 @@ func TestAudioOnly(t *testing.T) {
 	commitAudio(t, c, id, claim(t, c, TrackTaskID(id, "r1", "a0", 0)), 0, true)
 	settled(t, c)
 	require.Equal(t, Ready, state(t, c, id))
-	// Complete with the first record: ready at once.
+	// Complete with the first record: ready at once, but by way of playable.
+	require.Equal(t, []string{EventPlayable, EventReady}, events.types()[4:])
+	require.NotEmpty(t, one[time.Time](t, c, "SELECT playable_at FROM assets"))
 	require.Equal(t, "ready", said(t, store, id, 1).State)
 	require.Contains(t, string(store.get(objects.MasterKey(id, "r1", 1))), "mp4a.40.2")
 }
@@ -256,12 +259,8 @@ func TestPublishersShareTheWork(t *testing.T) {
 		commitAudio(t, c, id, claim(t, c, TrackTaskID(id, "r1", "a0", 0)), 0, true)
 	}
 	settled(t, c)
-	seen := map[int64]bool{}
-	for _, e := range events.events {
-		seen[e.ID] = true
-	}
 	require.Equal(t, len(ids), one[int](t, c, "SELECT count(*) FROM assets WHERE state = 'ready'"))
-	require.GreaterOrEqual(t, len(events.events), len(seen))
+	require.Len(t, events.types(), 6*len(ids))
 	for _, id := range ids {
 		keys := store.keys("streams/" + id + "/playback/")
 		for i, k := range keys { // dense
@@ -315,4 +314,23 @@ func TestStoredRecordIsNotPutAgain(t *testing.T) {
 	settled(t, c)
 	require.Empty(t, store.keys(""))
 	require.Equal(t, int64(1), one[int64](t, c, "SELECT count(*) FROM chunks WHERE published_at IS NOT NULL"))
+}
+
+func TestRemotePublishersWait(t *testing.T) {
+	p := &Publisher{}
+	record := func(d time.Duration) {
+		p.rtts[p.rtt%rttSamples] = d
+		p.rtt++
+	}
+	require.False(t, p.remote(), "unknown yet")
+	for range rttSamples {
+		record(90 * time.Millisecond)
+	}
+	require.True(t, p.remote())
+	record(2 * time.Millisecond) // load was to blame
+	require.False(t, p.remote())
+	for range rttSamples {
+		record(90 * time.Millisecond) // the leader has moved
+	}
+	require.True(t, p.remote())
 }

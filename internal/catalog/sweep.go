@@ -146,10 +146,13 @@ func (c *Catalog) EndCleanup(ctx context.Context, cl *Cleanup, failure error) er
 }
 
 // Forget removes rows nobody needs any more: events sent a day ago, workers
-// gone for an hour.
+// gone for an hour, idempotency keys a week old.
 func (c *Catalog) Forget(ctx context.Context) error {
 	return c.direct(ctx, "forget old rows", func(ctx context.Context, q *db.Queries) error {
 		if _, err := q.ForgetSent(ctx); err != nil {
+			return err
+		}
+		if err := q.ForgetIdempotencyKeys(ctx); err != nil {
 			return err
 		}
 		return q.ForgetWorkers(ctx)

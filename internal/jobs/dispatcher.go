@@ -31,6 +31,8 @@ const (
 	dispatchPoll = 500 * time.Millisecond
 	// dispatchLease is how long another dispatcher waits when the active one dies.
 	dispatchLease = 5 * time.Second
+	// awayPause is how long it rests after a server didn't answer.
+	awayPause = time.Second
 	// windowPerSlot is how many messages wait per slot of the workers: enough that
 	// nobody idles, few enough that the next owner's turn comes soon.
 	windowPerSlot = 2
@@ -68,6 +70,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 	const lease = "dispatcher"
 	var until time.Time // our lease, by our clock, with a margin
+	pause := dispatchPoll
+	// rest is for servers that are away: what woke us must not make us hurry.
+	rest := func(err error) {
+		if ctx.Err() == nil {
+			d.Log.Warn("dispatcher: trying again", "err", err, "in", awayPause)
+			sleep(ctx, awayPause)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,20 +88,23 @@ func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 			}
 			return nil
 		case <-wake:
-		case <-time.After(dispatchPoll):
+		case <-time.After(pause):
 		}
 		if now := time.Now(); now.After(until) {
 			ok, err := d.Catalog.HoldLease(ctx, lease, d.Name, dispatchLease)
-			if err != nil && ctx.Err() == nil {
-				d.Log.Warn("dispatcher", "err", err)
-			}
-			if err != nil || !ok {
+			if err != nil {
+				rest(err)
 				continue
 			}
+			if !ok {
+				pause = dispatchLease / 4 // another one is active
+				continue
+			}
+			pause = dispatchPoll
 			until = now.Add(dispatchLease / 2)
 		}
-		if err := d.dispatch(ctx); err != nil && ctx.Err() == nil {
-			d.Log.Warn("dispatcher: trying again", "err", err)
+		if err := d.dispatch(ctx); err != nil {
+			rest(err)
 		}
 	}
 }

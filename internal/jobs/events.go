@@ -29,8 +29,8 @@ type Subscription struct {
 	messages jetstream.MessagesContext
 }
 
-// Subscribe returns the events of an asset after the one with sequence number
-// after; with 0, those from now on. Events older than a day are gone. Stop the
+// Subscribe returns the events of an asset, or with "*" of all assets, after the
+// one with sequence number after; with 0, those from now on. Events older than a day are gone. Stop the
 // subscription when done. It survives a lost connection.
 func (c *Conn) Subscribe(ctx context.Context, asset string, after uint64) (*Subscription, error) {
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{"events.asset." + asset + ".>"}, InactiveThreshold: time.Minute,

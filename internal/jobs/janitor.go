@@ -32,6 +32,8 @@ type Janitor struct {
 
 const (
 	sweepEvery = time.Second
+	// sweepPause follows a sweep that failed.
+	sweepPause = 5 * time.Second
 	// leaseGrace leaves expired tasks to redelivered messages, which come first as a rule.
 	leaseGrace    = 10 * time.Second
 	forgetEvery   = time.Minute
@@ -46,14 +48,17 @@ func (j *Janitor) Run(ctx context.Context) error {
 		return ended(ctx, err)
 	}
 	var forgotten time.Time
-	for sleep(ctx, sweepEvery) {
+	pause := sweepEvery
+	for sleep(ctx, pause) {
 		err := j.sweep(ctx)
 		if time.Since(forgotten) > forgetEvery {
 			err = errors.Join(err, j.Catalog.Forget(ctx))
 			forgotten = time.Now()
 		}
+		pause = sweepEvery
 		if err != nil && ctx.Err() == nil {
-			j.Log.Warn("janitor: trying again", "err", err)
+			pause = sweepPause
+			j.Log.Warn("janitor: trying again", "err", err, "in", pause)
 		}
 	}
 	return nil

@@ -334,9 +334,10 @@ func (q *Queries) ListKeys(ctx context.Context, owner string) ([]ApiKey, error) 
 }
 
 const lockAsset = `-- name: LockAsset :one
-SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at FROM assets WHERE id = $1 FOR UPDATE
+SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at FROM assets WHERE id = $1 FOR NO KEY UPDATE
 `
 
+// Not FOR UPDATE: that would wait for, and deadlock with, rows being inserted that refer to the asset.
 func (q *Queries) LockAsset(ctx context.Context, id string) (Asset, error) {
 	row := q.db.QueryRow(ctx, lockAsset, id)
 	var i Asset

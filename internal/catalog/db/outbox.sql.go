@@ -15,9 +15,9 @@ const claimOutbox = `-- name: ClaimOutbox :many
 UPDATE outbox SET hold_until = now() + $1::interval
 WHERE id = ANY (ARRAY(
     SELECT o.id FROM outbox o
-    WHERE o.done_at IS NULL AND o.hold_until <= now()
+    WHERE o.done_at IS NULL AND o.hold_until <= now() - $2::interval
       AND NOT EXISTS (SELECT 1 FROM outbox p WHERE p.lane = o.lane AND p.done_at IS NULL AND p.id < o.id)
-    ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY o.id LIMIT $3 FOR UPDATE SKIP LOCKED
 ))
 RETURNING id, lane, asset, objects, event, effect, failures, created_at, (stored_at IS NOT NULL)::boolean AS stored,
     coalesce((SELECT a.placement FROM assets a WHERE a.id = outbox.asset), '')::text AS placement,
@@ -38,10 +38,10 @@ type ClaimOutboxRow struct {
 	Regions   []string
 }
 
-// The heads of lanes nobody else is at. Holding one is a lease: a publisher
+// The heads of lanes nobody else is at, due since age. Holding one is a lease: a publisher
 // that freezes loses it, and what it PUTs afterwards are the same bytes.
-func (q *Queries) ClaimOutbox(ctx context.Context, lease time.Duration, maxRows int32) ([]ClaimOutboxRow, error) {
-	rows, err := q.db.Query(ctx, claimOutbox, lease, maxRows)
+func (q *Queries) ClaimOutbox(ctx context.Context, lease time.Duration, age time.Duration, maxRows int32) ([]ClaimOutboxRow, error) {
+	rows, err := q.db.Query(ctx, claimOutbox, lease, age, maxRows)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +90,15 @@ WHERE id = $3 AND done_at IS NULL
 
 func (q *Queries) DelayOutbox(ctx context.Context, error string, delay time.Duration, iD int64) error {
 	_, err := q.db.Exec(ctx, delayOutbox, error, delay, iD)
+	return err
+}
+
+const forgetIdempotencyKeys = `-- name: ForgetIdempotencyKeys :exec
+DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'
+`
+
+func (q *Queries) ForgetIdempotencyKeys(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, forgetIdempotencyKeys)
 	return err
 }
 

@@ -494,45 +494,6 @@ func (q *Queries) LeaveWorker(ctx context.Context, id string) error {
 	return err
 }
 
-const lockTask = `-- name: LockTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1 AND attempt = $2 AND state = 'running' FOR UPDATE
-`
-
-func (q *Queries) LockTask(ctx context.Context, iD string, attempt int32) (Task, error) {
-	row := q.db.QueryRow(ctx, lockTask, iD, attempt)
-	var i Task
-	err := row.Scan(
-		&i.ID,
-		&i.Asset,
-		&i.Run,
-		&i.Owner,
-		&i.Class,
-		&i.Kind,
-		&i.Track,
-		&i.Chunk,
-		&i.Spec,
-		&i.State,
-		&i.Attempt,
-		&i.Failures,
-		&i.LeaseUntil,
-		&i.Worker,
-		&i.Region,
-		&i.Pinned,
-		&i.Dispatch,
-		&i.DispatchedAt,
-		&i.NotBefore,
-		&i.Frames,
-		&i.FramesTotal,
-		&i.ErrorCode,
-		&i.ErrorDetail,
-		&i.CreatedAt,
-		&i.StartedAt,
-		&i.EndedAt,
-		&i.BuriedAt,
-	)
-	return i, err
-}
-
 const markBuried = `-- name: MarkBuried :exec
 UPDATE tasks SET buried_at = now() WHERE id = $1
 `

@@ -31,7 +31,8 @@ SELECT request, asset FROM idempotency_keys WHERE owner = @owner AND key = @key;
 SELECT * FROM assets WHERE id = @id;
 
 -- name: LockAsset :one
-SELECT * FROM assets WHERE id = @id FOR UPDATE;
+-- Not FOR UPDATE: that would wait for, and deadlock with, rows being inserted that refer to the asset.
+SELECT * FROM assets WHERE id = @id FOR NO KEY UPDATE;
 
 -- name: ListAssets :many
 SELECT * FROM assets

@@ -5,12 +5,12 @@ INSERT INTO outbox (lane, asset, objects, event, effect) VALUES (@lane, sqlc.nar
 UPDATE outbox SET stored_at = now(), hold_until = now() WHERE id = @id AND done_at IS NULL AND stored_at IS NULL;
 
 -- name: ClaimOutbox :many
--- The heads of lanes nobody else is at. Holding one is a lease: a publisher
+-- The heads of lanes nobody else is at, due since age. Holding one is a lease: a publisher
 -- that freezes loses it, and what it PUTs afterwards are the same bytes.
 UPDATE outbox SET hold_until = now() + @lease::interval
 WHERE id = ANY (ARRAY(
     SELECT o.id FROM outbox o
-    WHERE o.done_at IS NULL AND o.hold_until <= now()
+    WHERE o.done_at IS NULL AND o.hold_until <= now() - @age::interval
       AND NOT EXISTS (SELECT 1 FROM outbox p WHERE p.lane = o.lane AND p.done_at IS NULL AND p.id < o.id)
     ORDER BY o.id LIMIT @max_rows FOR UPDATE SKIP LOCKED
 ))
@@ -45,3 +45,6 @@ SELECT pg_current_wal_lsn()::text;
 
 -- name: Replayed :one
 SELECT (NOT pg_is_in_recovery() OR coalesce(pg_last_wal_replay_lsn() >= (@lsn::text)::pg_lsn, false))::boolean;
+
+-- name: ForgetIdempotencyKeys :exec
+DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days';

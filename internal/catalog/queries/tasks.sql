@@ -20,9 +20,6 @@ RETURNING *;
 UPDATE tasks SET lease_until = now() + @lease::interval, frames = greatest(frames, @frames)
 WHERE id = @id AND attempt = @attempt AND state = 'running';
 
--- name: LockTask :one
-SELECT * FROM tasks WHERE id = @id AND attempt = @attempt AND state = 'running' FOR UPDATE;
-
 -- name: FinishTask :execrows
 UPDATE tasks SET state = 'done', ended_at = now(), lease_until = NULL, frames = frames_total
 WHERE id = @id AND attempt = @attempt AND state = 'running';
