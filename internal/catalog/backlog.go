@@ -19,16 +19,20 @@ type WaitingTask struct {
 	Frames int64
 }
 
-// Backlog returns up to perOwner tasks of each owner that wait for a message,
-// oldest first, and how many of the class are under way to a worker. A message
-// sent longer than lost ago without anyone claiming the task counts as lost.
-func (c *Catalog) Backlog(ctx context.Context, class Class, lost time.Duration, perOwner int) (waiting []WaitingTask, underWay int, err error) {
+// Backlog returns up to perOwner tasks of each owner and placement that wait for
+// a message, oldest first, and how many of the class are under way to a worker,
+// by the target of MarkDispatched. A message sent longer than lost ago without
+// anyone claiming the task counts as lost.
+func (c *Catalog) Backlog(ctx context.Context, class Class, lost time.Duration, perOwner int) (waiting []WaitingTask, underWay map[string]int, err error) {
+	underWay = map[string]int{}
 	err = c.direct(ctx, "backlog", func(ctx context.Context, q *db.Queries) error {
-		n, err := q.Dispatched(ctx, string(class), lost)
+		sent, err := q.Dispatched(ctx, string(class), lost)
 		if err != nil {
 			return err
 		}
-		underWay = int(n)
+		for _, s := range sent {
+			underWay[s.DispatchedTo] = int(s.Tasks)
+		}
 		rows, err := q.Dispatchable(ctx, string(class), lost, int32(perOwner))
 		if err != nil {
 			return err
@@ -42,23 +46,26 @@ func (c *Catalog) Backlog(ctx context.Context, class Class, lost time.Duration, 
 	return waiting, underWay, err
 }
 
-// MarkDispatched notes that message t.Dispatch+1 was sent for a task. If
-// somebody claimed it meanwhile, nothing changes.
-func (c *Catalog) MarkDispatched(ctx context.Context, t WaitingTask) error {
+// MarkDispatched notes that message t.Dispatch+1 was sent for a task, to a pinned
+// region or, with an empty target, to anyone. If somebody claimed it meanwhile,
+// nothing changes.
+func (c *Catalog) MarkDispatched(ctx context.Context, t WaitingTask, target string) error {
 	return c.direct(ctx, "mark dispatched", func(ctx context.Context, q *db.Queries) error {
-		return q.MarkDispatched(ctx, t.ID, int32(t.Dispatch))
+		return q.MarkDispatched(ctx, target, t.ID, int32(t.Dispatch))
 	})
 }
 
-// WorkerSlots is how many tasks the workers seen lately take at once.
-func (c *Catalog) WorkerSlots(ctx context.Context, within time.Duration) (int, error) {
-	var n int32
+// WorkerSlots is how many tasks the workers seen lately take at once, by region.
+func (c *Catalog) WorkerSlots(ctx context.Context, within time.Duration) (map[string]int, error) {
+	out := map[string]int{}
 	err := c.direct(ctx, "worker slots", func(ctx context.Context, q *db.Queries) error {
-		var err error
-		n, err = q.WorkerSlots(ctx, within)
+		rows, err := q.WorkerSlots(ctx, within)
+		for _, r := range rows {
+			out[r.Region] = int(r.Slots)
+		}
 		return err
 	})
-	return int(n), err
+	return out, err
 }
 
 // HoldLease takes or renews a named lease for ttl and reports whether holder

@@ -24,7 +24,7 @@ type Dispatcher struct {
 	// Metrics may be nil.
 	Metrics *Metrics
 
-	fair map[catalog.Class]*fair
+	fair map[lane]*fair
 }
 
 const (
@@ -46,10 +46,7 @@ const (
 
 // Run dispatches until ctx ends.
 func (d *Dispatcher) Run(ctx context.Context) error {
-	d.fair = map[catalog.Class]*fair{}
-	for _, c := range catalog.Classes {
-		d.fair[c] = &fair{}
-	}
+	d.fair = map[lane]*fair{}
 	if err := d.Conn.Setup(ctx); err != nil {
 		return ended(ctx, err)
 	}
@@ -109,43 +106,82 @@ func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 	}
 }
 
-// dispatch fills the window of every class once.
+// lane is work that waits for the same workers: of a class, and pinned to a
+// region or, with none, for anyone. Each has a window of its own, so that work
+// pinned to a region without workers holds up nobody else.
+type lane struct {
+	class  catalog.Class
+	pinned string
+}
+
+func (l lane) subject(home string) string {
+	if l.pinned != "" {
+		return jobSubject(l.class, l.pinned, true)
+	}
+	return jobSubject(l.class, home, false)
+}
+
+// dispatch fills every window once.
 func (d *Dispatcher) dispatch(ctx context.Context) error {
 	slots, err := d.Catalog.WorkerSlots(ctx, workersWithin)
 	if err != nil {
 		return err
 	}
-	window := max(minWindow, windowPerSlot*slots)
+	total := 0
+	for _, n := range slots {
+		total += n
+	}
 	for _, class := range catalog.Classes {
-		waiting, underWay, err := d.Catalog.Backlog(ctx, class, lostAfter, window)
+		waiting, underWay, err := d.Catalog.Backlog(ctx, class, lostAfter, max(minWindow, windowPerSlot*total))
 		if err != nil {
 			return err
 		}
-		for _, t := range d.fair[class].pick(waiting, window-underWay) {
-			// The id is the same when this is repeated after a crash: one message.
-			id := fmt.Sprintf("%s/%d", t.ID, t.Dispatch+1)
-			if err := d.Conn.publish(ctx, d.subject(class, t), []byte(t.ID), id); err != nil {
-				return err
+		lanes := map[lane][]catalog.WaitingTask{}
+		for _, t := range waiting {
+			l := lane{class, pinnedRegion(t)}
+			lanes[l] = append(lanes[l], t)
+		}
+		for l, tasks := range lanes {
+			window := windowPerSlot * total
+			if l.pinned != "" {
+				window = windowPerSlot * slots[l.pinned]
 			}
-			if err := d.Catalog.MarkDispatched(ctx, t); err != nil {
-				return err
+			if d.fair[l] == nil {
+				d.fair[l] = &fair{}
 			}
-			d.Metrics.dispatch(class)
+			for _, t := range d.fair[l].pick(tasks, max(minWindow, window)-underWay[l.pinned]) {
+				if err := d.send(ctx, l, t); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
 }
 
-// subject is where a task is offered: in its home region, or, when pinned, in
-// each allowed region in turn as messages get lost.
-func (d *Dispatcher) subject(class catalog.Class, t catalog.WaitingTask) string {
-	if len(t.Pinned) > 0 {
-		at := max(slices.Index(t.Pinned, t.Region), 0)
-		return jobSubject(class, t.Pinned[(at+t.Dispatch)%len(t.Pinned)], true)
+func (d *Dispatcher) send(ctx context.Context, l lane, t catalog.WaitingTask) error {
+	// The id is the same when this is repeated after a crash: one message.
+	id := fmt.Sprintf("%s/%d", t.ID, t.Dispatch+1)
+	home := t.Region
+	if !slices.Contains(d.Regions, home) {
+		home = d.Regions[0] // its home has left the table
 	}
-	region := t.Region
-	if !slices.Contains(d.Regions, region) {
-		region = d.Regions[0] // its home has left the table
+	if err := d.Conn.publish(ctx, l.subject(home), []byte(t.ID), id); err != nil {
+		return err
 	}
-	return jobSubject(class, region, false)
+	if err := d.Catalog.MarkDispatched(ctx, t, l.pinned); err != nil {
+		return err
+	}
+	d.Metrics.dispatch(l.class)
+	return nil
+}
+
+// pinnedRegion is where a pinned task is offered: in its home region first, then
+// in the other allowed ones in turn as messages get lost. Empty: anywhere.
+func pinnedRegion(t catalog.WaitingTask) string {
+	if len(t.Pinned) == 0 {
+		return ""
+	}
+	at := max(slices.Index(t.Pinned, t.Region), 0)
+	return t.Pinned[(at+t.Dispatch)%len(t.Pinned)]
 }

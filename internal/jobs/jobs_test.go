@@ -113,15 +113,17 @@ func sql[T any](e *env, query string, args ...any) T {
 }
 
 // upload makes an asset that is received.
-func (e *env) upload(owner string) string {
+func (e *env) upload(owner string) string { return e.uploadTo(owner, objects.Placement{}) }
+
+func (e *env) uploadTo(owner string, p objects.Placement) string {
 	e.t.Helper()
 	ctx := e.t.Context()
-	a, err := e.cat.CreateAsset(ctx, catalog.NewAsset{Owner: owner, Title: "x", Region: "eu"})
+	a, err := e.cat.CreateAsset(ctx, catalog.NewAsset{Owner: owner, Title: "x", Region: "eu", Placement: p})
 	require.NoError(e.t, err)
 	u, err := e.cat.CreateUpload(ctx, catalog.NewUpload{Owner: owner, Asset: a.ID, Size: 4})
 	require.NoError(e.t, err)
 	body := objects.Bytes([]byte("film"))
-	_, err = e.store.Put(ctx, objects.PartKey(a.ID, 0, "p"), body, a.Placement)
+	_, err = e.store.Put(ctx, objects.PartKey(a.ID, 0, "p"), body, objects.Placement{})
 	require.NoError(e.t, err)
 	sum := sha256.Sum256([]byte("film"))
 	require.NoError(e.t, e.cat.AppendPart(ctx, u.ID, catalog.Part{ID: "p", Size: 4, SHA256: sum[:], Regions: []string{"eu"}}))
@@ -484,6 +486,49 @@ func TestDispatchersTakeTurns(t *testing.T) {
 	}
 	time.Sleep(2 * dispatchPoll) // proves an absence
 	require.Equal(t, minWindow, sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch > 0"))
+}
+
+// Work pinned to a region goes only there, and holds up nobody while there is no worker.
+func TestPinnedWorkStaysInItsRegion(t *testing.T) {
+	e := newEnv(t)
+	e.startDispatcher("d")
+	var pinned []string
+	for range 2 * minWindow {
+		pinned = append(pinned, e.uploadTo("ann", objects.Placement{Mode: objects.PlacePinned, Regions: []string{"us"}}))
+	}
+	var mu sync.Mutex
+	by := map[string]string{}
+	handler := func(region string) Handler {
+		return func(_ context.Context, task *Task) error {
+			mu.Lock()
+			defer mu.Unlock()
+			by[task.Asset] = region
+			return BadInput("x", "x")
+		}
+	}
+	done := func(ids ...string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range ids {
+				if by[id] == "" {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	e.eventually("the pinned window is full", 10*time.Second, func() bool {
+		return sql[int](e, "SELECT count(*) FROM tasks WHERE dispatched_to = 'us'") == minWindow
+	})
+	e.start(e.worker("eu", 2, handler("eu")).Run)
+	free := e.upload("ann")
+	e.eventually("done at once", 10*time.Second, done(free))
+	e.start(e.worker("us", 2, handler("us")).Run)
+	e.eventually("done once there is a worker", 20*time.Second, done(pinned...))
+	for _, id := range pinned {
+		require.Equal(t, "us", by[id])
+	}
 }
 
 func TestWithoutNATS(t *testing.T) {

@@ -148,6 +148,7 @@ type Task struct {
 	Pinned       []string
 	Dispatch     int32
 	DispatchedAt *time.Time
+	DispatchedTo string
 	NotBefore    time.Time
 	Frames       int64
 	FramesTotal  int64

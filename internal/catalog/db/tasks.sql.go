@@ -66,7 +66,7 @@ WHERE id = (
     WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
     ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Duration) (Task, error) {
@@ -91,6 +91,7 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 		&i.Pinned,
 		&i.Dispatch,
 		&i.DispatchedAt,
+		&i.DispatchedTo,
 		&i.NotBefore,
 		&i.Frames,
 		&i.FramesTotal,
@@ -110,7 +111,7 @@ UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_
     lease_until = now() + $2::interval
 WHERE id = $3 AND failures < $4::integer
   AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type ClaimTaskParams struct {
@@ -148,6 +149,7 @@ func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, err
 		&i.Pinned,
 		&i.Dispatch,
 		&i.DispatchedAt,
+		&i.DispatchedTo,
 		&i.NotBefore,
 		&i.Frames,
 		&i.FramesTotal,
@@ -221,7 +223,7 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 
 const dispatchable = `-- name: Dispatchable :many
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
+    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
@@ -239,7 +241,7 @@ type DispatchableRow struct {
 	FramesTotal int64
 }
 
-// Tasks waiting for a message, oldest first within each owner; lost messages count as never sent.
+// Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
 func (q *Queries) Dispatchable(ctx context.Context, class string, lost time.Duration, perOwner int32) ([]DispatchableRow, error) {
 	rows, err := q.db.Query(ctx, dispatchable, class, lost, perOwner)
 	if err != nil {
@@ -267,16 +269,35 @@ func (q *Queries) Dispatchable(ctx context.Context, class string, lost time.Dura
 	return items, nil
 }
 
-const dispatched = `-- name: Dispatched :one
-SELECT count(*) FROM tasks
+const dispatched = `-- name: Dispatched :many
+SELECT dispatched_to, count(*)::integer AS tasks FROM tasks
 WHERE class = $1 AND kind <> 'cleanup' AND state = 'queued' AND dispatched_at >= now() - $2::interval
+GROUP BY dispatched_to
 `
 
-func (q *Queries) Dispatched(ctx context.Context, class string, lost time.Duration) (int64, error) {
-	row := q.db.QueryRow(ctx, dispatched, class, lost)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+type DispatchedRow struct {
+	DispatchedTo string
+	Tasks        int32
+}
+
+func (q *Queries) Dispatched(ctx context.Context, class string, lost time.Duration) ([]DispatchedRow, error) {
+	rows, err := q.db.Query(ctx, dispatched, class, lost)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DispatchedRow
+	for rows.Next() {
+		var i DispatchedRow
+		if err := rows.Scan(&i.DispatchedTo, &i.Tasks); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const dropLease = `-- name: DropLease :exec
@@ -289,7 +310,7 @@ func (q *Queries) DropLease(ctx context.Context, name string, holder string) err
 }
 
 const expiredForGood = `-- name: ExpiredForGood :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
 WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval AND failures + 1 >= $2::integer
 ORDER BY lease_until LIMIT $3
 `
@@ -323,6 +344,7 @@ func (q *Queries) ExpiredForGood(ctx context.Context, grace time.Duration, maxFa
 			&i.Pinned,
 			&i.Dispatch,
 			&i.DispatchedAt,
+			&i.DispatchedTo,
 			&i.NotBefore,
 			&i.Frames,
 			&i.FramesTotal,
@@ -391,7 +413,7 @@ func (q *Queries) ForgetWorkers(ctx context.Context) error {
 }
 
 const getTask = `-- name: GetTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
 `
 
 func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
@@ -416,6 +438,7 @@ func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
 		&i.Pinned,
 		&i.Dispatch,
 		&i.DispatchedAt,
+		&i.DispatchedTo,
 		&i.NotBefore,
 		&i.Frames,
 		&i.FramesTotal,
@@ -504,11 +527,11 @@ func (q *Queries) MarkBuried(ctx context.Context, id string) error {
 }
 
 const markDispatched = `-- name: MarkDispatched :exec
-UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now() WHERE id = $1 AND dispatch = $2 AND state = 'queued'
+UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now(), dispatched_to = $1 WHERE id = $2 AND dispatch = $3 AND state = 'queued'
 `
 
-func (q *Queries) MarkDispatched(ctx context.Context, iD string, dispatch int32) error {
-	_, err := q.db.Exec(ctx, markDispatched, iD, dispatch)
+func (q *Queries) MarkDispatched(ctx context.Context, target string, iD string, dispatch int32) error {
+	_, err := q.db.Exec(ctx, markDispatched, target, iD, dispatch)
 	return err
 }
 
@@ -588,7 +611,7 @@ UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, le
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
 WHERE id = $5 AND attempt = $6 AND state = 'running'
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type RetryTaskParams struct {
@@ -630,6 +653,7 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 		&i.Pinned,
 		&i.Dispatch,
 		&i.DispatchedAt,
+		&i.DispatchedTo,
 		&i.NotBefore,
 		&i.Frames,
 		&i.FramesTotal,
@@ -658,7 +682,7 @@ func (q *Queries) ReturnTask(ctx context.Context, iD string, attempt int32) (int
 }
 
 const unburied = `-- name: Unburied :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
 `
 
 func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
@@ -689,6 +713,7 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 			&i.Pinned,
 			&i.Dispatch,
 			&i.DispatchedAt,
+			&i.DispatchedTo,
 			&i.NotBefore,
 			&i.Frames,
 			&i.FramesTotal,
@@ -709,13 +734,31 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 	return items, nil
 }
 
-const workerSlots = `-- name: WorkerSlots :one
-SELECT coalesce(sum(slots), 0)::integer FROM workers WHERE seen_at > now() - $1::interval
+const workerSlots = `-- name: WorkerSlots :many
+SELECT region, sum(slots)::integer AS slots FROM workers WHERE seen_at > now() - $1::interval GROUP BY region
 `
 
-func (q *Queries) WorkerSlots(ctx context.Context, within time.Duration) (int32, error) {
-	row := q.db.QueryRow(ctx, workerSlots, within)
-	var column_1 int32
-	err := row.Scan(&column_1)
-	return column_1, err
+type WorkerSlotsRow struct {
+	Region string
+	Slots  int32
+}
+
+func (q *Queries) WorkerSlots(ctx context.Context, within time.Duration) ([]WorkerSlotsRow, error) {
+	rows, err := q.db.Query(ctx, workerSlots, within)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WorkerSlotsRow
+	for rows.Next() {
+		var i WorkerSlotsRow
+		if err := rows.Scan(&i.Region, &i.Slots); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

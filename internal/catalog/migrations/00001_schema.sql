@@ -146,6 +146,8 @@ CREATE TABLE tasks (
     -- that notes its message late notes nothing. dispatched_at is null while none is under way.
     dispatch      integer NOT NULL DEFAULT 0,
     dispatched_at timestamptz,
+    -- The pinned region its last message went to, empty for work that any may do.
+    dispatched_to text NOT NULL DEFAULT '',
     -- Not before this time: backoff after a failure, grace before a deletion.
     not_before    timestamptz NOT NULL DEFAULT now(),
     frames        bigint NOT NULL DEFAULT 0,

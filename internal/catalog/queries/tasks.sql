@@ -73,9 +73,9 @@ SELECT held.asset, held.asset, @objects, @event, @effect, now() + @hold::interva
 RETURNING id;
 
 -- name: Dispatchable :many
--- Tasks waiting for a message, oldest first within each owner; lost messages count as never sent.
+-- Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.*, row_number() OVER (PARTITION BY t.owner ORDER BY t.created_at, t.chunk, t.id) AS place
+    SELECT t.*, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - @lost::interval)
@@ -83,12 +83,13 @@ SELECT id, owner, region, pinned, dispatch, frames_total FROM (
 WHERE place <= @per_owner::integer
 ORDER BY owner, place;
 
--- name: Dispatched :one
-SELECT count(*) FROM tasks
-WHERE class = @class AND kind <> 'cleanup' AND state = 'queued' AND dispatched_at >= now() - @lost::interval;
+-- name: Dispatched :many
+SELECT dispatched_to, count(*)::integer AS tasks FROM tasks
+WHERE class = @class AND kind <> 'cleanup' AND state = 'queued' AND dispatched_at >= now() - @lost::interval
+GROUP BY dispatched_to;
 
 -- name: MarkDispatched :exec
-UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now() WHERE id = @id AND dispatch = @dispatch AND state = 'queued';
+UPDATE tasks SET dispatch = dispatch + 1, dispatched_at = now(), dispatched_to = @target WHERE id = @id AND dispatch = @dispatch AND state = 'queued';
 
 -- name: RequeueExpired :many
 -- Leases that ran out and were not taken over through a redelivered message.
@@ -143,8 +144,8 @@ ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, seen_at = now()
 -- name: LeaveWorker :exec
 DELETE FROM workers WHERE id = @id;
 
--- name: WorkerSlots :one
-SELECT coalesce(sum(slots), 0)::integer FROM workers WHERE seen_at > now() - @within::interval;
+-- name: WorkerSlots :many
+SELECT region, sum(slots)::integer AS slots FROM workers WHERE seen_at > now() - @within::interval GROUP BY region;
 
 -- name: ForgetWorkers :exec
 DELETE FROM workers WHERE seen_at < now() - interval '1 hour';
