@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -223,19 +223,25 @@ func (b *bench) joined(t testing.TB, track, rendition string) []byte {
 	return out
 }
 
-// goroutines fails the test when more run after it than before.
-func goroutines(t *testing.T) {
+func trimLines(s string) []string { return strings.Fields(strings.TrimSpace(s)) }
+
+func decodeJSON(t testing.TB, b []byte, v any) {
 	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		for i := 0; runtime.NumGoroutine() > before; i++ {
-			if i == 200 {
-				buf := make([]byte, 1<<16)
-				t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	})
+	require.NoError(t, json.Unmarshal(b, v))
 }
 
-func trimLines(s string) []string { return strings.Fields(strings.TrimSpace(s)) }
+func encodeJSON(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	require.NoError(t, err)
+	return b
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+func parseFloat(t testing.TB, s string) float64 {
+	t.Helper()
+	f, err := strconv.ParseFloat(s, 64)
+	require.NoError(t, err)
+	return f
+}

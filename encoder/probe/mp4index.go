@@ -221,7 +221,12 @@ func fromTables(t *track, movieScale uint32, v Video) (Index, error) {
 	if len(v.first) == 0 || len(b.pts) == 0 {
 		return Index{}, errNoTables
 	}
-	return b.index(v)
+	x, err := b.index(v)
+	// An edit may show the last frame for less than its full time.
+	if last := x.PTS[len(x.PTS)-1]; err == nil && end > last {
+		x.End = min(x.End, end)
+	}
+	return x, err
 }
 
 // edit returns what to add to media times and the last time shown. Only an
