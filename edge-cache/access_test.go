@@ -118,6 +118,37 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, "private, max-age=31536000, immutable", res.Header.Get("Cache-Control"))
 }
 
+// TestRevokedKeyEndsSessions: also of tokens that were found good before.
+func TestRevokedKeyEndsSessions(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 1))
+	rec := record0()
+	rec.Visibility = playback.Private
+	w.video(rec, 1)
+	w.start("eu-1")
+	good := mint(t, w, token.PlaybackKeyFile, token.Claims{})
+	_, b := w.get("/v/" + good + "/" + asset + "/master.m3u8")
+	session := regexp.MustCompile(`/v/([^/]+)/`).FindStringSubmatch(string(b))[1]
+	for _, tok := range []string{good, session} {
+		res, _ := w.get(segURL(tok, 0))
+		require.Equal(t, 200, res.StatusCode)
+	}
+	next := *w.edge.keys.Current()
+	next.N++
+	next.Keys = append([]token.Key(nil), next.Keys...)
+	for i := range next.Keys {
+		next.Keys[i].Revoked = next.Keys[i].Use == token.UsePlayback
+	}
+	signed, err := token.SignKeySet(next, w.signer(token.RootKeyFile))
+	require.NoError(t, err)
+	w.put(objects.JournalKey(objects.KeysJournal, next.N), signed)
+	for _, tok := range []string{good, session} {
+		require.Eventually(t, func() bool {
+			res, _ := w.get(segURL(tok, 0))
+			return res.StatusCode == 403
+		}, 10*time.Second, 50*time.Millisecond)
+	}
+}
+
 func TestRulesOfTheAsset(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
 	rec := record0()

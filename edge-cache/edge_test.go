@@ -54,6 +54,8 @@ type proxy struct {
 	// pace is how many bytes of a body pass per step; 0 for all at once.
 	pace atomic.Int64
 	step chan struct{}
+	// cut ends segments' bodies after so many bytes; 0 for never.
+	cut atomic.Int64
 }
 
 func newProxy(t testing.TB, to string) *proxy {
@@ -66,6 +68,9 @@ func newProxy(t testing.TB, to string) *proxy {
 		ModifyResponse: func(r *http.Response) error {
 			if n := p.pace.Load(); n > 0 && r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, ".m4s") {
 				r.Body = &paced{ReadCloser: r.Body, p: p, n: n, ctx: r.Request.Context()}
+			}
+			if n := p.cut.Load(); n > 0 && r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, ".m4s") {
+				r.Body = &cut{ReadCloser: r.Body, left: n}
 			}
 			return nil
 		}}
@@ -117,6 +122,21 @@ func (b *paced) Read(to []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(to[:min(int64(len(to)), b.left)])
 	b.left -= int64(n)
+	return n, err
+}
+
+// cut is a body that breaks off.
+type cut struct {
+	io.ReadCloser
+	left int64
+}
+
+func (c *cut) Read(to []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.ReadCloser.Read(to[:min(int64(len(to)), c.left)])
+	c.left -= int64(n)
 	return n, err
 }
 
@@ -521,4 +541,56 @@ func TestGonePinnedAndUnknown(t *testing.T) {
 	rec.N, rec.Deleted = 2, true
 	w.publish(rec)
 	require.Eventually(t, func() bool { res, _ = w.get(segURL("-", 0)); return res.StatusCode == 410 }, 10*time.Second, 50*time.Millisecond)
+}
+
+// TestBrokenBodyGoesOnElsewhere: the own store breaks off in mid-object. With
+// another region the viewer gets all bytes; without, never a cut answer that
+// looks whole, and nothing is kept.
+func TestBrokenBodyGoesOnElsewhere(t *testing.T) {
+	for regions := 1; regions <= 2; regions++ {
+		t.Run(fmt.Sprint(regions), func(t *testing.T) {
+			w := newWorld(t, testenv.S3(t, regions))
+			w.video(record0(), 1)
+			w.start("eu-1")
+			w.proxies[0].cut.Store(70_000)
+			res, err := client.Get(w.base + segURL("-", 0))
+			require.NoError(t, err)
+			b, err := io.ReadAll(res.Body)
+			require.NoError(t, res.Body.Close())
+			if regions == 2 {
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(w.content[segKey(0)], b))
+				return
+			}
+			require.True(t, res.StatusCode != 200 || err != nil, "%d bytes without an error", len(b))
+			w.proxies[0].cut.Store(0)
+			res, b = w.get(segURL("-", 0))
+			require.Equal(t, 200, res.StatusCode)
+			require.True(t, bytes.Equal(w.content[segKey(0)], b))
+		})
+	}
+}
+
+func TestObjectTooLargeToKeep(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 1))
+	w.video(record0(), 1)
+	w.put(segKey(7), bytesOf("large", 5<<20)) // above an eighth of the memory
+	w.start("eu-1")
+	want := w.content[segKey(7)]
+	for range 2 {
+		res, b := w.get(segURL("-", 7))
+		require.Equal(t, 200, res.StatusCode)
+		require.Equal(t, `"eu-1"; fwd=bypass; detail=too-large`, res.Header.Get("Cache-Status"))
+		require.True(t, bytes.Equal(want, b))
+	}
+	res, b := w.get(segURL("-", 7), "Range", "bytes=3000000-4000000")
+	require.Equal(t, 206, res.StatusCode)
+	require.True(t, bytes.Equal(want[3_000_000:4_000_001], b))
+	res, b = w.get(segURL("-", 7), "Range", "bytes=4000000-4000009,10-19")
+	require.Equal(t, 206, res.StatusCode)
+	require.Contains(t, string(b), string(want[4_000_000:4_000_010]))
+	require.Contains(t, string(b), string(want[10:20]))
+	res, _ = w.do(http.MethodHead, segURL("-", 7))
+	require.EqualValues(t, len(want), res.ContentLength)
+	require.Less(t, w.edge.cache.Stats().Bytes, int64(1<<20))
 }
