@@ -62,8 +62,12 @@ web: ## Build the player's bundle (committed) when its sources changed
 web-check:
 	@sh tools/web.sh --check
 
+.PHONY: web-test
+web-test:
+	@sh tools/web.sh --test
+
 .PHONY: test
-test: install-develop tools ## All tests that fit in twenty minutes, on real servers, with the race detector
+test: install-develop tools web-test ## All tests that fit in twenty minutes, on real servers, with the race detector
 	@$(GO) run ./internal/testenv/withservers \
 		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(TEST_PACKAGES)
 

@@ -67,6 +67,11 @@ func Run(ctx context.Context, opt Options) (err error) {
 	if err := p.prepare(st); err != nil {
 		return err
 	}
+	ctl, err := serveControl(st.path(controlSocket), p.sup)
+	if err != nil {
+		return err
+	}
+	defer ctl.close()
 	err = p.start(ctx)
 	if err == nil {
 		if opt.Started != nil {

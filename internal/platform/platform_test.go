@@ -174,9 +174,13 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	require.Error(t, elsewhere.endsWithin(t, 20*time.Second))
 	require.Contains(t, elsewhere.out.String(), addr+":9000, wanted by eu minio, is in use by process")
 
-	for _, pid := range processes(t, dir) {
-		if cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.HasPrefix(string(cmd), "minio") {
-			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	list, err := askStatus(ctx, filepath.Join(dir, controlSocket))
+	require.NoError(t, err)
+	require.Len(t, list, 4)
+	for _, s := range list {
+		require.Equal(t, supervise.Ready, s.State, s.Name)
+		if s.Name == procMinIO {
+			require.NoError(t, syscall.Kill(s.PID, syscall.SIGKILL))
 		}
 	}
 	up.saysWithin(t, "minio      ended (signal: killed)", 10*time.Second)
@@ -199,6 +203,7 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	require.NoError(t, up.endsWithin(t, time.Minute), up.out.String())
 	require.Contains(t, up.out.String(), "nothing is left running")
 	require.Empty(t, processes(t, dir))
+	require.ErrorContains(t, (&StatusCommand{State: dir}).Run(ctx), "no platform runs")
 
 	other := startUp(t, append([]string{"--regions", "us"}, args[2:]...)...)
 	require.Error(t, other.endsWithin(t, 20*time.Second))

@@ -71,7 +71,13 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds())
 func (p *platform) announce() error {
 	table, key := p.opt.Table, p.plan.secrets.apiKey
 	first := table.Regions[0]
-	env := fmt.Sprintf("export MERIDIAN_API=%s\nexport MERIDIAN_API_KEY=%s\n", first.API, key)
+	var apis []string
+	for _, r := range table.Regions {
+		apis = append(apis, r.API)
+	}
+	// The command line tries them in turn.
+	api := strings.Join(apis, ",")
+	env := fmt.Sprintf("export MERIDIAN_API=%s\nexport MERIDIAN_API_KEY=%s\n", api, key)
 	if err := writeAtomic(p.plan.state.path("client.env"), []byte(env), 0o600); err != nil {
 		return diskFull(err, p.opt.StateDir)
 	}
@@ -101,7 +107,7 @@ func (p *platform) announce() error {
 	fmt.Fprintf(&b, "\n  First API key  %s\n  Logs           %s\n", key, p.plan.state.path("logs"))
 	hint := ""
 	if p.opt.ClientConfig != "" {
-		written, err := writeClientConfig(p.opt.ClientConfig, first.API, key)
+		written, err := writeClientConfig(p.opt.ClientConfig, api, key)
 		if err != nil {
 			return err
 		}
