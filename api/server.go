@@ -79,18 +79,21 @@ func NewServer(d Deps) *Server {
 	e.GET("/problems/:code", s.problem, limit)
 
 	read, write, admin := s.need(catalog.RoleRead), s.need(catalog.RoleWrite), s.need(catalog.RoleAdmin)
-	v1 := e.Group("/v1", session)
-	v1.GET("/api-keys", s.listKeys, limit, admin)
-	v1.POST("/api-keys", s.createKey, limit, admin)
-	v1.DELETE("/api-keys/:id", s.revokeKey, limit, admin)
-	v1.GET("/assets", s.listAssets, limit, read)
-	v1.POST("/assets", s.createAsset, limit, write)
-	v1.GET("/assets/:id", s.getAsset, limit, read)
-	v1.PATCH("/assets/:id", s.updateAsset, limit, write)
-	v1.DELETE("/assets/:id", s.deleteAsset, limit, write)
-	v1.POST("/assets/:id/tokens", s.createToken, limit, write)
-	v1.GET("/assets/:id/events", s.assetEvents, read)
-	v1.GET("/events", s.events, read)
+	// No group with middleware: echo would answer a wrong method as a missing path.
+	v1 := func(method, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+		e.Add(method, "/v1"+path, h, append([]echo.MiddlewareFunc{session}, m...)...)
+	}
+	v1(http.MethodGet, "/api-keys", s.listKeys, limit, admin)
+	v1(http.MethodPost, "/api-keys", s.createKey, limit, admin)
+	v1(http.MethodDelete, "/api-keys/:id", s.revokeKey, limit, admin)
+	v1(http.MethodGet, "/assets", s.listAssets, limit, read)
+	v1(http.MethodPost, "/assets", s.createAsset, limit, write)
+	v1(http.MethodGet, "/assets/:id", s.getAsset, limit, read)
+	v1(http.MethodPatch, "/assets/:id", s.updateAsset, limit, write)
+	v1(http.MethodDelete, "/assets/:id", s.deleteAsset, limit, write)
+	v1(http.MethodPost, "/assets/:id/tokens", s.createToken, limit, write)
+	v1(http.MethodGet, "/assets/:id/events", s.assetEvents, read)
+	v1(http.MethodGet, "/events", s.events, read)
 
 	e.OPTIONS(upload.Path, s.tus)
 	e.OPTIONS(upload.Path+"/:id", s.tus)
