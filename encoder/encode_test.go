@@ -15,7 +15,11 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The S3 client's idle connections, which it has no way to close.
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
+}
 
 // packets are the presentation times of a file's first stream, in its time base, sorted.
 func packets(t testing.TB, data []byte) []int64 {

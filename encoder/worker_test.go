@@ -1,0 +1,176 @@
+package encoder
+
+import (
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/jobs"
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/objects/objectstest"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+// start runs f until the test ends or stop is called.
+func start(t *testing.T, f func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestWorkersOnTheRealQueue: from received to ready over PostgreSQL, JetStream
+// and two object stores, with one worker stopped in mid-run; and a broken file
+// that fails with its reason.
+func TestWorkersOnTheRealQueue(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	cat, err := catalog.Open(testenv.Postgres(t), log)
+	require.NoError(t, err)
+	t.Cleanup(cat.Close)
+	require.NoError(t, cat.Migrate(t.Context()))
+	conn, err := jobs.Connect([]string{testenv.NATS(t)}, 1, log)
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	require.NoError(t, conn.Setup(t.Context()))
+	store, _ := objectstest.New(t, 2)
+	signer, err := token.NewSigner("record-1")
+	require.NoError(t, err)
+	start(t, (&catalog.Publisher{Catalog: cat, Objects: store, Events: conn, Signer: signer, Log: log}).Run)
+	start(t, (&jobs.Dispatcher{Catalog: cat, Conn: conn, Name: "d", Regions: []string{"eu", "us"}, Log: log}).Run)
+	worker := func() (stop func()) {
+		e, err := New(t.Context(), store, testOptions(t), log, NewMetrics(prometheus.NewRegistry()))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, e.Close()) })
+		return start(t, (&jobs.Worker{Catalog: cat, Conn: conn, Objects: store, Region: "eu", Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}).Run)
+	}
+	upload := func(data []byte) string {
+		ctx := t.Context()
+		a, err := cat.CreateAsset(ctx, catalog.NewAsset{Owner: "o", Title: "x", Region: "eu"})
+		require.NoError(t, err)
+		u, err := cat.CreateUpload(ctx, catalog.NewUpload{Owner: "o", Asset: a.ID, Size: int64(len(data))})
+		require.NoError(t, err)
+		for n, at := 0, 0; at < len(data); n++ {
+			part := data[at:min(len(data), at+500_000)]
+			regions, err := store.Put(ctx, objects.PartKey(a.ID, n, "p"), objects.Bytes(part), objects.Placement{})
+			require.NoError(t, err)
+			sum := sha256.Sum256(part)
+			require.NoError(t, cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(part)), SHA256: sum[:], Regions: regions}))
+			at += len(part)
+		}
+		_, err = cat.FinishUpload(ctx, u.ID)
+		require.NoError(t, err)
+		return a.ID
+	}
+	film, err := os.ReadFile(mediaFile("small-426x240-27s.mp4"))
+	require.NoError(t, err)
+	good := upload(film)
+	broken := upload([]byte(strings.Repeat("no video at all ", 5000)))
+	asset := func(id string) catalog.Asset {
+		a, err := cat.GetAsset(t.Context(), "o", id)
+		require.NoError(t, err)
+		return a
+	}
+	stop := worker()
+	require.Eventually(t, func() bool {
+		done, err := cat.CommittedChunks(t.Context(), good, 1, "v0")
+		return err == nil && len(done) > 0
+	}, 60*time.Second, 20*time.Millisecond)
+	stop()
+	worker()
+	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, 50*time.Millisecond)
+	require.Equal(t, "not-media", asset(broken).Failure.Code)
+
+	run, err := cat.RunPlan(t.Context(), good, 1)
+	require.NoError(t, err)
+	require.EqualValues(t, 816, run.Frames)
+	for _, tr := range run.Tracks {
+		records, err := cat.CommittedChunks(t.Context(), good, 1, tr.ID)
+		require.NoError(t, err)
+		require.True(t, records[len(records)-1].Last)
+		for _, r := range tr.Renditions {
+			var data []byte
+			at := int64(0)
+			for _, rec := range records {
+				require.Equal(t, at, rec.Start)
+				at = rec.End()
+				rs := rec.Renditions[r.ID]
+				read := func(key string) []byte {
+					// Two regions acknowledged it, so both have it.
+					for _, b := range store.Regions() {
+						_, err := b.Stat(t.Context(), key)
+						require.NoError(t, err)
+					}
+					b, err := store.ReadAll(t.Context(), key, 1<<26, objects.Placement{})
+					require.NoError(t, err)
+					return b
+				}
+				if data == nil {
+					data = read(objects.InitKey(good, "r1", r.ID, rs.Init))
+				}
+				for n := range rs.Segments {
+					data = append(data, read(objects.SegmentKey(good, "r1", r.ID, hls.SegmentPath(rec.Chunk, rec.Attempt, n)))...)
+				}
+			}
+			if tr.Kind == hls.Video {
+				require.Equal(t, 816, decoded(t, data))
+			}
+		}
+	}
+}
+
+func TestValidateNamesEveryProblem(t *testing.T) {
+	table, err := region.Loopback("eu")
+	require.NoError(t, err)
+	b, err := table.Marshal()
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "regions.yaml")
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	good := Command{ScratchDir: "/scratch", MaxHeight: 1080, MaxDuration: time.Hour, Memory: 4096, MaxScratch: 1024}
+	good.Regions, good.Region, good.AdminListen = path, "eu", "127.0.0.1:0"
+	good.S3 = objects.Config{AccessKey: "a", SecretKey: "b", Bucket: "c"}
+	require.NoError(t, good.Validate())
+
+	bad := good
+	bad.ScratchDir, bad.Slots, bad.Threads, bad.MaxHeight, bad.MaxDuration, bad.Nice, bad.Memory, bad.MaxScratch, bad.S3.Bucket =
+		"relative", -1, 100, 1, 0, 20, 1, 1, ""
+	err = bad.Validate()
+	for _, flag := range []string{"--scratch-dir", "--slots", "--threads", "--max-height", "--max-duration", "--nice", "--memory", "--max-scratch", "--s3-bucket"} {
+		require.ErrorContains(t, err, flag)
+	}
+}
+
+func TestScratchIsOneEncodersOwn(t *testing.T) {
+	opt := testOptions(t)
+	leftover := filepath.Join(opt.Scratch, "work", "remux-1", "source")
+	require.NoError(t, os.MkdirAll(filepath.Dir(leftover), 0o700))
+	require.NoError(t, os.WriteFile(leftover, []byte("x"), 0o600))
+	log := slog.New(slog.DiscardHandler)
+	e, err := New(t.Context(), newMemory(), opt, log, NewMetrics(prometheus.NewRegistry()))
+	require.NoError(t, err)
+	require.NoFileExists(t, leftover)
+	_, err = New(t.Context(), newMemory(), opt, log, NewMetrics(prometheus.NewRegistry()))
+	require.ErrorContains(t, err, "--scratch-dir")
+	require.NoError(t, e.Close())
+	e, err = New(t.Context(), newMemory(), opt, log, NewMetrics(prometheus.NewRegistry()))
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+}
