@@ -42,8 +42,12 @@ tools: ## Build MinIO and nats-server from pinned sources into the cache
 tools-develop:
 	@$(GO) run ./tools/build -develop
 
+.PHONY: tools-check
+tools-check:
+	@$(GO) run ./tools/build sqlc staticcheck
+
 .PHONY: check
-check: tools-develop web-check ## Formatting, vet, staticcheck, generated code, tidy modules
+check: tools-check web-check ## Formatting, vet, staticcheck, generated code, tidy modules
 	@echo 'check: gofmt'; out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (gofmt -w):" $$out; exit 1; }
 	@echo 'check: go vet'; $(GO) vet ./...
 	@echo 'check: staticcheck'; $(call tool,staticcheck,honnef.co/go/tools) ./...
@@ -51,7 +55,7 @@ check: tools-develop web-check ## Formatting, vet, staticcheck, generated code, 
 	@echo 'check: go mod tidy'; $(GO) mod tidy -diff
 
 .PHONY: generate
-generate: tools-develop ## Generate the database code anew
+generate: tools-check ## Generate the database code anew
 	@$(call tool,sqlc,github.com/sqlc-dev/sqlc) generate
 
 .PHONY: web

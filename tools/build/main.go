@@ -77,7 +77,7 @@ func build(ctx context.Context, t tools.Tool) error {
 	start := time.Now()
 	fmt.Fprintf(os.Stderr, "tools: building %s %s (once; minutes at first)\n", t.Name, t.Version)
 	partial := target + ".partial"
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", partial, t.Package)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", partial, t.Package)
 	cmd.Dir = filepath.Join("tools", t.Name)
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
