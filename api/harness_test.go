@@ -54,6 +54,7 @@ func newPlatform(t testing.TB) *platform {
 	t.Helper()
 	servers := testenv.S3(t, 2)
 	store, table := objectstest.Over(t, servers)
+	t.Cleanup(store.Close)
 	nats, err := testenv.StartNATS(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(nats.Stop)

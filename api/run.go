@@ -94,6 +94,7 @@ func (c *Command) build(_ context.Context, rt *service.Runtime) (service.Compone
 // Run prepares what the platform needs, serves, and keeps the control plane
 // moving until ctx ends.
 func (a *component) Run(ctx context.Context) error {
+	defer a.store.Close()
 	defer a.catalog.Close()
 	defer a.conn.Close()
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Listen)
