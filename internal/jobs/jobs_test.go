@@ -488,6 +488,40 @@ func TestDispatchersTakeTurns(t *testing.T) {
 	require.Equal(t, minWindow, sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch > 0"))
 }
 
+// Database connections cut again and again delay work, but lose and double nothing.
+func TestCutConnections(t *testing.T) {
+	e := newEnv(t)
+	e.startPublisher()
+	e.startDispatcher("d")
+	e.start((&Janitor{Catalog: e.cat, Conn: e.conn, Objects: e.store, Name: "j", Log: quiet()}).Run)
+	var ids []string
+	for range 4 {
+		ids = append(ids, e.upload("ann"))
+	}
+	e.start(e.worker("eu", 2, encode).Run)
+	e.start(e.worker("us", 2, encode).Run)
+	cuts := 0
+	e.eventually("all ready", 90*time.Second, func() bool {
+		if cuts < 12 {
+			cuts++
+			sql[int](e, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+		}
+		return sql[int](e, "SELECT count(*) FROM assets WHERE state = 'ready'") == len(ids)
+	})
+	require.Equal(t, 6*len(ids), sql[int](e, "SELECT count(*) FROM chunks"))
+	for _, id := range ids {
+		last, err := e.store.Own().Last(t.Context(), objects.PlaybackJournal(id))
+		require.NoError(t, err)
+		n, ok := objects.JournalNumber(objects.PlaybackJournal(id), last)
+		require.True(t, ok)
+		require.Equal(t, int(n), sql[int](e, "SELECT n FROM sequences WHERE scope = $1", "playback/"+id))
+		for i := int64(1); i <= n; i++ {
+			_, err := e.store.ReadAll(t.Context(), objects.JournalKey(objects.PlaybackJournal(id), i), 1<<20, objects.Placement{})
+			require.NoError(t, err, i)
+		}
+	}
+}
+
 // Work pinned to a region goes only there, and holds up nobody while there is no worker.
 func TestPinnedWorkStaysInItsRegion(t *testing.T) {
 	e := newEnv(t)
