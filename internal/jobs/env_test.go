@@ -181,4 +181,3 @@ func encode(ctx context.Context, t *Task) error {
 	}
 	return Permanent(errors.New("unexpected kind"))
 }
-
