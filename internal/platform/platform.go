@@ -14,6 +14,7 @@ import (
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/tools"
 )
 
 const (
@@ -79,7 +80,9 @@ func Run(ctx context.Context, opt Options) (err error) {
 		}
 		<-ctx.Done()
 	}
-	p.stop(context.WithoutCancel(ctx))
+	if len(p.sup.Status()) > 0 {
+		p.stop(context.WithoutCancel(ctx))
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil // interrupted while starting: that is no failure
 	}
@@ -100,6 +103,9 @@ func (p *platform) supervise() error {
 
 // prepare does and checks all that can be before the first process starts.
 func (p *platform) prepare(st *state) error {
+	if err := checkPrograms(p.opt.StoresOnly); err != nil {
+		return err
+	}
 	var listeners []listener
 	for _, r := range p.opt.Table.Regions {
 		listeners = append(listeners, storeListeners(r)...)
@@ -126,6 +132,26 @@ func (p *platform) prepare(st *state) error {
 	}
 	p.plan = &plan{table: p.opt.Table, state: st, secrets: sec, exe: p.opt.Executable}
 	return nil
+}
+
+// checkPrograms names every program that is missing.
+func checkPrograms(storesOnly bool) error {
+	system := []string{"etcd", "patroni"}
+	if !storesOnly {
+		system = append(system, "ffmpeg", "ffprobe")
+	}
+	var errs []error
+	for _, name := range system {
+		_, err := tools.System(name)
+		errs = append(errs, err)
+	}
+	_, _, err := tools.PostgresBin()
+	errs = append(errs, err)
+	for _, name := range []string{"nats-server", "minio"} {
+		_, err := tools.Path(name)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (p *platform) start(ctx context.Context) error {

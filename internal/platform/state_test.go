@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/tools"
 )
 
 func nothing() error { return nil }
@@ -62,6 +63,16 @@ func TestDataOfAnotherPostgres(t *testing.T) {
 	_, err = postgresFor(dir)
 	require.ErrorContains(t, err, "made by PostgreSQL 9")
 	require.ErrorContains(t, err, "--fresh")
+}
+
+func TestMissingProgramsAreAllNamed(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("MERIDIAN_CACHE", t.TempDir())
+	err := checkPrograms(false)
+	require.ErrorIs(t, err, tools.ErrMissing)
+	for _, want := range []string{"etcd", "patroni", "ffmpeg", "nats-server", "minio", "make install", "make tools"} {
+		require.ErrorContains(t, err, want)
+	}
 }
 
 func TestSecretsAreKept(t *testing.T) {
