@@ -170,6 +170,6 @@ func (s *Server) createToken(c echo.Context) error {
 	c.Response().Header().Set("Cache-Control", "no-store")
 	return c.JSON(http.StatusCreated, map[string]any{
 		"id": claims.ID, "kid": s.Playback.KID, "token": tok, "expires_at": time.Unix(claims.Expires, 0).UTC(),
-		"master": s.master(tok, id), "watch": s.Region.Router.URL + "/watch/" + id + "?token=" + url.QueryEscape(tok),
+		"master": s.master(tok, id), "watch": s.Region.Router.URL + "/watch/" + id + "?t=" + url.QueryEscape(tok),
 	})
 }

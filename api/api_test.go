@@ -185,7 +185,7 @@ func testAssets(t *testing.T, pl *platform, p *process) {
 	t.Run("token", func(t *testing.T) {
 		a := p.do("POST", "/v1/assets/"+one.ID+"/tokens", map[string]any{"expires_in": 60, "geo": []string{"de"}, "cidr": []string{"192.0.2.7/24"}, "origins": []string{"https://example.org"}})
 		require.Equal(t, 201, a.StatusCode)
-		var out struct{ Token, Master string }
+		var out struct{ Token, Master, Watch string }
 		a.json(t, &out)
 		b, err := journal.Read(t.Context(), pl.store, objects.KeysJournal, 1)
 		require.NoError(t, err, "the first key set is published")
@@ -198,6 +198,7 @@ func testAssets(t *testing.T, pl *platform, p *process) {
 		require.Equal(t, []string{"DE"}, claims.Geo)
 		require.Equal(t, "192.0.2.0/24", claims.CIDR[0].String())
 		require.Contains(t, out.Master, "/v/"+out.Token+"/"+one.ID+"/master.m3u8")
+		require.True(t, strings.HasSuffix(out.Watch, "/watch/"+one.ID+"?t="+out.Token), out.Watch)
 		for _, bad := range []map[string]any{{"expires_in": 0}, {"expires_in": 1 << 40}, {"geo": []string{"Germany"}}, {"cidr": []string{"x"}}, {"origins": []string{"example.org/x"}}} {
 			require.Equal(t, "invalid-field", p.do("POST", "/v1/assets/"+one.ID+"/tokens", bad).code(t))
 		}

@@ -35,7 +35,7 @@ var (
 	BodyTooLarge = Kind{"body-too-large", http.StatusRequestEntityTooLarge, "Request body is too large",
 		"The body is larger than this operation takes."}
 	UploadTooLarge = Kind{"upload-too-large", http.StatusRequestEntityTooLarge, "File is too large",
-		"The file is larger than this platform accepts. `Tus-Max-Size` of an OPTIONS request tells the limit, which the operator sets with --max-upload-bytes."}
+		"The file is larger than this platform accepts. `Tus-Max-Size` of an OPTIONS request tells the limit, which the operator sets with --upload-max-bytes."}
 	SizeExceeded = Kind{"upload-length-exceeded", http.StatusRequestEntityTooLarge, "More bytes than declared",
 		"The request would take the upload past its declared Upload-Length."}
 	Empty = Kind{"empty", http.StatusUnprocessableEntity, "File is empty",
