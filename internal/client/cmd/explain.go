@@ -30,11 +30,11 @@ func explain(err error, what string) error {
 		if failure.Code == "internal" {
 			next = "run the same command again; if it stays, give the operator asset " + failure.asset
 		}
-		return fmt.Errorf("%s failed: %w\n  Next: %s.", what, err, next)
+		return fmt.Errorf("%s failed: %w\n  Next: %s", what, err, next)
 	case errors.As(err, &p):
 		return fmt.Errorf("%s: %w%s", what, err, afterProblem(p))
 	case errors.As(err, &network):
-		return fmt.Errorf("%s: the API can't be reached: %w\n  Next: start the platform with `meridian up`, or name its API with --api or MERIDIAN_API.", what, err)
+		return fmt.Errorf("%s: the API can't be reached: %w\n  Next: start the platform with `meridian up`, or name its API with --api or MERIDIAN_API", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
@@ -55,5 +55,5 @@ func afterProblem(p *client.Problem) string {
 	default:
 		return ""
 	}
-	return "\n  Next: " + next + "."
+	return "\n  Next: " + next
 }
