@@ -23,7 +23,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var errAway = errors.New("store is away")
 
 type fake struct {
-	mu      sync.Mutex
 	objects map[string][]byte
 	fetches atomic.Int64
 	fail    atomic.Bool

@@ -25,7 +25,7 @@ func said(t *testing.T, m *memory, asset string, n int64) playback.Record {
 	t.Helper()
 	body := m.get(objects.JournalKey(objects.PlaybackJournal(asset), n))
 	require.NotNil(t, body, "playback record %d", n)
-	jws, err := jose.ParseSigned(string(body), []jose.SignatureAlgorithm{jose.EdDSA})
+	jws, err := jose.ParseSignedCompact(string(body), []jose.SignatureAlgorithm{jose.EdDSA})
 	require.NoError(t, err)
 	var r playback.Record
 	require.NoError(t, json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &r))

@@ -48,12 +48,12 @@ func Main(args []string, grammar any) int {
 	return 0
 }
 
-// signalContext is cancelled by the first SIGINT or SIGTERM; the second ends
+// signalContext is cancelled by the first SIGINT, SIGTERM or SIGHUP; the second ends
 // the process.
 func signalContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		if _, ok := <-ch; !ok {
 			return

@@ -149,7 +149,7 @@ func TestLossesAndRecovery(t *testing.T) {
 			require.False(t, down(b, "eu-2"), "its sibling")
 
 			if mode == "kill" {
-				e = startEdge(t, e.addr)
+				startEdge(t, e.addr)
 			} else {
 				e.mode.Store("good")
 			}
