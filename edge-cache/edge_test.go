@@ -465,6 +465,11 @@ func TestHungStoreCostsLittle(t *testing.T) {
 	res, b := w.get(segURL("-", 2))
 	require.Equal(t, 200, res.StatusCode)
 	require.True(t, bytes.Equal(w.content[segKey(2)], b))
+	started := time.Now()
+	res, b = w.get("/v/-/" + asset + "/r1/v1080/index.m3u8")
+	require.Equal(t, 200, res.StatusCode, string(b))
+	require.Equal(t, 3, strings.Count(string(b), "#EXTINF"))
+	require.Less(t, time.Since(started), 2500*time.Millisecond, "a player's patience with a playlist")
 }
 
 func TestRestartIsWarm(t *testing.T) {

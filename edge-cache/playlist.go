@@ -25,9 +25,11 @@ const (
 	// pollWait is how long a request waits for a running poll when there is
 	// something to show already: about a round trip to the other regions.
 	pollWait = 300 * time.Millisecond
-	// pollTimeout bounds a whole poll, regionTimeout the questions to one region.
+	// pollTimeout bounds a whole poll, windowTimeout one round of questions to one
+	// region: players give up on a playlist after 2.5 s, so a region that hangs
+	// must leave time for the next.
 	pollTimeout   = 20 * time.Second
-	regionTimeout = 5 * time.Second
+	windowTimeout = 1500 * time.Millisecond
 	// maxRecordBytes bounds one record, maxWindow the records asked for at once.
 	maxRecordBytes = 8 << 20
 	maxWindow      = 16
@@ -235,49 +237,55 @@ type composed struct {
 
 func (t *track) ended() bool { return len(t.records) > 0 && t.records[len(t.records)-1].Last }
 
-// load returns the records, polling if it is time to: what is known after at
-// most pollWait, or, when nothing is known yet, what the poll finds.
+// load returns the records, polling if it is time to. Who knows nothing waits
+// for what the poll finds, and then, as who knows something does, at most
+// pollWait for more: the first answer for a finished video is the whole of it,
+// also when the own region has only a part yet.
 func (t *track) load(ctx context.Context) ([]hls.Record, error) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if now := time.Now(); !t.ended() && !t.polling && !now.Before(t.next) && t.c.start(t) {
 		t.polling, t.next = true, now.Add(pollInterval)
 	}
 	known := len(t.records)
-	if known > 0 && t.polling {
-		timer := time.NewTimer(pollWait)
-		defer timer.Stop()
-		wait := timer.C
-		for t.polling && len(t.records) == known && wait != nil {
-			changed := t.changed
-			t.mu.Unlock()
-			select {
-			case <-changed:
-			case <-wait:
-				wait = nil
-			case <-ctx.Done():
-				wait = nil
-			}
-			t.mu.Lock()
-		}
-	}
 	for len(t.records) == 0 && t.polling {
-		changed := t.changed
-		t.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := t.await(ctx, nil); err != nil {
+			return nil, err
 		}
-		t.mu.Lock()
 	}
-	defer t.mu.Unlock()
 	if len(t.records) == 0 {
 		if t.err == nil {
 			return nil, fmt.Errorf("track %s of %s: %w", t.name, t.r.key, objects.ErrUnavailable)
 		}
 		return nil, t.err
 	}
+	timer := time.NewTimer(pollWait)
+	defer timer.Stop()
+	for t.polling && !t.ended() && (known == 0 || len(t.records) == known) {
+		if err := t.await(ctx, timer.C); errors.Is(err, errLate) {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+	}
 	return t.records, nil
+}
+
+var errLate = errors.New("no change in time")
+
+// await waits for a change, giving up t.mu meanwhile.
+func (t *track) await(ctx context.Context, late <-chan time.Time) error {
+	changed := t.changed
+	t.mu.Unlock()
+	defer t.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-late:
+		return errLate
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // start runs a poll; false when the composer is closed.
@@ -313,30 +321,43 @@ func (t *track) wake() {
 
 // poll asks the regions, nearest first, for the records after the known ones.
 // Its error is why there is nothing new: objects.ErrNotFound when every region
-// that answered says so.
+// that answered says so. Records are shown once a region has given all it has,
+// or no region goes on, never as a part that only a slow or dying region cut.
 func (t *track) poll(ctx context.Context) error {
 	t.c.metrics.polls.Inc()
+	t.mu.Lock()
+	from := len(t.records)
+	t.mu.Unlock()
+	var found []hls.Record
 	var errs []error
-	grown, answered := false, false
+	answered := false
+	shown := 0
+	show := func() {
+		if shown < len(found) {
+			t.extend(found[shown:])
+			shown = len(found)
+		}
+	}
 	for _, b := range t.c.store.Regions() {
 		if !t.r.place.Allows(b.Region) {
 			continue
 		}
-		n, err := t.pollRegion(ctx, b)
-		grown = grown || n > 0
-		answered = answered || err == nil
-		if err != nil {
+		more, err := t.walk(ctx, b, from+len(found))
+		found = append(found, more...)
+		ended := len(found) > 0 && found[len(found)-1].Last
+		if err == nil {
+			answered = true
+			show()
+		} else {
 			errs = append(errs, err)
 		}
-		t.mu.Lock()
-		ended := t.ended()
-		t.mu.Unlock()
 		if ended {
-			return nil
+			break
 		}
 	}
+	show()
 	switch {
-	case grown:
+	case len(found) > 0:
 		return nil
 	case answered:
 		return fmt.Errorf("track %s of %s: %w", t.name, t.r.key, objects.ErrNotFound)
@@ -345,70 +366,72 @@ func (t *track) poll(ctx context.Context) error {
 	}
 }
 
-// pollRegion takes the contiguous records one region has, in windows that double
-// while it has them all: a long video is read quickly, a growing one costs one request.
-func (t *track) pollRegion(ctx context.Context, b *objects.Bucket) (grown int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, regionTimeout)
-	defer cancel()
+// walk returns the contiguous records one region has, in windows that double
+// while it has them all: a long video is read quickly, a growing one costs one
+// request. With an error come the records before it.
+func (t *track) walk(ctx context.Context, b *objects.Bucket, from int) ([]hls.Record, error) {
+	var found []hls.Record
 	for window := 1; ; window = min(2*window, maxWindow) {
-		t.mu.Lock()
-		from := len(t.records)
-		t.mu.Unlock()
 		got := make([]*hls.Record, window)
-		g, gctx := errgroup.WithContext(ctx)
+		wctx, cancel := context.WithTimeout(ctx, windowTimeout)
+		g, gctx := errgroup.WithContext(wctx)
+		at := from + len(found)
 		for i := range window {
-			g.Go(func() error {
-				raw, err := b.ReadAll(gctx, objects.RecordKey(t.r.asset, t.r.run, t.name, from+i), maxRecordBytes)
-				if errors.Is(err, objects.ErrNotFound) {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				rec, err := hls.DecodeRecord(raw)
-				if err != nil {
-					return err
-				}
-				if rec.Asset != t.r.asset || rec.Run != t.r.run || rec.Track != t.name || rec.Chunk != from+i {
-					return fmt.Errorf("record %s/%s/%s/%d: it says it is %s/%s/%s/%d", t.r.asset, t.r.run, t.name, from+i, rec.Asset, rec.Run, rec.Track, rec.Chunk)
-				}
-				for _, rs := range rec.Renditions {
-					for s := range rs.Segments {
-						rs.Segments[s].SHA256 = "" // not needed here, and most of a record's memory
-					}
-				}
-				got[i] = &rec
-				return nil
+			g.Go(func() (err error) {
+				got[i], err = t.read(gctx, b, at+i)
+				return err
 			})
 		}
 		err := g.Wait()
+		cancel()
 		n := 0
-		for n < window && got[n] != nil {
-			n++
+		for ; n < window && got[n] != nil; n++ {
+			found = append(found, *got[n])
+			if got[n].Last {
+				return found, nil
+			}
 		}
-		if n > 0 {
-			t.extend(got[:n])
-			grown += n
-		}
-		if err != nil || n < window || got[n-1].Last {
-			return grown, err
+		if err != nil || n < window {
+			return found, err
 		}
 	}
 }
 
-func (t *track) extend(recs []*hls.Record) {
-	var bytes int64
-	t.mu.Lock()
-	for _, r := range recs {
-		if t.ended() {
-			break
+// read returns one record of a region, nil when it has none.
+func (t *track) read(ctx context.Context, b *objects.Bucket, chunk int) (*hls.Record, error) {
+	raw, err := b.ReadAll(ctx, objects.RecordKey(t.r.asset, t.r.run, t.name, chunk), maxRecordBytes)
+	if errors.Is(err, objects.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	rec, err := hls.DecodeRecord(raw)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Asset != t.r.asset || rec.Run != t.r.run || rec.Track != t.name || rec.Chunk != chunk {
+		return nil, fmt.Errorf("record %s/%s/%s/%d: it says it is %s/%s/%s/%d", t.r.asset, t.r.run, t.name, chunk, rec.Asset, rec.Run, rec.Track, rec.Chunk)
+	}
+	for _, rs := range rec.Renditions {
+		for s := range rs.Segments {
+			rs.Segments[s].SHA256 = "" // not needed here, and most of a record's memory
 		}
-		t.records = append(t.records, *r)
+	}
+	return &rec, nil
+}
+
+// extend shows more records. Only one poll runs at a time, so they follow on.
+func (t *track) extend(recs []hls.Record) {
+	var bytes int64
+	for _, r := range recs {
 		for _, rs := range r.Renditions {
 			// A segment here and its line in a playlist.
 			bytes += 256 + int64(len(rs.Segments))*(32+64)
 		}
 	}
+	t.mu.Lock()
+	t.records = append(t.records, recs...)
 	t.wake()
 	t.mu.Unlock()
 	t.c.grew(t.r, bytes)
