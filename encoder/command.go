@@ -140,6 +140,7 @@ func (e *Encoder) handler() jobs.Handler {
 func (c *component) Run(ctx context.Context) error {
 	defer c.catalog.Close()
 	defer c.conn.Close()
+	defer c.store.Close()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.worker.Run(gctx) })
 	return errors.Join(g.Wait(), c.encoder.Close())

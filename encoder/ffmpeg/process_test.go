@@ -1,14 +1,15 @@
 package ffmpeg
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -16,7 +17,45 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("MERIDIAN_TEST_HOLD_CHILD") != "" {
+		holdChild()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// holdChild is another process: it starts a child and waits to be killed.
+func holdChild() {
+	p, err := Start(context.Background(), Command{Name: "sleep", Args: []string{"600"}})
+	if err != nil {
+		panic(err)
+	}
+	_, _ = os.Stdout.WriteString(strconv.Itoa(p.cmd.Process.Pid) + "\n")
+	_ = p.Wait()
+}
+
+// TestChildDiesWithItsWorker, also when the worker is killed.
+func TestChildDiesWithItsWorker(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "MERIDIAN_TEST_HOLD_CHILD=1")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 5*time.Millisecond, "the child lives on")
+}
+
+// gone reports whether a process has ended, reaped or not.
+func gone(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
 
 func sh(script string) []string { return []string{"-c", script} }
 
@@ -70,10 +109,7 @@ func TestCancelEndsTheGroup(t *testing.T) {
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, ReasonCancelled, e.Reason)
 	require.ErrorIs(t, err, stop)
-	require.Eventually(t, func() bool {
-		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		return err != nil || strings.Contains(string(stat), ") Z ") || syscall.Kill(pid, 0) != nil
-	}, 5*time.Second, 5*time.Millisecond, "the grandchild lives on")
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 5*time.Millisecond, "the grandchild lives on")
 }
 
 func TestDeadlines(t *testing.T) {
