@@ -87,8 +87,9 @@ type Speed struct {
 const decodeCost = 0.25
 
 // keepsPace is the predicted speed, in seconds of video per second, that a
-// track must reach to be part of v0.
-const keepsPace = 1.15
+// track must reach to be part of v0. The margin is for what the prediction
+// can't know: other videos, and viewers whose players share the machine.
+const keepsPace = 1.5
 
 // maxGap is the longest time without a frame.
 const maxGap = 60

@@ -90,7 +90,7 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 			return err
 		}
 		task.ID, task.Kind, task.Chunk, task.Spec, task.FramesTotal = TrackTaskID(plan.Asset, plan.RunName(), t.ID, i), string(KindVideo), int32(i), spec, c.Frames
-		task.Class = string(Ladder)
+		task.Class, task.Late = string(Ladder), t.Late
 		if i == 0 && !t.Late {
 			task.Class = string(First)
 		}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -243,4 +244,20 @@ func TestBacklogAndLeases(t *testing.T) {
 	n, err = c.WorkerSlots(ctx, time.Minute)
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"eu": 3}, n)
+}
+
+// Viewers of a video that is being encoded are never overtaken for the sake of
+// rungs that come later, of any video.
+func TestLateTracksWaitForAllOthers(t *testing.T) {
+	c := fresh(t)
+	for range 2 {
+		planned(t, c, true)
+	}
+	waiting, _, err := c.Backlog(t.Context(), Ladder, time.Minute, 100)
+	require.NoError(t, err)
+	var tracks []string
+	for _, w := range waiting {
+		tracks = append(tracks, strings.Split(w.ID, "/")[2])
+	}
+	require.Equal(t, []string{"v0", "v0", "v1", "v1"}, tracks)
 }
