@@ -144,7 +144,9 @@ func pull(ctx context.Context, c jetstream.Consumer, s source) (jetstream.Msg, e
 	return msg, err
 }
 
-// slots counts tasks under way, one kept for class First where there are two or more.
+// slots counts tasks under way. Two of three or more are kept for class First:
+// one for a new video's first chunk, one for its audio, which goes on to the
+// track's end; of two, one is kept.
 type slots struct {
 	mu     sync.Mutex
 	total  int
@@ -159,7 +161,7 @@ func (s *slots) free(c catalog.Class) bool {
 	if c == catalog.First {
 		return s.used < s.total
 	}
-	return s.used < s.total && s.others < max(1, s.total-1)
+	return s.used < s.total && s.others < max(1, s.total-2)
 }
 
 func (s *slots) take(c catalog.Class) bool {

@@ -40,8 +40,8 @@ type Worker struct {
 	// Region is the own one, Regions the names of all.
 	Region  string
 	Regions []string
-	// Slots is how many tasks are done at once, at least 1. With two or more, one
-	// is kept for tasks of class First.
+	// Slots is how many tasks are done at once, at least 1. Of three or more, two,
+	// are kept for tasks of class First; of two, one.
 	Slots  int
 	Handle Handler
 	Log    *slog.Logger

@@ -25,6 +25,11 @@ const (
 	allInterval = 5 * time.Second
 	// missingFor is how long an asset without a record is not looked for again.
 	missingFor = time.Second
+	// patience is how long a caller waits for news of an asset it has a record of:
+	// a store that hangs must not hold up what plays.
+	patience = 300 * time.Millisecond
+	// pause is how long after such a wait callers don't wait again.
+	pause = time.Second
 	// lookTimeout bounds a look: it runs for everyone who waits, so no single caller's deadline applies.
 	lookTimeout = 5 * time.Second
 	// maxEntries bounds the records kept; the least recently asked go first.
@@ -59,8 +64,8 @@ func NewFinder(store *objects.Store, keys func() *token.KeySet, log *slog.Logger
 
 // Newest returns the newest record of the asset: from memory when it was looked
 // for within the last two seconds, else after a look that all concurrent callers
-// share. A caller that gives up earlier gets the last record known. A gone asset's
-// record is returned as it is: look at Gone.
+// share. Where a record is known, callers wait at most 300 ms for a newer one. A
+// gone asset's record is returned as it is: look at Gone.
 func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 	now := f.now()
 	f.mu.Lock()
@@ -75,16 +80,26 @@ func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 		defer cancel()
 		return f.look(lctx, asset)
 	})
+	var enough <-chan time.Time
+	if record.N > 0 {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		enough = t.C
+	}
 	select {
 	case r := <-ch:
 		if r.Err != nil {
 			return Record{}, r.Err
 		}
 		return answer(r.Val.(Record))
-	case <-ctx.Done():
-		if record.N > 0 {
-			return record, nil // the look goes on for whoever asks next
+	case <-enough: // the look goes on, and for a moment nobody else waits for it
+		f.mu.Lock()
+		if e := f.entry(asset); e.record.N == record.N {
+			e.ownNext = f.now().Add(pause)
 		}
+		f.mu.Unlock()
+		return record, nil
+	case <-ctx.Done():
 		return Record{}, ctx.Err()
 	}
 }

@@ -105,6 +105,20 @@ func TestFinderServesTheLastKnownWhenStoresAreGone(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, int64(1), r.N)
 
+	// One that hangs holds nobody up.
+	require.NoError(t, m.Start(t.Context()))
+	require.NoError(t, m.Hang())
+	find.Hint(asset)
+	began := time.Now()
+	for range 20 {
+		r, err := find.Newest(t.Context(), asset)
+		require.NoError(t, err)
+		require.Equal(t, int64(1), r.N)
+	}
+	require.Less(t, time.Since(began), 900*time.Millisecond)
+	require.NoError(t, m.Resume())
+	require.NoError(t, m.Kill())
+
 	cold := playback.NewFinder(s, func() *token.KeySet { return f.keys }, slog.New(slog.DiscardHandler))
 	_, err = cold.Newest(t.Context(), asset)
 	require.ErrorIs(t, err, objects.ErrUnavailable)

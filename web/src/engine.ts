@@ -80,6 +80,12 @@ export class HlsEngine {
     this.hls.destroy();
   }
 
+  /** inHand says whether enough is there to start: all that is asked of a finished video is that it is known. */
+  inHand(seconds: number): boolean {
+    const details = this.hls.latestLevelDetails;
+    return !!details && (!details.live || ahead(this.video.buffered, this.video.currentTime) >= seconds);
+  }
+
   /** sample copies what changes by itself into the state. */
   sample(): void {
     const { hls, state } = this;

@@ -31,6 +31,11 @@ export class NativeEngine {
     ready();
   }
 
+  /** inHand leaves it to the browser when to start. */
+  inHand(_seconds: number): boolean {
+    return true;
+  }
+
   destroy(): void {
     clearTimeout(this.timer);
     this.video.removeEventListener('error', this.onError);

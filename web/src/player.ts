@@ -8,6 +8,13 @@ import { EMPTY_S, FrameCounter, StallMeter, ahead } from './stalls';
 import { newState, type PlayerState } from './state';
 
 const SAMPLE_MS = 100;
+/**
+ * The beginning of a video that is still being encoded arrives about as fast as
+ * it plays. Starting with a little in hand costs a moment once; starting with
+ * nothing costs a stall.
+ */
+const HEAD_START_S = 6;
+const HEAD_START_MAX_MS = 10_000;
 
 export interface PlayerView {
   /** update is called ten times a second. */
@@ -24,6 +31,8 @@ export class Player {
   private readonly frames = new FrameCounter();
   private notice: Notice | null = null;
   private begun = false;
+  /** When to start at the latest; 0 while there is nothing to start. */
+  private startBy = 0;
   private readonly timer: ReturnType<typeof setInterval>;
 
   constructor(
@@ -56,7 +65,7 @@ export class Player {
     const notify = (n: Notice | null) => (this.notice = n);
     let first = true;
     const ready = () => {
-      if (first && this.auto) void this.begin();
+      if (first && this.auto) this.startBy = performance.now() + HEAD_START_MAX_MS;
       first = false;
     };
     if (Hls.isSupported()) {
@@ -75,6 +84,10 @@ export class Player {
   private sample(): void {
     const { video, state, meter } = this;
     this.engine?.sample();
+    if (this.startBy > 0 && (this.engine?.inHand(HEAD_START_S) || performance.now() >= this.startBy)) {
+      this.startBy = 0;
+      if (video.paused) void this.begin();
+    }
     const forward = ahead(video.buffered, video.currentTime);
     meter.sample({
       now: performance.now(),
