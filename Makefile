@@ -13,6 +13,10 @@ tool = $(CACHE)/bin/$(1)@$(shell sed -n 's|^.*$(2) \(v[^ ]*\).*|\1|p' tools/$(1)
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT ?= 15m
 TEST_PACKAGES ?= ./...
+# Packages that watch video in a browser run last and alone: nobody can be
+# shown a video without a stall while other tests take the machine.
+WATCHING := /(internal/e2e|web/playertest)$$$$
+packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(WATCHING)')
 
 .PHONY: help
 help: ## Show this list
@@ -73,12 +77,14 @@ web-test:
 .PHONY: test
 test: install-develop tools web-test ## All tests that fit in twenty minutes, on real servers, with the race detector
 	@$(GO) run ./internal/testenv/withservers \
-		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(TEST_PACKAGES)
+		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(call packages,-v)
+	@$(GO) test -race -timeout $(TEST_TIMEOUT) -p 1 $(call packages,)
 
 .PHONY: test-long
 test-long: install-develop tools ## The same tests three times, in a random order
 	@$(GO) run ./internal/testenv/withservers \
-		$(GO) test -race -count 3 -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(TEST_PACKAGES)
+		$(GO) test -race -count 3 -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(call packages,-v)
+	@$(GO) test -race -count 3 -shuffle on -timeout 90m -p 1 $(call packages,)
 
 .PHONY: bench-go
 bench-go: install-develop tools ## Go benchmarks of all packages
