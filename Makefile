@@ -15,7 +15,7 @@ TEST_TIMEOUT ?= 15m
 TEST_PACKAGES ?= ./...
 # Packages that watch video in a browser run last and alone: nobody can be
 # shown a video without a stall while other tests take the machine.
-WATCHING := /(internal/e2e|web/playertest)$$$$
+WATCHING := /(internal/e2e|web/playertest)$$
 packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(WATCHING)')
 
 .PHONY: help
