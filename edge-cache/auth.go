@@ -28,6 +28,7 @@ type guard struct {
 	country countries
 	tokens  generations[verifiedToken]
 	records generations[knownRecord]
+	purged  purged
 	now     func() time.Time
 }
 
@@ -44,7 +45,7 @@ func (g *guard) check(r *http.Request, t target) (grant, error) {
 		return grant{}, err
 	}
 	out := grant{record: rec}
-	if rec.Gone() {
+	if rec.Gone() || g.purged.void(rec) {
 		return out, errGone
 	}
 	if t.token != token.None {
@@ -53,6 +54,9 @@ func (g *guard) check(r *http.Request, t target) (grant, error) {
 				return out, errBadToken
 			}
 			return out, err
+		}
+		if g.purged.revoked(out.claims) {
+			return out, errRevoked
 		}
 		if out.claims.Run != "" && out.claims.Run != rec.Run && t.run == "" || t.run != "" && out.claims.Run != "" && out.claims.Run != t.run {
 			return out, errForeign

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,7 @@ type edge struct {
 	cmd     *Command
 	log     *slog.Logger
 	keys    *journal.Keys
+	purges  *journal.Purges
 	cache   *cache.Cache
 	handler *handler
 	geo     atomic.Pointer[geo.Database]
@@ -75,11 +77,13 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 		return nil, err
 	}
 	m.observe(rt.Metrics, e.cache)
+	finder := playback.NewFinder(store, e.keys.Current, e.log)
 	e.handler = &handler{
 		sites: sites{table: rt.Table, self: self, here: here}, store: store, cache: e.cache, session: session,
 		composer: newComposer(store, e.log, m), metrics: m, log: e.log, sample: uint64(c.AccessSample), ready: e.serving,
-		guard: guard{finder: playback.NewFinder(store, e.keys.Current, e.log), keys: e.keys.Current, country: e.country, now: time.Now},
+		guard: guard{finder: finder, keys: e.keys.Current, country: e.country, now: time.Now},
 	}
+	e.purges = journal.NewPurges(store, e.keys, &purger{cache: e.cache, guard: &e.handler.guard, hint: finder.Hint, file: filepath.Join(c.CacheDir, checkpointFile), log: e.log, metrics: m}, e.log)
 	return e, nil
 }
 
@@ -90,7 +94,7 @@ func (e *edge) serving(ctx context.Context) error {
 	if e.addr.Load() == nil {
 		return errors.New("not listening")
 	}
-	return e.keys.Ready(ctx)
+	return errors.Join(e.keys.Ready(ctx), e.purges.Ready(ctx))
 }
 
 // Ready implements service.Component.
@@ -106,6 +110,7 @@ func (e *edge) Ready(ctx context.Context) error {
 func (e *edge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.keys.Run(ctx) })
+	g.Go(func() error { return e.purges.Run(ctx) })
 	if e.cmd.GeoDatabase != "" {
 		g.Go(func() error {
 			geo.WatchDatabase(ctx, e.cmd.GeoDatabase, geoInterval, e.geo.Load(), e.geo.Store, func(err error) {

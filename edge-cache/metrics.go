@@ -21,6 +21,8 @@ type metrics struct {
 	polls    prometheus.Counter
 	aborted  prometheus.Counter
 	open     prometheus.Gauge
+	purges   *prometheus.CounterVec
+	purged   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -42,8 +44,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		polls:    prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_record_polls_total", Help: "Looks for a track's next record."}),
 		aborted:  prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_aborted_total", Help: "Responses that ended before their last byte."}),
 		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_requests_open", Help: "Requests being answered."}),
+		purges:   counter("purges_total", "Purges obeyed, by what came of them: done, disk_failed, emptied.", "outcome"),
+		purged:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_purge_number", Help: "Number of the last purge obeyed."}),
 	}
-	reg.MustRegister(m.requests, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.aborted, m.open)
+	reg.MustRegister(m.requests, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.aborted, m.open, m.purges, m.purged)
 	return m
 }
 

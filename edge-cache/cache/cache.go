@@ -250,6 +250,32 @@ func (c *Cache) forget(o *Object) {
 	c.unlink(&o.node)
 }
 
+// Drop forgets every object whose key matches and returns how many were in
+// memory. Readers that have one keep it; one that is arriving may be kept once
+// more. The error is of the disk, where what was not removed may be found again.
+func (c *Cache) Drop(match func(key string) bool) (int, error) {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		var found []*Object
+		s.mu.RLock()
+		for key, o := range s.m {
+			if match(key) {
+				found = append(found, o)
+			}
+		}
+		s.mu.RUnlock()
+		for _, o := range found {
+			c.forget(o)
+		}
+		n += len(found)
+	}
+	if c.disk == nil {
+		return n, nil
+	}
+	return n, c.disk.remove(match)
+}
+
 // unlink takes the object out of the index, unless another has its place.
 func (c *Cache) unlink(n *node) {
 	s := &c.shards[n.hash%shards]

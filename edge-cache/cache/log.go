@@ -35,7 +35,7 @@ type diskLog struct {
 	log        *slog.Logger
 	lock       *os.File
 
-	queue   chan *Object
+	queue   chan work
 	waiting atomic.Int64 // bytes in queue
 	done    chan struct{}
 
@@ -91,7 +91,7 @@ func openLog(dir string, capacity, maxObject int64, log *slog.Logger) (*diskLog,
 		return nil, errors.Join(fmt.Errorf("cache directory %s is used by another process: %w", dir, err), lock.Close())
 	}
 	d := &diskLog{dir: dir, capacity: capacity, segmentMax: min(maxSegment, capacity/minSegments), maxObject: maxObject, log: log, lock: lock,
-		queue: make(chan *Object, queueLen), done: make(chan struct{}), index: map[string]*place{}}
+		queue: make(chan work, queueLen), done: make(chan struct{}), index: map[string]*place{}}
 	if err := d.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache directory: %w", err), d.closeFiles(), lock.Close())
 	}
@@ -136,7 +136,7 @@ func (d *diskLog) enqueue(o *Object) bool {
 		return false
 	}
 	select {
-	case d.queue <- o:
+	case d.queue <- work{object: o}:
 		return true
 	default:
 		d.waiting.Add(-o.info.Size)
@@ -144,9 +144,35 @@ func (d *diskLog) enqueue(o *Object) bool {
 	}
 }
 
+// work is what the writer does next: an object to append, or objects to remove.
+type work struct {
+	object  *Object
+	match   func(key string) bool
+	removed chan error // buffered
+}
+
+// remove forgets every object whose key matches, those waiting to be written
+// included. It lasts: opening the log again doesn't find them.
+func (d *diskLog) remove(match func(key string) bool) error {
+	d.closeMu.RLock()
+	if d.closed {
+		d.closeMu.RUnlock()
+		return ErrClosed
+	}
+	w := work{match: match, removed: make(chan error, 1)}
+	d.queue <- w // the writer always goes on
+	d.closeMu.RUnlock()
+	return <-w.removed
+}
+
 func (d *diskLog) write() {
 	defer close(d.done)
-	for o := range d.queue {
+	for w := range d.queue {
+		if w.match != nil {
+			w.removed <- d.erase(w.match)
+			continue
+		}
+		o := w.object
 		if d.failure() == nil {
 			if err := d.append(o.key, o.info, o.body, true); err != nil {
 				d.fail(err)
@@ -259,7 +285,7 @@ func (d *diskLog) makeRoom(need int64) error {
 	}
 }
 
-// drop removes the oldest segment; readers of it keep their file until they end.
+// drop removes a segment; readers of it keep their file until they end.
 func (d *diskLog) drop(seg *segment) error {
 	d.mu.Lock()
 	d.segments = slices.DeleteFunc(d.segments, func(s *segment) bool { return s == seg })
@@ -280,6 +306,48 @@ func (d *diskLog) drop(seg *segment) error {
 		errs = append(errs, seg.file.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// erase takes matching keys out of the index and of every checkpoint. Only the
+// writer calls it.
+func (d *diskLog) erase(match func(key string) bool) error {
+	if err := d.failure(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	for key := range d.index {
+		if match(key) {
+			delete(d.index, key)
+		}
+	}
+	var touched []*segment
+	empty := map[*segment]bool{}
+	for _, seg := range d.segments {
+		// Not by the index alone: an older record of a key may be in a checkpoint too.
+		n := len(seg.keys)
+		if seg.keys = slices.DeleteFunc(seg.keys, match); len(seg.keys) < n {
+			touched, empty[seg] = append(touched, seg), len(seg.keys) == 0
+		}
+	}
+	d.mu.Unlock()
+	for _, seg := range touched {
+		if seg == d.active {
+			// Closed for good: records behind its checkpoint would have it scanned
+			// after a crash, and the scan finds everything.
+			d.active = nil
+		}
+		var err error
+		if empty[seg] {
+			err = d.drop(seg)
+		} else {
+			err = d.checkpoint(seg)
+		}
+		if err != nil {
+			d.fail(err)
+			return err
+		}
+	}
+	return nil
 }
 
 // damaged forgets an object whose record turned out wrong.

@@ -229,3 +229,40 @@ func FuzzDecodeIndex(f *testing.F) {
 		}
 	})
 }
+
+// TestDropLasts: also after a crash, in which nothing more is written.
+func TestDropLasts(t *testing.T) {
+	dir := t.TempDir()
+	var org origin
+	c := open(t, diskConfig(dir))
+	for i := range 20 { // several segments
+		for _, asset := range []string{"a/", "b/"} {
+			key := fmt.Sprint(asset, i)
+			get(t, c, key, object(key, 100_000), &org)
+		}
+	}
+	require.Eventually(t, func() bool { return c.Stats().DiskObjects == 40 }, 5*time.Second, time.Millisecond)
+	before := len(c.disk.segments)
+	require.Greater(t, before, 3)
+	_, err := c.Drop(func(key string) bool { return key[0] == 'a' })
+	require.NoError(t, err)
+	require.Equal(t, 20, c.Stats().DiskObjects)
+	get(t, c, "b/new", object("b/new", 1000), &org)
+	require.Eventually(t, func() bool { return c.Stats().DiskObjects == 21 }, 5*time.Second, time.Millisecond)
+
+	crashed := t.TempDir()
+	require.NoError(t, os.CopyFS(crashed, os.DirFS(dir)))
+	again := open(t, diskConfig(crashed))
+	require.Equal(t, 21, again.Stats().DiskObjects)
+	opens := org.opens.Load()
+	require.Equal(t, Disk, get(t, again, "b/new", object("b/new", 1000), &org).Tier)
+	require.Equal(t, Disk, get(t, again, "b/7", object("b/7", 100_000), &org).Tier)
+	require.Equal(t, Origin, get(t, again, "a/7", object("a/7", 100_000), &org).Tier)
+	require.Equal(t, opens+1, org.opens.Load())
+
+	_, err = again.Drop(func(string) bool { return true })
+	require.NoError(t, err)
+	require.Zero(t, again.Stats().DiskObjects)
+	require.Zero(t, again.Stats().DiskBytes)
+	get(t, again, "b/7", object("b/7", 100_000), &org)
+}

@@ -189,7 +189,8 @@ func (c *Catalog) UpdateAsset(ctx context.Context, owner, id string, title *stri
 }
 
 // DeleteAsset flags an asset deleted: its work is cancelled, the next playback
-// record, which follows at once, tells edges, and its objects go after a grace.
+// record, which follows at once, tells edges, as does a purge, which also has them
+// drop what they hold, and its objects go after a grace.
 // Deleting again gives ErrNotFound.
 func (c *Catalog) DeleteAsset(ctx context.Context, owner, id string) error {
 	return c.write(ctx, "delete asset "+id, func(q *db.Queries) error {
@@ -214,6 +215,9 @@ func (c *Catalog) DeleteAsset(ctx context.Context, owner, id string) error {
 			return err
 		}
 		if err := insertCleanup(ctx, q, a, run, "deleted", deleteGrace, contentPrefixes(id, run)...); err != nil {
+			return err
+		}
+		if err := purgeAsset(ctx, q, id); err != nil {
 			return err
 		}
 		return emit(ctx, q, a, Event{Type: EventDeleted}, outboxEntry{})

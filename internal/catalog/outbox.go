@@ -24,6 +24,8 @@ type effect struct {
 	// Playable and Ready are the run that takes the asset to that state.
 	Playable int `json:"playable,omitempty"`
 	Ready    int `json:"ready,omitempty"`
+	// Purge becomes the next entry of the purges journal.
+	Purge *purgeEffect `json:"purge,omitempty"`
 }
 
 type chunkRef struct {
@@ -116,6 +118,9 @@ func failAsset(ctx context.Context, q *db.Queries, a db.Asset, run int, f Failur
 		return err
 	}
 	if err := insertCleanup(ctx, q, a, run, "failed", 0, contentPrefixes(a.ID, run)...); err != nil {
+		return err
+	}
+	if err := purgeAsset(ctx, q, a.ID); err != nil {
 		return err
 	}
 	e := Event{Type: EventFailed, Failure: &f}

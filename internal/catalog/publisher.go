@@ -214,8 +214,13 @@ func (p *Publisher) mark(ctx context.Context, row db.ClaimOutboxRow) error {
 	}
 	return p.Catalog.write(ctx, "mark outbox row", func(q *db.Queries) error {
 		if row.Asset == nil {
-			_, err := q.MarkDone(ctx, row.Event, row.ID)
-			return ignoreNoRows(err)
+			if _, err := q.MarkDone(ctx, row.Event, row.ID); err != nil {
+				return ignoreNoRows(err) // another publisher was faster
+			}
+			if eff.Purge == nil {
+				return nil
+			}
+			return p.purge(ctx, q, *eff.Purge)
 		}
 		if _, err := q.LockAsset(ctx, *row.Asset); err != nil {
 			return err

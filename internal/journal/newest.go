@@ -34,8 +34,7 @@ func Newest(ctx context.Context, store *objects.Store, journal string) (int64, e
 	answers := make(chan answer, len(buckets))
 	for _, b := range buckets {
 		go func() {
-			key, err := b.Last(ctx, journal)
-			n, _ := objects.JournalNumber(journal, key)
+			n, err := last(ctx, b, journal)
 			answers <- answer{n, err}
 		}()
 	}
@@ -65,6 +64,49 @@ func Newest(ctx context.Context, store *objects.Store, journal string) (int64, e
 		return 0, fmt.Errorf("journal %s: %w: %w", journal, objects.ErrUnavailable, errors.Join(errs...))
 	}
 	return found(journal, newest)
+}
+
+// probe is how many entries are listed before the search takes strides: a power of
+// two, so that halving leaves no number out.
+const probe = 128
+
+// last returns the number of a region's newest entry, 0 when there is none. In a
+// long journal it doesn't list all entries: it doubles its stride until there is
+// nothing behind, then halves it. Numbers missing in between don't mislead it.
+func last(ctx context.Context, b *objects.Bucket, journal string) (int64, error) {
+	after := func(n int64, most int) (newest int64, full bool, err error) {
+		seen := 0
+		err = b.List(ctx, journal, objects.JournalKey(journal, n), func(i objects.Info) bool {
+			if k, ok := objects.JournalNumber(journal, i.Key); ok {
+				newest = k
+			}
+			seen++
+			return seen < most
+		})
+		return newest, seen == most, err
+	}
+	newest, full, err := after(0, probe)
+	if err != nil || !full {
+		return newest, err
+	}
+	stride := int64(probe)
+	for grow := true; stride > 0; {
+		n, _, err := after(newest+stride-1, 1)
+		switch {
+		case err != nil:
+			return 0, err
+		case n > 0:
+			newest = n
+		default:
+			grow = false
+		}
+		if grow {
+			stride *= 2
+		} else {
+			stride /= 2
+		}
+	}
+	return newest, nil
 }
 
 func found(journal string, n int64) (int64, error) {
