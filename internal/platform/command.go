@@ -16,11 +16,12 @@ import (
 type Command struct {
 	Regions      []string `help:"Regions to run, each on a loopback address of its own." default:"eu,us,ap" env:"MERIDIAN_UP_REGIONS" placeholder:"eu,us,ap"`
 	State        string   `help:"Directory of all state; default: /var/lib/meridian for root, else below the user's state directory." env:"MERIDIAN_STATE" placeholder:"DIR"`
+	Isolated     bool     `help:"Give each region a process and a network namespace of its own, joined by a wide-area network with real delays (root only)." env:"MERIDIAN_UP_ISOLATED"`
 	Fresh        bool     `help:"Wipe the state first."`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
-	// Network is the second octet that is added to region addresses (127.n.0.1).
-	Network int `hidden:"" help:"Place region n at 127.{NETWORK+n}.0.1." env:"MERIDIAN_UP_NETWORK"`
+	// Network is added to the second octet of region addresses, to run beside another platform.
+	Network int `hidden:"" help:"Place region n at 127.{NETWORK+n}.0.1, or 198.{18+NETWORK}.n.1." env:"MERIDIAN_UP_NETWORK"`
 }
 
 // maxNetwork keeps region addresses, and geo test clients at 127.11 to 127.13, inside 127/8.
@@ -49,6 +50,12 @@ func (c *Command) Validate() error {
 	}
 	if len(c.Regions) == 2 {
 		errs = append(errs, errors.New("--regions: want one region or all three: two have no majority when one is lost"))
+	}
+	if c.Isolated && os.Geteuid() != 0 {
+		errs = append(errs, errors.New("--isolated: only root may make namespaces: start as root, or without --isolated"))
+	}
+	if c.Isolated && c.Network > 1 {
+		errs = append(errs, fmt.Errorf("network %d: want 0 or 1 with --isolated", c.Network))
 	}
 	if c.Network < 0 || c.Network > maxNetwork {
 		errs = append(errs, fmt.Errorf("network %d: want 0 to %d", c.Network, maxNetwork))
@@ -111,17 +118,17 @@ func (c *Command) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly,
+	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated,
 		ClientConfig: client, Executable: exe, Out: os.Stdout})
 }
 
-// table is the loopback table, moved to other addresses if asked.
+// table is that of loopback or isolated regions, moved to other addresses if asked.
 func (c *Command) table() (*region.Table, error) {
-	all, err := region.Loopback()
-	if err != nil {
-		return nil, err
+	make := region.Loopback
+	if c.Isolated {
+		make = region.Isolated
 	}
-	t, err := region.Loopback(c.Regions...)
+	t, err := make(c.Regions...)
 	if err != nil || c.Network == 0 {
 		return t, err
 	}
@@ -130,6 +137,13 @@ func (c *Command) table() (*region.Table, error) {
 		return nil, err
 	}
 	text := string(b)
+	if c.Isolated {
+		return region.Parse([]byte(strings.ReplaceAll(text, "198.18.", fmt.Sprintf("198.%d.", 18+c.Network))))
+	}
+	all, err := region.Loopback()
+	if err != nil {
+		return nil, err
+	}
 	// From the highest, so that no moved address is moved again.
 	for n := len(all.Regions); n > 0; n-- {
 		text = strings.ReplaceAll(text, fmt.Sprintf("127.%d.0.", n), fmt.Sprintf("127.%d.0.", c.Network+n))

@@ -5,28 +5,52 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
-	"path/filepath"
+	"strconv"
 	"syscall"
-	"text/tabwriter"
 	"time"
-
-	"github.com/meridian-video/meridian/internal/platform/supervise"
 )
 
-// controlSocket, in the state directory, answers questions about a running
-// platform to its owner.
-const controlSocket = "control.sock"
+const (
+	// controlSocket, in the state directory, answers its owner's questions about
+	// a running platform and changes its regions.
+	controlSocket  = "control.sock"
+	controlTimeout = 5 * time.Second
+	// operationTimeout is more than any operation on a region takes.
+	operationTimeout = regionStartTimeout + 2*acquireTimeout
+)
+
+// operation on a region, as the control socket names it.
+type operation string
+
+const (
+	opKill    operation = "kill"
+	opStop    operation = "stop"
+	opHang    operation = "hang"
+	opResume  operation = "resume"
+	opSilence operation = "silence"
+	opHeal    operation = "heal"
+	opStart   operation = "start"
+)
+
+// said is one line of the answer to an operation; the last has Done or Error.
+type said struct {
+	Say   string `json:"say,omitempty"`
+	Error *Error `json:"error,omitempty"`
+	Done  bool   `json:"done,omitempty"`
+}
 
 type controlServer struct {
 	server *http.Server
 	done   chan struct{}
 }
 
-func serveControl(path string, sup *supervise.Supervisor) (*controlServer, error) {
+func serveControl(path string, p *platform) (*controlServer, error) {
 	// We hold the state directory: a socket there is one an earlier run left.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -39,13 +63,14 @@ func serveControl(path string, sup *supervise.Supervisor) (*controlServer, error
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// A caller who is gone needs no answer.
-		_ = json.NewEncoder(w).Encode(sup.Status())
+		_ = json.NewEncoder(w).Encode(p.status(r.Context()))
 	})
-	c := &controlServer{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}}
+	mux.HandleFunc("POST /regions/{region}/{operation}", p.serveOperation)
+	c := &controlServer{done: make(chan struct{}), server: &http.Server{Handler: mux, ReadHeaderTimeout: controlTimeout,
+		ReadTimeout: controlTimeout, WriteTimeout: 2 * controlTimeout, MaxHeaderBytes: 16 << 10}}
 	go func() {
 		defer close(c.done)
 		// Ends by close only; a platform whose status can't be asked still runs.
@@ -59,75 +84,113 @@ func (c *controlServer) close() {
 	<-c.done
 }
 
-// StatusCommand is `meridian status`.
-type StatusCommand struct {
-	State string `help:"Directory of all state, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
-	JSON  bool   `help:"Print JSON."`
+func (p *platform) serveOperation(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	tell := func(s said) {
+		// A caller who is gone needs no answer; the operation goes on.
+		_ = rc.SetWriteDeadline(time.Now().Add(controlTimeout))
+		_ = enc.Encode(s)
+		_ = rc.Flush()
+	}
+	err := p.operate(r.Context(), operation(r.PathValue("operation")), r.PathValue("region"), r.URL.Query(), func(text string) { tell(said{Say: text}) })
+	if err == nil {
+		tell(said{Done: true})
+		return
+	}
+	var typed *Error
+	if !errors.As(err, &typed) {
+		typed = &Error{Code: Failed, Message: err.Error()}
+	}
+	tell(said{Error: typed})
 }
 
-// Run asks the running platform and prints its processes. It fails unless all are ready.
-func (c *StatusCommand) Run(ctx context.Context) error {
-	dir, err := (&Command{State: c.State}).stateDir()
-	if err != nil {
-		return err
-	}
-	list, err := askStatus(ctx, filepath.Join(dir, controlSocket))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("no platform runs on %s; start one with `meridian up`, or name its directory with --state", dir)
-	}
-	if err != nil {
-		return fmt.Errorf("status of the platform on %s: %w", dir, err)
-	}
-	if c.JSON {
-		if err := json.NewEncoder(os.Stdout).Encode(list); err != nil {
-			return err
+func (p *platform) operate(ctx context.Context, op operation, name string, q url.Values, say func(string)) error {
+	switch op {
+	case opKill:
+		return p.killRegion(ctx, name)
+	case opStop:
+		return p.stopRegion(ctx, name)
+	case opHang:
+		return p.hangRegion(ctx, name)
+	case opResume:
+		return p.resumeRegion(ctx, name)
+	case opSilence:
+		return p.silenceRegion(ctx, name, q.Get("direction"))
+	case opHeal:
+		return p.healRegion(ctx, name)
+	case opStart:
+		wipe, err := strconv.ParseBool(q.Get("wipe-objects"))
+		if err != nil {
+			return refuse(BadRequest, "wipe-objects: want true or false")
 		}
-	} else if err := printStatus(list); err != nil {
-		return err
+		return p.startRegion(ctx, name, wipe, say)
+	default:
+		return refuse(BadRequest, "unknown operation %q", op)
 	}
-	waiting := 0
-	for _, s := range list {
-		if s.State != supervise.Ready {
-			waiting++
-		}
-	}
-	if waiting > 0 {
-		return fmt.Errorf("%d of %d processes are not ready", waiting, len(list))
-	}
-	return nil
 }
 
-func askStatus(ctx context.Context, socket string) ([]supervise.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+// controlClient is the caller's side of a running platform's socket.
+type controlClient struct{ stateDir string }
+
+func (c controlClient) do(ctx context.Context, method, path string, q url.Values) (io.ReadCloser, error) {
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		return (&net.Dialer{}).DialContext(ctx, "unix", (&state{dir: c.stateDir}).path(controlSocket))
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://platform/status", nil)
+	u := url.URL{Scheme: "http", Host: "platform", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	res, err := tr.RoundTrip(req)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, refuse(NotRunning, "no platform runs on %s; start one with `meridian up`, or name its directory with --state", c.stateDir)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask the platform on %s: %w", c.stateDir, err)
 	}
-	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, errors.New(res.Status)
+		res.Body.Close()
+		return nil, fmt.Errorf("ask the platform on %s: %s", c.stateDir, res.Status)
 	}
-	var list []supervise.Status
-	return list, json.NewDecoder(res.Body).Decode(&list)
+	return res.Body, nil
 }
 
-func printStatus(list []supervise.Status) error {
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "REGION\tPROCESS\tSTATE\tSINCE\tRESTARTS\tPID\tPROBLEM")
-	for _, s := range list {
-		pid := "-"
-		if s.PID > 0 {
-			pid = fmt.Sprint(s.PID)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.Group, s.Name, s.State, time.Since(s.Since).Round(time.Second), s.Restarts, pid, s.Problem)
+func (c controlClient) status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	var s Status
+	body, err := c.do(ctx, http.MethodGet, "/status", nil)
+	if err != nil {
+		return s, err
 	}
-	return t.Flush()
+	defer body.Close()
+	return s, json.NewDecoder(body).Decode(&s)
+}
+
+// operate does one operation and passes on what the platform says meanwhile.
+func (c controlClient) operate(ctx context.Context, op operation, name string, q url.Values, say func(string)) error {
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
+	body, err := c.do(ctx, http.MethodPost, "/regions/"+name+"/"+string(op), q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	dec := json.NewDecoder(body)
+	for {
+		var s said
+		if err := dec.Decode(&s); err != nil {
+			return fmt.Errorf("%s %s: the platform ended before it was done: %w", op, name, err)
+		}
+		switch {
+		case s.Error != nil:
+			return s.Error
+		case s.Done:
+			return nil
+		default:
+			say(s.Say)
+		}
+	}
 }

@@ -4,22 +4,22 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
-	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/wan"
 	"github.com/meridian-video/meridian/tools"
 )
 
 const (
 	// startTimeout is for each of the two halves of a start; on an idle machine all takes seconds.
 	startTimeout = 2 * time.Minute
+	stopTimeout  = 90 * time.Second
 	bucket       = "meridian"
 )
 
@@ -29,6 +29,9 @@ type Options struct {
 	StateDir   string
 	Fresh      bool
 	StoresOnly bool
+	// Isolated gives each region a PID and a network namespace; Table is then one
+	// of region.Isolated.
+	Isolated bool
 	// ClientConfig is the file the command line reads; empty to write none.
 	ClientConfig string
 	// Executable is the program whose subcommands the services are.
@@ -44,19 +47,25 @@ type platform struct {
 	opt   Options
 	plan  *plan
 	sup   *supervise.Supervisor
+	net   *wan.Network // nil unless isolated
+	sites []*site
 	out   *progress
 	begin time.Time
+
+	// started and stopping bound the time in which regions may be changed.
+	started, stopping atomic.Bool
+	// life is the platform's context; work what runs beside the start.
+	life context.Context
+	work sync.WaitGroup
 }
 
 // Run runs the platform until ctx ends; when it returns nothing of it is alive.
 func Run(ctx context.Context, opt Options) (err error) {
 	p := &platform{opt: opt, out: &progress{w: opt.Out}, begin: time.Now()}
 	p.out.say("state in %s", opt.StateDir)
-	st, err := openState(opt.StateDir, opt.Fresh, opt.Table.Names(), p.supervise)
+	st, err := openState(opt.StateDir, opt.Fresh, opt.layout(), p.supervise)
 	defer func() {
-		if p.sup != nil {
-			err = errors.Join(err, p.sup.Close())
-		}
+		err = errors.Join(err, p.close())
 		// The next run may begin only now.
 		if st != nil {
 			st.release()
@@ -65,28 +74,56 @@ func Run(ctx context.Context, opt Options) (err error) {
 	if err != nil {
 		return err
 	}
+	life, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.life = life
 	if err := p.prepare(st); err != nil {
 		return err
 	}
-	ctl, err := serveControl(st.path(controlSocket), p.sup)
+	ctl, err := serveControl(st.path(controlSocket), p)
 	if err != nil {
 		return err
 	}
 	defer ctl.close()
-	err = p.start(ctx)
+	err = p.start(life)
 	if err == nil {
+		p.started.Store(true)
 		if opt.Started != nil {
 			opt.Started()
 		}
-		<-ctx.Done()
+		err = p.wait(life)
 	}
-	if len(p.sup.Status()) > 0 {
-		p.stop(context.WithoutCancel(ctx))
+	cancel()
+	if err := p.stop(context.WithoutCancel(ctx)); err != nil {
+		p.out.say("not everything stopped in order: %v", err)
 	}
 	if err != nil && ctx.Err() != nil {
 		return nil // interrupted while starting: that is no failure
 	}
 	return err
+}
+
+// wait returns when the platform shall end, or can't go on.
+func (p *platform) wait(ctx context.Context) error {
+	if p.net == nil {
+		<-ctx.Done()
+		return nil
+	}
+	// Regions stop over the network, so it is closed last.
+	return p.net.Watch(ctx)
+}
+
+// close ends what is left, in the order things stand on each other.
+func (p *platform) close() error {
+	var errs []error
+	p.work.Wait()
+	if p.net != nil {
+		errs = append(errs, p.net.Close())
+	}
+	if p.sup != nil {
+		errs = append(errs, p.sup.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (p *platform) supervise() error {
@@ -106,15 +143,14 @@ func (p *platform) prepare(st *state) error {
 	if err := checkPrograms(p.opt.StoresOnly); err != nil {
 		return err
 	}
-	var listeners []listener
-	for _, r := range p.opt.Table.Regions {
-		listeners = append(listeners, storeListeners(r)...)
-		if !p.opt.StoresOnly {
-			listeners = append(listeners, serviceListeners(r)...)
+	if !p.opt.Isolated {
+		var all []listener
+		for _, r := range p.opt.Table.Regions {
+			all = append(all, listeners(r, p.opt.StoresOnly)...)
 		}
-	}
-	if err := checkPorts(listeners); err != nil {
-		return err
+		if err := checkPorts(all); err != nil {
+			return err
+		}
 	}
 	sec, err := loadSecrets(st.path("secrets"), p.opt.Table)
 	if err != nil {
@@ -131,7 +167,52 @@ func (p *platform) prepare(st *state) error {
 		return diskFull(err, st.dir)
 	}
 	p.plan = &plan{table: p.opt.Table, state: st, secrets: sec, exe: p.opt.Executable}
+	return p.settle(string(b))
+}
+
+// settle gives every region its place.
+func (p *platform) settle(table string) error {
+	if p.opt.Isolated {
+		cfg, err := wan.Topology(p.opt.Table)
+		if err != nil {
+			return err
+		}
+		if p.net, err = wan.New(cfg); err != nil {
+			return err
+		}
+	}
+	for _, r := range p.opt.Table.Regions {
+		if !p.opt.Isolated {
+			p.sites = append(p.sites, newSite(r, &local{p.plan, p.sup.Group(r.Name), r, p.opt.StoresOnly}))
+			continue
+		}
+		ns, err := p.net.Namespace(r.Name)
+		if err != nil {
+			return err
+		}
+		place := &isolated{namespace: ns, log: p.plan.log(r, "agent"), report: p.out.event,
+			setup: setup{Region: r.Name, StateDir: p.opt.StateDir, Table: table, Executable: p.opt.Executable}}
+		s := newSite(r, place)
+		place.lost = func(err error) { p.regionLost(s, err) }
+		p.sites = append(p.sites, s)
+	}
 	return nil
+}
+
+// namespaces are where programs enter the network: regions and viewers.
+func (p *platform) namespaces() map[string]string {
+	if p.net == nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, r := range p.opt.Table.Regions {
+		for _, node := range []string{r.Name, wan.ViewersNode(r.Name)} {
+			if ns, err := p.net.Namespace(node); err == nil {
+				out[node] = ns.Path()
+			}
+		}
+	}
+	return out
 }
 
 // checkPrograms names every program that is missing.
@@ -155,38 +236,36 @@ func checkPrograms(storesOnly bool) error {
 }
 
 func (p *platform) start(ctx context.Context) error {
-	if err := p.startAll(ctx, p.plan.stores); err != nil {
+	if err := p.startAll(ctx, kindStores); err != nil {
 		return err
 	}
 	if err := p.fill(ctx); err != nil {
 		return err
 	}
 	if !p.opt.StoresOnly {
-		if err := p.startAll(ctx, p.plan.services); err != nil {
+		if err := p.startAll(ctx, kindServices); err != nil {
 			return err
 		}
+	}
+	for _, s := range p.sites {
+		s.set(Up, "")
 	}
 	p.out.started()
 	return p.announce()
 }
 
 // startAll starts the processes of one kind in all regions and waits for them.
-func (p *platform) startAll(ctx context.Context, specs func(region.Region) ([]supervise.Spec, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	g, gctx := errgroup.WithContext(ctx)
-	for _, r := range p.opt.Table.Regions {
-		list, err := specs(r)
-		if err != nil {
-			return errors.Join(err, g.Wait())
-		}
-		for _, spec := range list {
-			proc, err := p.sup.Group(r.Name).Start(spec)
-			if err != nil {
-				return errors.Join(err, g.Wait())
+func (p *platform) startAll(ctx context.Context, k kind) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range p.sites {
+		g.Go(func() error {
+			if k == kindStores {
+				if err := s.place.open(ctx); err != nil {
+					return err
+				}
 			}
-			g.Go(func() error { return proc.WaitReady(gctx) })
-		}
+			return s.place.start(ctx, k)
+		})
 	}
 	return g.Wait()
 }
@@ -198,53 +277,89 @@ func (p *platform) fill(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.plan.prepareDatabase(ctx) })
 	for _, r := range p.opt.Table.Regions {
-		g.Go(func() error {
-			s, err := objects.New(p.opt.Table, r.Name, objects.Config{AccessKey: s3AccessKey,
-				SecretKey: service.Secret(p.plan.secrets.s3), Bucket: bucket}, slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			return s.Own().Prepare(ctx)
-		})
+		g.Go(func() error { return p.plan.prepareObjects(ctx, r) })
 	}
 	return g.Wait()
 }
 
-// stop ends services before the stores they drain into, PostgreSQL's followers
-// before their leader, so that nobody is elected on the way out, and etcd last.
-func (p *platform) stop(ctx context.Context) {
-	p.out.stopping()
-	var services []string
-	for _, r := range p.opt.Table.Regions {
-		services = append(services, "api", "encoder", "geodns")
-		services = append(services, edgeNames(r)...)
+// stopOrder are the processes of a region in the order they stop: services
+// before the stores they drain into, etcd last.
+func stopOrder(r region.Region) [][]string {
+	return [][]string{
+		append([]string{"api", "encoder", "geodns"}, edgeNames(r)...),
+		{procPostgres, procNATS, procMinIO},
+		{procEtcd},
 	}
-	p.eachRegion(func(r region.Region) { p.sup.Group(r.Name).Stop(services...) })
-	var leaders []region.Region
-	for _, r := range p.opt.Table.Regions {
-		probe, cancel := context.WithTimeout(ctx, time.Second)
-		if len(p.opt.Table.Regions) > 1 && isLeader(probe, r) {
-			leaders = append(leaders, r)
-		}
-		cancel()
-	}
-	p.eachRegion(func(r region.Region) {
-		for _, l := range leaders {
-			if l.Name == r.Name {
-				return
-			}
-		}
-		p.sup.Group(r.Name).Stop(procPostgres)
-	})
-	p.eachRegion(func(r region.Region) { p.sup.Group(r.Name).Stop(procPostgres, procNATS, procMinIO) })
-	p.eachRegion(func(r region.Region) { p.sup.Group(r.Name).Stop(procEtcd) })
-	p.out.stopped(time.Since(p.begin))
 }
 
-func (p *platform) eachRegion(f func(region.Region)) {
+// stop ends all regions. PostgreSQL's followers go before their leader, so that
+// nobody is elected on the way out.
+func (p *platform) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	p.stopping.Store(true)
+	p.out.stopping()
+	held := make([]error, len(p.sites))
+	p.eachSite(func(i int, s *site) { held[i] = p.holdToStop(ctx, s) })
+	errs := &collected{errs: held}
+	each := func(f func(*site) error) { p.eachSite(func(_ int, s *site) { errs.add(f(s)) }) }
+	stop := func(group int) func(s *site) error {
+		return func(s *site) error { return s.place.stop(ctx, stopOrder(s.region)[group]...) }
+	}
+	each(stop(0))
+	if len(p.sites) > 1 {
+		each(func(s *site) error {
+			probe, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if isLeader(probe, s.region) {
+				return nil
+			}
+			return s.place.stop(ctx, procPostgres)
+		})
+	}
+	each(stop(1))
+	each(stop(2))
+	each(func(s *site) error { return s.place.kill(ctx) })
+	p.out.stopped(time.Since(p.begin))
+	return errs.join()
+}
+
+// holdToStop takes a site for good, and makes it able to stop.
+func (p *platform) holdToStop(ctx context.Context, s *site) error {
+	s.interruptStart()
+	// Its release never comes: the platform ends.
+	if _, err := s.acquire(ctx); err != nil {
+		return err
+	}
+	var err error
+	v := s.view()
+	if v.hung {
+		err = s.place.resume()
+	}
+	if v.silence != 0 {
+		err = errors.Join(err, p.heal(s))
+	}
+	return err
+}
+
+// collected gathers errors of goroutines.
+type collected struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (c *collected) add(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+}
+
+func (c *collected) join() error { return errors.Join(c.errs...) }
+
+func (p *platform) eachSite(f func(int, *site)) {
 	var wg sync.WaitGroup
-	for _, r := range p.opt.Table.Regions {
-		wg.Go(func() { f(r) })
+	for i, s := range p.sites {
+		wg.Go(func() { f(i, s) })
 	}
 	wg.Wait()
 }

@@ -33,7 +33,9 @@ const upEnv = "PLATFORM_TEST_UP"
 func TestMain(m *testing.M) {
 	if os.Getenv(upEnv) != "" {
 		os.Exit(cli.Main(os.Args[1:], &struct {
-			Up Command `cmd:""`
+			Up          Command       `cmd:""`
+			Region      RegionCommand `cmd:""`
+			RegionAgent AgentCommand  `cmd:""`
 		}{}))
 	}
 	goleak.VerifyTestMain(m)
@@ -123,7 +125,7 @@ func processes(t *testing.T, dir string) []int {
 	var out []int
 	for _, p := range procs {
 		cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
-		if p.Alive() && p.PID != os.Getpid() && (bytes.Contains(cmd, []byte(dir)) || isPostgres(p.PID)) {
+		if p.Alive() && p.PID != os.Getpid() && (bytes.Contains(cmd, []byte(dir)) || isPostgres("", p.PID)) {
 			out = append(out, p.PID)
 		}
 	}
@@ -174,10 +176,12 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	require.Error(t, elsewhere.endsWithin(t, 20*time.Second))
 	require.Contains(t, elsewhere.out.String(), addr+":9000, wanted by eu minio, is in use by process")
 
-	list, err := askStatus(ctx, filepath.Join(dir, controlSocket))
+	st, err := controlClient{dir}.status(ctx)
 	require.NoError(t, err)
-	require.Len(t, list, 4)
-	for _, s := range list {
+	require.Len(t, st.Regions, 1)
+	require.Equal(t, Up, st.Regions[0].Condition)
+	require.Len(t, st.Regions[0].Processes, 4)
+	for _, s := range st.Regions[0].Processes {
 		require.Equal(t, supervise.Ready, s.State, s.Name)
 		if s.Name == procMinIO {
 			require.NoError(t, syscall.Kill(s.PID, syscall.SIGKILL))

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
-	"github.com/jackc/pgx/v5"
-
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
@@ -105,17 +103,28 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 			etcd = append(etcd, at(s, portEtcdClient))
 		}
 	}
+	wait := timingFor(p.table)
+	whole := func(d time.Duration) int { return int(d / time.Second) }
+	silence := fmt.Sprintf("%dms", wait.postgresSilence.Milliseconds())
 	dcs := obj{
-		"ttl": 6, "loop_wait": 1, "retry_timeout": 2, "master_start_timeout": 0,
+		"ttl": whole(wait.patroniTTL), "loop_wait": whole(wait.patroniLoop), "retry_timeout": whole(wait.patroniRetry),
+		"master_start_timeout":    0,
 		"maximum_lag_on_failover": 1 << 20,
 		"postgresql": obj{
 			"use_pg_rewind": true,
-			"use_slots":     true,
+			// Patroni drops the slot of a member it doesn't see, so slots keep nothing
+			// for a lost region; but a standby would wait for the new leader to make
+			// its slot, and all commits for that standby.
+			"use_slots": false,
 			"parameters": obj{
 				"max_connections": 200, "max_wal_senders": 10, "max_replication_slots": 10,
-				"wal_level": "replica", "hot_standby": "on", "wal_log_hints": "on", "wal_keep_size": "256MB",
-				// A standby that has gone silent must not hold commits for the default minute.
-				"wal_sender_timeout": "3s",
+				"wal_level": "replica", "hot_standby": "on", "wal_log_hints": "on",
+				// What a region may miss and still catch up. pg_rewind copies all of it,
+				// and what is kept for reuse too.
+				"wal_keep_size": "128MB", "min_wal_size": "32MB",
+				// A standby that has gone silent must not hold commits for the default
+				// minute, and one whose leader has must soon look for it again.
+				"wal_sender_timeout": silence, "wal_receiver_timeout": silence, "wal_retrieve_retry_interval": "1s",
 			},
 		},
 	}
@@ -146,16 +155,19 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 				"shared_buffers": "128MB", "log_line_prefix": "%m [%p] %q%u@%d ",
 			},
 			"pg_hba": hba,
+			// A spread checkpoint would keep a new member waiting.
+			"basebackup": []any{obj{"checkpoint": "fast"}},
 		},
 	}
 }
 
 // postmasters recognises the servers of this state directory: a postmaster's
 // children overwrite their environment, but all work in its data directory.
-func postmasters(stateDir string) func(pid int) bool {
-	return func(pid int) bool {
+// The group is a region's name, or empty for any.
+func postmasters(stateDir string) func(group string, pid int) bool {
+	return func(group string, pid int) bool {
 		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-		if err != nil || !strings.HasPrefix(cwd, stateDir+"/") || filepath.Base(cwd) != "data" {
+		if err != nil || !strings.HasPrefix(cwd, filepath.Join(stateDir, group)+"/") || filepath.Base(cwd) != "data" {
 			return false
 		}
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
@@ -182,12 +194,7 @@ func (p *plan) prepareDatabase(ctx context.Context) error {
 }
 
 func (p *plan) tryPrepareDatabase(ctx context.Context) error {
-	conf, err := pgx.ParseConfig(fmt.Sprintf("postgres://%s:%s@%s/postgres?sslmode=disable&target_session_attrs=read-write&connect_timeout=2",
-		superuser, p.secrets.superuser, p.table.PostgresDSNHosts(p.table.Regions[0].Name)))
-	if err != nil {
-		return err
-	}
-	conn, err := pgx.ConnectConfig(ctx, conf)
+	conn, err := p.leader(ctx)
 	if err != nil {
 		return err
 	}

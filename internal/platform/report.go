@@ -17,6 +17,8 @@ type progress struct {
 	mu    sync.Mutex
 	w     io.Writer
 	phase phase
+	// followers hear of the events of one region.
+	followers map[string]func(string)
 }
 
 type phase int
@@ -54,14 +56,37 @@ func (p *progress) set(to phase) {
 func (p *progress) event(e supervise.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	text := ""
 	switch {
 	case p.phase == phaseStopping:
 	case e.State == supervise.Ready && e.Again:
-		p.line("%-3s %-10s ready again after %s", e.Group, e.Name, seconds(e.Took))
+		text = "ready again after " + seconds(e.Took)
 	case e.State == supervise.Ready:
-		p.line("%-3s %-10s ready after %s", e.Group, e.Name, seconds(e.Took))
+		text = "ready after " + seconds(e.Took)
 	case e.State == supervise.Waiting:
-		p.line("%-3s %-10s ended (%s) after %s; it starts again in %s; log: %s", e.Group, e.Name, e.Problem, seconds(e.Took), e.Backoff, e.Log)
+		text = fmt.Sprintf("ended (%s) after %s; it starts again in %s; log: %s", e.Problem, seconds(e.Took), e.Backoff, e.Log)
+	}
+	if text == "" {
+		return
+	}
+	p.line("%-3s %-10s %s", e.Group, e.Name, text)
+	if f := p.followers[e.Group]; f != nil {
+		f(fmt.Sprintf("%-10s %s", e.Name, text))
+	}
+}
+
+// follow tells f, which must not block for long, of the events of a region. One at a time follows it.
+func (p *progress) follow(region string, f func(string)) (unfollow func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.followers == nil {
+		p.followers = map[string]func(string){}
+	}
+	p.followers[region] = f
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.followers, region)
 	}
 }
 

@@ -40,7 +40,7 @@ type state struct {
 // openState takes the directory for this run; it is made, or wiped, as asked.
 // afterLock runs while the lock is held and before anything is wiped: it ends
 // what an earlier run left running.
-func openState(dir string, fresh bool, regions []string, afterLock func() error) (*state, error) {
+func openState(dir string, fresh bool, l layout, afterLock func() error) (*state, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("state directory: %w; choose another with --state", err)
 	}
@@ -57,14 +57,14 @@ func openState(dir string, fresh bool, regions []string, afterLock func() error)
 	if err := s.take(); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(fresh, ours, regions, afterLock); err != nil {
+	if err := s.prepare(fresh, ours, l, afterLock); err != nil {
 		s.release()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *state) prepare(fresh, ours bool, regions []string, afterLock func() error) error {
+func (s *state) prepare(fresh, ours bool, l layout, afterLock func() error) error {
 	if err := afterLock(); err != nil {
 		return err
 	}
@@ -75,10 +75,10 @@ func (s *state) prepare(fresh, ours bool, regions []string, afterLock func() err
 		ours = false
 	}
 	if ours {
-		if err := s.checkMark(regions); err != nil {
+		if err := s.checkMark(l); err != nil {
 			return err
 		}
-	} else if err := s.writeMark(regions); err != nil {
+	} else if err := s.writeMark(l); err != nil {
 		return err
 	}
 	if err := s.checkSpace(); err != nil {
@@ -176,33 +176,55 @@ func (s *state) wipe() error {
 	return nil
 }
 
-func (s *state) writeMark(regions []string) error {
-	text := layoutVersion + " " + strings.Join(regions, ",") + "\n"
-	if err := os.WriteFile(s.path(markFile), []byte(text), 0o644); err != nil {
+// layout is what a state directory was made for: databases remember their
+// members by address.
+type layout struct {
+	regions  []string
+	isolated bool
+}
+
+func (o Options) layout() layout { return layout{o.Table.Names(), o.Isolated} }
+
+const isolatedMark = "isolated"
+
+func (s *state) writeMark(l layout) error {
+	text := layoutVersion + " " + strings.Join(l.regions, ",")
+	if l.isolated {
+		text += " " + isolatedMark
+	}
+	if err := os.WriteFile(s.path(markFile), []byte(text+"\n"), 0o644); err != nil {
 		return fmt.Errorf("state directory: %w", diskFull(err, s.dir))
 	}
 	return nil
 }
 
-func (s *state) checkMark(regions []string) error {
+func (s *state) checkMark(l layout) error {
 	b, err := os.ReadFile(s.path(markFile))
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	f := strings.Fields(string(b))
-	if len(f) != 2 {
-		return fmt.Errorf("%s is damaged; start anew with --fresh (this deletes all videos in it) or another --state", s.path(markFile))
-	}
-	if f[0] != layoutVersion {
+	if len(f) > 0 && f[0] != layoutVersion {
 		return fmt.Errorf("the state in %s has layout %s, this program needs %s; use the program that made it, another --state, or --fresh (this deletes all videos in it)",
 			s.dir, f[0], layoutVersion)
 	}
+	isolated := len(f) == 3 && f[2] == isolatedMark
+	if len(f) != 2 && !isolated {
+		return fmt.Errorf("%s is damaged; start anew with --fresh (this deletes all videos in it) or another --state", s.path(markFile))
+	}
 	had := strings.Split(f[1], ",")
 	slices.Sort(had)
-	want := slices.Sorted(slices.Values(regions))
+	want := slices.Sorted(slices.Values(l.regions))
 	if !slices.Equal(had, want) {
 		return fmt.Errorf("the state in %s was made for regions %s; use --regions %[2]s, another --state, or --fresh (this deletes all videos in it)",
 			s.dir, strings.Join(had, ","))
+	}
+	if isolated != l.isolated {
+		was, use := "loopback addresses", "start without --isolated"
+		if isolated {
+			was, use = "isolated regions", "start with --isolated"
+		}
+		return fmt.Errorf("the state in %s was made for %s; %s, or use another --state, or --fresh (this deletes all videos in it)", s.dir, was, use)
 	}
 	return nil
 }

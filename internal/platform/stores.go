@@ -79,6 +79,8 @@ func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
 	for _, c := range control(p.table) {
 		cluster = append(cluster, c.Name+"=http://"+at(c, portEtcdPeer))
 	}
+	wait := timingFor(p.table)
+	millis := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	client, peer := "http://"+at(r, portEtcdClient), "http://"+at(r, portEtcdPeer)
 	dir := p.state.path(r.Name, procEtcd)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -90,7 +92,9 @@ func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
 			"--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-token", "meridian", "--initial-cluster-state", "new",
-			"--heartbeat-interval", "100", "--election-timeout", "1000",
+			"--heartbeat-interval", millis(wait.etcdHeartbeat), "--election-timeout", millis(wait.etcdElection),
+			// A member that comes back asks before it disturbs the others with an election.
+			"--pre-vote",
 			"--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
 			"--logger", "zap", "--log-level", "warn"},
 		Grace: 5 * time.Second,
@@ -128,6 +132,9 @@ cluster {
   routes: [{{range .Routes}}
     "nats://{{.}}"{{end}}
   ]
+  # A region that has gone silent must not hold routes for minutes.
+  ping_interval: "2s"
+  ping_max: 2
 }
 {{- end}}
 `))

@@ -155,6 +155,11 @@ func (n *Namespace) call(fn func() error) error {
 	}
 }
 
+// Path opens the namespace again, from any process of root's, while it is open.
+func (n *Namespace) Path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.ns.Fd())
+}
+
 // Do runs fn on a thread inside the namespace. What fn opens (sockets, devices)
 // stays in the namespace; goroutines it starts do not run there. A socket that
 // outlives Close keeps the namespace in the kernel.

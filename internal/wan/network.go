@@ -82,12 +82,18 @@ func New(cfg Config) (*Network, error) {
 
 // Run waits until ctx ends or a device fails, and closes the network.
 func (n *Network) Run(ctx context.Context) error {
-	var err error
+	return errors.Join(n.Watch(ctx), n.Close())
+}
+
+// Watch waits until ctx ends, and returns nil, or a device fails. The network
+// stays as it is.
+func (n *Network) Watch(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-	case err = <-n.failed:
+		return nil
+	case err := <-n.failed:
+		return err
 	}
-	return errors.Join(err, n.Close())
 }
 
 // Close stops forwarding and removes the devices and the namespaces the network

@@ -26,8 +26,17 @@ func ViewersNode(regionName string) string { return "viewers-" + regionName }
 // every region, named and addressed as the table says; one for the viewers near
 // it, who may use any address of 198.18.(10+n).0/24; and the host at
 // 198.18.254.1, next to everything. Delays follow the table's round-trip times.
+// A table may be moved to 198.19 to run beside another.
 func Topology(t *region.Table) (Config, error) {
-	cfg := Config{Prefix: netip.MustParsePrefix("198.18.0.0/16")}
+	prefix, err := network(t)
+	if err != nil {
+		return Config{}, err
+	}
+	cfg := Config{Prefix: prefix}
+	within := func(c, d byte) netip.Addr {
+		a := prefix.Addr().As4()
+		return netip.AddrFrom4([4]byte{a[0], a[1], c, d})
+	}
 	for _, r := range t.Regions {
 		node := Node{Name: r.Name}
 		for _, e := range r.Edges {
@@ -43,7 +52,7 @@ func Topology(t *region.Table) (Config, error) {
 		}
 		number := node.Addresses[0].Addr().As4()[2]
 		viewers := Node{Name: ViewersNode(r.Name),
-			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, viewersOffset + number, 1}), 24)}}
+			Addresses: []netip.Prefix{netip.PrefixFrom(within(viewersOffset+number, 1), 24)}}
 		cfg.Nodes = append(cfg.Nodes, node, viewers)
 		cfg.Paths = append(cfg.Paths, Both(r.Name, viewers.Name, between(accessDelay))...)
 		for _, other := range t.Names() {
@@ -56,8 +65,23 @@ func Topology(t *region.Table) (Config, error) {
 		}
 	}
 	cfg.Nodes = append(cfg.Nodes, Node{Name: HostNode, Host: true,
-		Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.254.1/32")}})
+		Addresses: []netip.Prefix{netip.PrefixFrom(within(254, 1), 32)}})
 	return cfg, cfg.Validate()
+}
+
+// network is the /16 of the benchmarking range (RFC 2544) the table lies in.
+func network(t *region.Table) (netip.Prefix, error) {
+	benchmarking := netip.MustParsePrefix("198.18.0.0/15")
+	for _, r := range t.Regions {
+		for _, e := range r.Edges {
+			for _, a := range e.Addresses {
+				if benchmarking.Contains(a) {
+					return netip.PrefixFrom(a, 16).Masked(), nil
+				}
+			}
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("no region has an address in %s: want a table of isolated regions", benchmarking)
 }
 
 func between(delay time.Duration) Link { return Link{Delay: delay, Jitter: delay / jitterShare} }

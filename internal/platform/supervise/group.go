@@ -1,8 +1,11 @@
 package supervise
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // Group is processes that live and die together: a region.
@@ -12,6 +15,8 @@ type Group struct {
 
 	mu        sync.Mutex
 	processes []*Process
+	// resumed is there while the group hangs, and closed when it goes on.
+	resumed chan struct{}
 }
 
 // Start starts a process in the group. Whether it comes up, WaitReady says; the
@@ -70,15 +75,84 @@ func (g *Group) Kill() error {
 	for _, p := range processes {
 		p.killNow()
 	}
-	// The mark finds what left its parent; PostgreSQL's children end with their postmaster.
-	_, err := killAll(func(pid int) bool {
-		return hasEnv(pid, g.s.mark(), groupVar+"="+g.name)
-	}, killWithin)
+	_, err := killAll(g.owns, killWithin)
 	for _, p := range processes {
 		<-p.done
 	}
+	g.setHeld(false)
 	if err != nil {
 		return fmt.Errorf("group %s: %w", g.name, err)
 	}
 	return nil
+}
+
+// owns finds by mark also what has left its parent.
+func (g *Group) owns(pid int) bool {
+	return hasEnv(pid, Mark(g.s.opt.Mark, g.name)...) || g.s.opt.Owns != nil && g.s.opt.Owns(g.name, pid)
+}
+
+// Hang stops every process of the group (SIGSTOP) and returns when all stand
+// still: connections are accepted and never answered. Nothing of the group is
+// restarted before Resume.
+func (g *Group) Hang(ctx context.Context) error {
+	g.setHeld(true)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		// Again and again: a process not yet stopped may have started another.
+		moving, err := signalAll(g.owns, syscall.SIGSTOP)
+		if err == nil && moving == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("group %s: %w", g.name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("group %s: %d processes don't stop: %w", g.name, moving, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Resume lets processes stopped by Hang go on.
+func (g *Group) Resume() error {
+	_, err := signalAll(g.owns, syscall.SIGCONT)
+	g.setHeld(false)
+	if err != nil {
+		return fmt.Errorf("group %s: %w", g.name, err)
+	}
+	return nil
+}
+
+func (g *Group) setHeld(held bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case held && g.resumed == nil:
+		g.resumed = make(chan struct{})
+	case !held && g.resumed != nil:
+		close(g.resumed)
+		g.resumed = nil
+	}
+}
+
+func (g *Group) held() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.resumed != nil
+}
+
+// awaitResume returns at once unless the group hangs.
+func (g *Group) awaitResume(stop <-chan struct{}) {
+	g.mu.Lock()
+	resumed := g.resumed
+	g.mu.Unlock()
+	if resumed == nil {
+		return
+	}
+	select {
+	case <-resumed:
+	case <-stop:
+	}
 }

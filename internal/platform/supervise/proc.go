@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -129,4 +130,30 @@ func killAll(match func(pid int) bool, within time.Duration) (int, error) {
 			}
 		}
 	}
+}
+
+// signalAll signals the processes that match, and all below them, and says how
+// many were not standing still before.
+func signalAll(match func(pid int) bool, sig syscall.Signal) (moving int, err error) {
+	pids, err := withDescendants(match)
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range pids {
+		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			continue // it has ended since
+		}
+		p, ok := parseStat(pid, b)
+		switch stands := p.State == 'T' || p.State == 't'; {
+		case !ok || !p.Alive() || stands && sig == syscall.SIGSTOP:
+			continue
+		case !stands:
+			moving++
+		}
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return moving, fmt.Errorf("signal process %d: %w", pid, err)
+		}
+	}
+	return moving, nil
 }

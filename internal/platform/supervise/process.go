@@ -170,6 +170,7 @@ func (p *Process) run() {
 	defer p.log.close()
 	backoff, wasReady := firstBackoff, false
 	for {
+		p.group.awaitResume(p.stop)
 		start := time.Now()
 		p.update(func(s *Status) { s.State, s.Since, s.PID = Starting, start, 0 }, nil)
 		ready, err := p.incarnation(start, wasReady)
@@ -223,6 +224,10 @@ func (p *Process) incarnation(start time.Time, again bool) (ready bool, err erro
 		return false, fmt.Errorf("start %s: %w", p.spec.Argv[0], err)
 	}
 	p.update(func(s *Status) { s.PID = cmd.Process.Pid }, nil)
+	if p.group.held() {
+		// Hang may have looked before there was a process to stop.
+		_ = cmd.Process.Signal(syscall.SIGSTOP)
+	}
 	exit := make(chan error, 1)
 	go func() {
 		err := cmd.Wait()

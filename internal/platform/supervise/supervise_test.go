@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,6 +178,39 @@ func TestKillTakesWhatLeftTheProcessGroup(t *testing.T) {
 	require.Equal(t, Stopped, p.Status().State)
 	require.NoError(t, other.WaitReady(t.Context()))
 	require.True(t, alive(other.Status().PID), "another group was hit")
+}
+
+func TestHangStopsAllAndRestartsNothing(t *testing.T) {
+	s, rec, dir := newTest(t)
+	g, file := s.Group("eu"), filepath.Join(dir, "pid")
+	p, err := g.Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"), Argv: daemon(file)})
+	require.NoError(t, err)
+	crashing, err := g.Start(Spec{Name: "b", Log: filepath.Join(dir, "b.log"), Argv: []string{"/bin/false"},
+		Ready: func(context.Context) error { return errors.New("never") }})
+	require.NoError(t, err)
+	pids := []int{readPID(t, file), p.Status().PID}
+	require.Eventually(t, func() bool { return crashing.Status().State == Waiting }, 5*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, g.Hang(ctx))
+	procs, err := Procs()
+	require.NoError(t, err)
+	stands := 0
+	for _, q := range procs {
+		if slices.Contains(pids, q.PID) {
+			require.Equal(t, "T", string(q.State))
+			stands++
+		}
+	}
+	require.Equal(t, len(pids), stands)
+	before := len(rec.states())
+	time.Sleep(3 * firstBackoff)
+	require.Len(t, rec.states(), before, "a hung group must restart nothing")
+	require.NoError(t, g.Resume())
+	require.Eventually(t, func() bool { return len(rec.states()) > before }, 5*time.Second, time.Millisecond)
+	require.NoError(t, g.Hang(ctx))
+	require.NoError(t, g.Kill())
+	require.False(t, alive(pids[0]) || alive(pids[1]))
 }
 
 // child is a supervisor in a process of its own, for tests which kill it.

@@ -41,8 +41,12 @@ type Options struct {
 	// of an earlier supervisor that died; it must be unique to what they work
 	// on (a directory) and the caller must hold that for itself (a lock).
 	Mark string
-	// Owns recognises a process that has overwritten its environment; may be nil.
-	Owns func(pid int) bool
+	// Owns recognises a process of a group ("": of any) that has overwritten its
+	// environment; may be nil.
+	Owns func(group string, pid int) bool
+	// Contained says that the caller is the first process of a PID namespace: the
+	// kernel kills everything with it, so that no guard is needed.
+	Contained bool
 	// Report receives every event, in order for a process; it must not block.
 	Report func(Event)
 }
@@ -80,7 +84,10 @@ func New(opt Options) (s *Supervisor, healed int, err error) {
 			f()
 		}
 	})
-	if err := s.startGuard(); err != nil {
+	if !opt.Contained {
+		err = s.startGuard()
+	}
+	if err != nil {
 		close(s.spawn)
 		s.workers.Wait()
 		return nil, healed, err
@@ -92,10 +99,16 @@ func New(opt Options) (s *Supervisor, healed int, err error) {
 }
 
 func (s *Supervisor) owns(pid int) bool {
-	return hasEnv(pid, s.mark()) || s.opt.Owns != nil && s.opt.Owns(pid)
+	return hasEnv(pid, s.mark()) || s.opt.Owns != nil && s.opt.Owns("", pid)
 }
 
 func (s *Supervisor) mark() string { return markVar + "=" + s.opt.Mark }
+
+// Mark is what marks a process in its environment as one of a supervisor's, for
+// those it doesn't start itself.
+func Mark(mark, group string) []string {
+	return []string{markVar + "=" + mark, groupVar + "=" + group}
+}
 
 func (s *Supervisor) startGuard() error {
 	r, w, err := os.Pipe()
@@ -131,7 +144,7 @@ func (s *Supervisor) environ(group string) []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, s.mark(), groupVar+"="+group)
+	return append(env, Mark(s.opt.Mark, group)...)
 }
 
 func (s *Supervisor) start(cmd *exec.Cmd) error {
@@ -228,9 +241,11 @@ func (s *Supervisor) Close() error {
 	close(s.spawn)
 	s.stopReaper()
 	s.workers.Wait()
-	s.hold.Close()
-	if err := s.guard.Wait(); err != nil {
-		errs = append(errs, fmt.Errorf("guard: %w", err))
+	if s.guard != nil {
+		s.hold.Close()
+		if err := s.guard.Wait(); err != nil {
+			errs = append(errs, fmt.Errorf("guard: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }

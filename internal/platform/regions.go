@@ -1,0 +1,364 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/service"
+)
+
+const (
+	// acquireTimeout is for an operation on the same region to end.
+	acquireTimeout = 30 * time.Second
+	// regionStartTimeout is for a whole region to be back.
+	regionStartTimeout = 3 * time.Minute
+	lostBackoff        = time.Second
+	maxLostBackoff     = 30 * time.Second
+)
+
+// site returns the named region and makes the caller the only one to change it.
+func (p *platform) hold(ctx context.Context, name string) (*site, func(), error) {
+	s := p.site(name)
+	if s == nil {
+		return nil, nil, refuse(UnknownRegion, "no region %q runs here: want one of %s", name, strings.Join(p.opt.Table.Names(), ", "))
+	}
+	if !p.started.Load() {
+		return nil, nil, refuse(NotUp, "the platform is still starting: wait until `meridian up` says that it is ready")
+	}
+	s.interruptStart()
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	release, err := s.acquire(ctx)
+	if err == nil && p.stopping.Load() {
+		release()
+		err = refuse(NotUp, "the platform is stopping")
+	}
+	return s, release, err
+}
+
+func (p *platform) site(name string) *site {
+	for _, s := range p.sites {
+		if s.region.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func downError(name string, v view) error {
+	code := AlreadyDown
+	if v.base == Killed {
+		code = AlreadyKilled
+	}
+	return refuse(code, "%s is already %s; bring it back with `meridian region start %[1]s`", name, v.base)
+}
+
+// killRegion kills every process of a region at once.
+func (p *platform) killRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if v := s.view(); v.base == Killed {
+		return downError(name, v)
+	}
+	s.set(Killed, "")
+	// It is done even if the caller goes.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	if err := s.place.kill(ctx); err != nil {
+		s.set(Killed, err.Error())
+		return err
+	}
+	p.out.say("%-3s killed", name)
+	return nil
+}
+
+// stopRegion stops a region in order, as for the maintenance of a machine.
+func (p *platform) stopRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch v := s.view(); {
+	case v.down():
+		return downError(name, v)
+	case v.hung:
+		return refuse(AlreadyHung, "%s hangs; let it go on first with `meridian region resume %[1]s`", name)
+	}
+	s.set(Stopped, "")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	var errs []error
+	for _, names := range stopOrder(s.region) {
+		errs = append(errs, s.place.stop(ctx, names...))
+	}
+	errs = append(errs, s.place.kill(ctx))
+	err = errors.Join(errs...)
+	if err == nil {
+		p.out.say("%-3s stopped", name)
+	}
+	return err
+}
+
+// hangRegion stops every process of a region where it stands.
+func (p *platform) hangRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch v := s.view(); {
+	case v.down():
+		return downError(name, v)
+	case v.base != Up:
+		return refuse(NotUp, "%s is %s: wait until it is up", name, v.base)
+	case v.hung:
+		return refuse(AlreadyHung, "%s hangs already; let it go on with `meridian region resume %[1]s`", name)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangTimeout)
+	defer cancel()
+	s.place.status(ctx) // the last it can tell
+	s.setHung(true)
+	if err := s.place.hang(ctx); err != nil {
+		s.setHung(false)
+		return errors.Join(err, s.place.resume())
+	}
+	p.out.say("%-3s hung", name)
+	return nil
+}
+
+func (p *platform) resumeRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if v := s.view(); !v.hung {
+		return refuse(NotHung, "%s doesn't hang, it is %s", name, v.condition())
+	}
+	if err := s.place.resume(); err != nil {
+		return err
+	}
+	s.setHung(false)
+	p.out.say("%-3s goes on", name)
+	return nil
+}
+
+func (p *platform) silenceRegion(ctx context.Context, name, direction string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	d, ok := directions[direction]
+	v := s.view()
+	switch {
+	case p.net == nil:
+		return refuse(NotIsolated, "silence needs regions with a network of their own: start the platform with `meridian up --isolated` (as root), or use `meridian region hang`")
+	case !ok:
+		return refuse(BadRequest, "direction %q: want in, out or both", direction)
+	case v.down():
+		return downError(name, v)
+	}
+	if err := p.net.Silence(name, d); err != nil {
+		return err
+	}
+	s.setSilence(v.silence | d)
+	p.out.say("%-3s silent (%s)", name, directionName(v.silence|d))
+	return nil
+}
+
+func (p *platform) healRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if p.net == nil {
+		return refuse(NotIsolated, "%s has no network of its own: there is nothing to heal", name)
+	}
+	if v := s.view(); v.silence == 0 {
+		return refuse(NotSilent, "%s isn't silent, it is %s", name, v.condition())
+	}
+	if err := p.heal(s); err != nil {
+		return err
+	}
+	p.out.say("%-3s heard again", name)
+	return nil
+}
+
+func (p *platform) heal(s *site) error {
+	if p.net == nil {
+		return nil
+	}
+	if err := p.net.Heal(s.region.Name); err != nil {
+		return err
+	}
+	s.setSilence(0)
+	return nil
+}
+
+// startRegion brings a region back and tells say what it waited for.
+func (p *platform) startRegion(ctx context.Context, name string, wipeObjects bool, say func(string)) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if v := s.view(); !v.down() {
+		return refuse(NotDown, "%s is %s: only a region that was killed or stopped can be started", name, v.condition())
+	}
+	if err := p.heal(s); err != nil {
+		return err
+	}
+	if wipeObjects {
+		if err := os.RemoveAll(p.plan.state.path(name, procMinIO)); err != nil {
+			return fmt.Errorf("wipe objects of %s: %w", name, err)
+		}
+		say("its objects are wiped")
+	}
+	s.set(Starting, "")
+	return p.bringUp(s, say)
+}
+
+// bringUp starts a held site; it is Up afterwards, with a problem if not all is ready.
+func (p *platform) bringUp(s *site, say func(string)) error {
+	ctx, cancel := context.WithTimeout(p.life, regionStartTimeout)
+	defer cancel()
+	s.mu.Lock()
+	s.interrupt = cancel
+	s.mu.Unlock()
+	unfollow := p.out.follow(s.region.Name, say)
+	err := p.startSite(ctx, s, say)
+	unfollow()
+	s.mu.Lock()
+	s.interrupt = nil
+	s.mu.Unlock()
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	s.set(Up, problem)
+	return err
+}
+
+func (p *platform) startSite(ctx context.Context, s *site, say func(string)) error {
+	begin := time.Now()
+	if err := s.place.open(ctx); err != nil {
+		return err
+	}
+	if err := s.place.start(ctx, kindStores); err != nil {
+		return err
+	}
+	if s.region.Control {
+		how, err := p.plan.awaitRejoined(ctx, s.region)
+		if err != nil {
+			return err
+		}
+		say("PostgreSQL " + how + " after " + seconds(time.Since(begin)))
+	}
+	if err := p.plan.prepareObjects(ctx, s.region); err != nil {
+		return err
+	}
+	say("buckets are there after " + seconds(time.Since(begin)))
+	if !p.opt.StoresOnly {
+		if err := s.place.start(ctx, kindServices); err != nil {
+			return err
+		}
+	}
+	p.out.say("%-3s up again after %s", s.region.Name, seconds(time.Since(begin)))
+	return nil
+}
+
+// prepareObjects makes what services expect in the region's object store.
+func (p *plan) prepareObjects(ctx context.Context, r region.Region) error {
+	s, err := objects.New(p.table, r.Name, objects.Config{AccessKey: s3AccessKey,
+		SecretKey: service.Secret(p.secrets.s3), Bucket: bucket}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	return s.Own().Prepare(ctx)
+}
+
+// regionLost brings a region up again whose agent ended by itself.
+func (p *platform) regionLost(s *site, cause error) {
+	if !p.started.Load() {
+		return // the start fails and says so
+	}
+	p.work.Go(func() {
+		for backoff := lostBackoff; ; backoff = min(2*backoff, maxLostBackoff) {
+			if again := p.reviveOnce(s, cause); !again {
+				return
+			}
+			select {
+			case <-p.life.Done():
+				return
+			case <-time.After(backoff):
+			}
+		}
+	})
+}
+
+func (p *platform) reviveOnce(s *site, cause error) (again bool) {
+	release, err := s.acquire(p.life)
+	if err != nil {
+		return false
+	}
+	defer release()
+	if p.stopping.Load() || s.view().down() {
+		return false
+	}
+	s.set(Lost, cause.Error())
+	p.out.say("%-3s ended by itself (%v); it starts again", s.region.Name, cause)
+	ctx, cancel := context.WithTimeout(p.life, killTimeout)
+	err = s.place.kill(ctx)
+	cancel()
+	if err == nil {
+		err = p.bringUp(s, func(string) {})
+	}
+	if err != nil {
+		p.out.say("%-3s doesn't start: %v", s.region.Name, err)
+	}
+	return err != nil && p.life.Err() == nil
+}
+
+// Status is a running platform as `meridian status --json` prints it.
+type Status struct {
+	Isolated bool           `json:"isolated"`
+	Regions  []RegionStatus `json:"regions"`
+	// Namespaces are the network namespaces of isolated regions and of the viewers
+	// near them, as paths that can be entered (nsenter --net=PATH).
+	Namespaces map[string]string `json:"namespaces,omitempty"`
+}
+
+// RegionStatus is a region and its processes.
+type RegionStatus struct {
+	Name      string    `json:"name"`
+	Condition Condition `json:"condition"`
+	Since     time.Time `json:"since"`
+	// Silence is the direction of a silent region's silence: in, out or both.
+	Silence   string             `json:"silence,omitempty"`
+	Problem   string             `json:"problem,omitempty"`
+	Processes []supervise.Status `json:"processes"`
+}
+
+func (p *platform) status(ctx context.Context) Status {
+	out := Status{Isolated: p.opt.Isolated, Namespaces: p.namespaces(), Regions: make([]RegionStatus, len(p.sites))}
+	p.eachSite(func(i int, s *site) {
+		v := s.view()
+		out.Regions[i] = RegionStatus{Name: s.region.Name, Condition: v.condition(), Since: v.since,
+			Silence: directionName(v.silence), Problem: v.problem, Processes: s.place.status(ctx)}
+	})
+	return out
+}
