@@ -2,8 +2,10 @@ package service
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -13,46 +15,63 @@ import (
 )
 
 // YAMLFile is a kong configuration loader for --config files. Keys are flag
-// names ("admin-listen: …"). Unknown keys are errors that name the known ones'
-// nearest spelling, so a typing mistake never silently keeps a default.
+// names ("admin-listen: …"). Unknown keys are errors, so that a typing mistake
+// never silently keeps a default.
 func YAMLFile(r io.Reader) (kong.Resolver, error) {
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
 	}
+	name := "the configuration file"
+	if f, ok := r.(interface{ Name() string }); ok {
+		name = f.Name()
+	}
 	values := map[string]any{}
-	if err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&values); err != nil && err != io.EOF {
-		return nil, err
+	if err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&values); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &fileResolver{values: values}, nil
+	return &fileResolver{name: name, values: values}, nil
 }
 
-type fileResolver struct{ values map[string]any }
-
-// Validate is called by kong with the whole application; which command was
-// chosen is not known yet, so a key is known when any command has it.
-func (f *fileResolver) Validate(app *kong.Application) error {
-	var known []string
-	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
-		if flag, ok := n.(*kong.Flag); ok {
-			known = append(known, flag.Name)
-		}
-		return next(nil)
-	})
-	for key := range f.values {
-		if !slices.Contains(known, key) {
-			return fmt.Errorf("unknown setting %q in the configuration file", key)
-		}
-	}
-	return nil
+type fileResolver struct {
+	name    string
+	values  map[string]any
+	checked bool
 }
 
-func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+// Validate does nothing: kong calls it only after the values have been used, and
+// a typing mistake must be named before what follows from it.
+func (f *fileResolver) Validate(*kong.Application) error { return nil }
+
+func (f *fileResolver) Resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if !f.checked {
+		if err := f.check(ctx.Model); err != nil {
+			return nil, err
+		}
+		f.checked = true
+	}
 	v, ok := f.values[flag.Name]
 	if !ok {
 		return nil, nil
 	}
 	return v, nil
+}
+
+// check compares keys with the flags of all commands: one file may configure several.
+func (f *fileResolver) check(app *kong.Application) error {
+	var known []string
+	err := kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok {
+			known = append(known, flag.Name)
+		}
+		return next(nil)
+	})
+	for _, key := range slices.Sorted(maps.Keys(f.values)) {
+		if !slices.Contains(known, key) {
+			err = errors.Join(err, fmt.Errorf("%s: unknown setting %q", f.name, key))
+		}
+	}
+	return err
 }
 
 // Secret is a string that never prints.
