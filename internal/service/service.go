@@ -51,6 +51,9 @@ type Runtime struct {
 func (b *Base) Validate() error {
 	var errs []error
 	t, err := region.Load(b.Regions)
+	if b.Region == "" {
+		errs = append(errs, errors.New("--region: name the region this process runs in"))
+	}
 	if err != nil {
 		errs = append(errs, err)
 	} else if _, ok := t.Get(b.Region); !ok {
