@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -204,6 +206,7 @@ func (i *isolated) ask(ctx context.Context, q request) (answer, error) {
 
 func (i *isolated) start(ctx context.Context, k kind) error {
 	_, err := i.ask(ctx, request{Do: doStart, Kind: k})
+	i.status(ctx) // so that a region that doesn't answer later is known
 	return err
 }
 
@@ -256,7 +259,39 @@ func (i *isolated) status(ctx context.Context) []supervise.Status {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err == nil {
-		i.known = out.Processes
+		i.known = i.outside(out.Processes)
 	}
 	return slices.Clone(i.known)
+}
+
+// outside replaces the numbers processes have inside by those they have here.
+func (i *isolated) outside(list []supervise.Status) []supervise.Status {
+	all, err := i.namespace.Processes()
+	if err != nil {
+		all = nil // their numbers stay unknown
+	}
+	numbers := map[int]int{}
+	for _, pid := range all {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
+			numbers[innermostPID(string(b))] = pid
+		}
+	}
+	for n := range list {
+		list[n].PID = numbers[list[n].PID]
+	}
+	return list
+}
+
+// innermostPID reads the last of a process's numbers, that of its own namespace.
+func innermostPID(status string) int {
+	for line := range strings.Lines(status) {
+		numbers, ok := strings.CutPrefix(line, "NSpid:")
+		if f := strings.Fields(numbers); ok && len(f) > 0 {
+			pid, err := strconv.Atoi(f[len(f)-1])
+			if err == nil {
+				return pid
+			}
+		}
+	}
+	return -1
 }

@@ -2,9 +2,11 @@ package platform
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,6 +192,8 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	up.saysWithin(t, "minio      ended (signal: killed)", 10*time.Second)
 	up.saysWithin(t, "minio      ready again", time.Minute)
 
+	killAndStart(t, dir, network)
+
 	// Nothing survives a supervisor that gets no chance to stop anything.
 	require.NoError(t, up.Process.Kill())
 	require.Error(t, up.endsWithin(t, 10*time.Second))
@@ -212,4 +216,31 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	other := startUp(t, append([]string{"--regions", "us"}, args[2:]...)...)
 	require.Error(t, other.endsWithin(t, 20*time.Second))
 	require.Contains(t, other.out.String(), "was made for regions eu; use --regions eu")
+}
+
+// killAndStart loses the only region in every way loopback addresses allow.
+func killAndStart(t *testing.T, dir string, network int) {
+	t.Helper()
+	table, err := (&Command{Regions: []string{"eu"}, Network: network}).table()
+	require.NoError(t, err)
+	eu := table.Regions[0]
+	require.ErrorIs(t, operate(t, dir, opSilence, "eu", "direction", "both"), &Error{Code: NotIsolated})
+	require.NoError(t, operate(t, dir, opHang, "eu"))
+	require.Equal(t, Hung, conditionOf(t, dir, "eu").Condition)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	require.ErrorIs(t, httpReady(eu.S3+"/", http.StatusForbidden, "")(ctx), context.DeadlineExceeded)
+	require.NoError(t, operate(t, dir, opResume, "eu"))
+	until(t, 5*time.Second, httpReady(eu.S3+"/", http.StatusForbidden, ""))
+
+	require.NoError(t, operate(t, dir, opKill, "eu"))
+	require.Empty(t, processesOf(t, dir, "eu"))
+	requireRefused(t, eu)
+	require.ErrorIs(t, operate(t, dir, opHang, "eu"), &Error{Code: AlreadyKilled})
+	require.NoError(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"))
+	require.NoError(t, operate(t, dir, opStop, "eu"))
+	require.Empty(t, processesOf(t, dir, "eu"))
+	require.ErrorIs(t, operate(t, dir, opStop, "eu"), &Error{Code: AlreadyDown})
+	require.NoError(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"))
+	require.Equal(t, Up, conditionOf(t, dir, "eu").Condition)
 }
