@@ -15,7 +15,8 @@ import (
 func watch(t *testing.T, up update) *playertest.Page {
 	t.Helper()
 	require.NotEmpty(t, up.WatchURL, up.Raw)
-	return playertest.Open(t, up.WatchURL)
+	// A small window: the browser draws on the same two cores the encoder works on.
+	return playertest.Open(t, up.WatchURL, playertest.WithSize(640, 480, false))
 }
 
 // played asserts that a page showed the whole video: at least the given share
