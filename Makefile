@@ -78,7 +78,7 @@ web-test:
 test: install-develop tools web-test ## All tests that fit in twenty minutes, on real servers, with the race detector
 	@$(GO) run ./internal/testenv/withservers \
 		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(call packages,-v)
-	@$(GO) test -race -timeout $(TEST_TIMEOUT) -p 1 $(call packages,)
+	@$(GO) test -race -timeout 25m -p 1 $(call packages,)
 
 .PHONY: test-long
 test-long: install-develop tools ## The same tests three times, in a random order
