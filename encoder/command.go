@@ -26,7 +26,7 @@ type Command struct {
 	S3           objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 	Postgres     catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
 	ScratchDir   string         `help:"Directory for temporary files; a directory inside it is emptied at the start." default:"/var/tmp/meridian-encoder" env:"MERIDIAN_SCRATCH_DIR" placeholder:"DIR"`
-	Slots        int            `help:"Tasks done at once; of three or more, two are kept for the first parts of new videos. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_SLOTS"`
+	Slots        int            `help:"Tasks done at once; of four or more, two are kept for the first parts of new videos and one for what viewers may be near. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_SLOTS"`
 	Threads      int            `help:"x264 threads of each rung, fixed in every run this worker plans. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_THREADS"`
 	MaxHeight    int            `help:"Highest rung, in lines of a 16:9 picture." default:"2160" env:"MERIDIAN_ENCODER_MAX_HEIGHT"`
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
@@ -117,7 +117,7 @@ func (c *Command) build(ctx context.Context, rt *service.Runtime) (service.Compo
 	}
 	slots := c.Slots
 	if slots == 0 {
-		slots = 2 + max(1, runtime.GOMAXPROCS(0)/4)
+		slots = 3 + max(1, runtime.GOMAXPROCS(0)/4)
 	}
 	w := &jobs.Worker{Catalog: cat, Conn: conn, Objects: store, Region: rt.Region.Name, Regions: rt.Table.Names(),
 		Slots: slots, Handle: e.handler(), Log: rt.Log, Metrics: jobs.NewMetrics(rt.Metrics)}

@@ -18,6 +18,10 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
+// extraNice is added for rungs that come later: they get what the rungs viewers
+// may be watching leave over.
+const extraNice = 10
+
 // outputOffset moves a chunk's first frame away from 0, in seconds: the muxer
 // would shift negative decode times, and with them all others.
 const outputOffset = 10
@@ -130,6 +134,9 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) ([]rungRe
 		v.Rungs = append(v.Rungs, ffmpeg.Rung{Width: r.Width, Height: r.Height, MaxRate: r.MaxRate, BufferSize: r.BufferSize, Level: r.Level})
 	}
 	limits := j.e.opt.Child
+	if j.t.Class == catalog.Extra {
+		limits.Nice = min(limits.Nice+extraNice, 19)
+	}
 	length := time.Duration(float64(j.end-j.start) / float64(tl.Scale) * float64(time.Second))
 	limits.Wall = wall(length, 60)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,

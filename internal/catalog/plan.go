@@ -90,9 +90,13 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 			return err
 		}
 		task.ID, task.Kind, task.Chunk, task.Spec, task.FramesTotal = TrackTaskID(plan.Asset, plan.RunName(), t.ID, i), string(KindVideo), int32(i), spec, c.Frames
-		task.Class, task.Late = string(Ladder), t.Late
-		if i == 0 && !t.Late {
+		switch {
+		case t.Late:
+			task.Class = string(Extra)
+		case i == 0:
 			task.Class = string(First)
+		default:
+			task.Class = string(Ladder)
 		}
 		if err := q.InsertTask(ctx, task); err != nil {
 			return err

@@ -144,24 +144,28 @@ func pull(ctx context.Context, c jetstream.Consumer, s source) (jetstream.Msg, e
 	return msg, err
 }
 
-// slots counts tasks under way. Two of three or more are kept for class First:
-// one for a new video's first chunk, one for its audio, which goes on to the
-// track's end; of two, one is kept.
+// slots counts tasks under way. Of four or more, two are kept for class First
+// (a new video's first chunk, and its audio, which goes on to the track's end),
+// and neither of Ladder and Extra may hold the last one of the other: what a
+// viewer waits for never stands behind a long task that nobody waits for. With
+// fewer, one is kept for First.
 type slots struct {
-	mu     sync.Mutex
-	total  int
-	used   int
-	others int // used by other classes than First
-	freed  chan struct{}
+	mu    sync.Mutex
+	total int
+	used  map[catalog.Class]int
+	freed chan struct{}
 }
 
-func newSlots(n int) *slots { return &slots{total: n, freed: make(chan struct{})} }
+func newSlots(n int) *slots {
+	return &slots{total: n, used: map[catalog.Class]int{}, freed: make(chan struct{})}
+}
 
 func (s *slots) free(c catalog.Class) bool {
-	if c == catalog.First {
-		return s.used < s.total
+	others := s.used[catalog.Ladder] + s.used[catalog.Extra]
+	if others+s.used[catalog.First] >= s.total {
+		return false
 	}
-	return s.used < s.total && s.others < max(1, s.total-2)
+	return c == catalog.First || others < max(1, s.total-2) && s.used[c] < max(1, s.total-3)
 }
 
 func (s *slots) take(c catalog.Class) bool {
@@ -170,20 +174,14 @@ func (s *slots) take(c catalog.Class) bool {
 	if !s.free(c) {
 		return false
 	}
-	s.used++
-	if c != catalog.First {
-		s.others++
-	}
+	s.used[c]++
 	return true
 }
 
 func (s *slots) release(c catalog.Class) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used--
-	if c != catalog.First {
-		s.others--
-	}
+	s.used[c]--
 	close(s.freed)
 	s.freed = make(chan struct{})
 }

@@ -40,8 +40,8 @@ type Worker struct {
 	// Region is the own one, Regions the names of all.
 	Region  string
 	Regions []string
-	// Slots is how many tasks are done at once, at least 1. Of three or more, two,
-	// are kept for tasks of class First; of two, one.
+	// Slots is how many tasks are done at once, at least 1. Of four or more, two
+	// are kept for tasks of class First and one for Ladder; of two or three, one.
 	Slots  int
 	Handle Handler
 	Log    *slog.Logger

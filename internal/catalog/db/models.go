@@ -138,7 +138,6 @@ type Task struct {
 	Kind         string
 	Track        string
 	Chunk        int32
-	Late         bool
 	Spec         json.RawMessage
 	State        string
 	Attempt      int32

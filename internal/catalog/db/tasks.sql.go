@@ -66,7 +66,7 @@ WHERE id = (
     WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
     ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Duration) (Task, error) {
@@ -81,7 +81,6 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 		&i.Kind,
 		&i.Track,
 		&i.Chunk,
-		&i.Late,
 		&i.Spec,
 		&i.State,
 		&i.Attempt,
@@ -112,7 +111,7 @@ UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_
     lease_until = now() + $2::interval
 WHERE id = $3 AND failures < $4::integer
   AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type ClaimTaskParams struct {
@@ -140,7 +139,6 @@ func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, err
 		&i.Kind,
 		&i.Track,
 		&i.Chunk,
-		&i.Late,
 		&i.Spec,
 		&i.State,
 		&i.Attempt,
@@ -225,7 +223,7 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 
 const dispatchable = `-- name: Dispatchable :many
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.late, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.late, t.created_at, t.chunk, t.id) AS place
+    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
@@ -243,8 +241,7 @@ type DispatchableRow struct {
 	FramesTotal int64
 }
 
-// Tasks waiting for a message, oldest first within each owner and placement, late tracks after all others,
-// a track's chunks in order; lost messages count as never sent.
+// Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
 func (q *Queries) Dispatchable(ctx context.Context, class string, lost time.Duration, perOwner int32) ([]DispatchableRow, error) {
 	rows, err := q.db.Query(ctx, dispatchable, class, lost, perOwner)
 	if err != nil {
@@ -313,7 +310,7 @@ func (q *Queries) DropLease(ctx context.Context, name string, holder string) err
 }
 
 const expiredForGood = `-- name: ExpiredForGood :many
-SELECT id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
 WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval AND failures + 1 >= $2::integer
 ORDER BY lease_until LIMIT $3
 `
@@ -337,7 +334,6 @@ func (q *Queries) ExpiredForGood(ctx context.Context, grace time.Duration, maxFa
 			&i.Kind,
 			&i.Track,
 			&i.Chunk,
-			&i.Late,
 			&i.Spec,
 			&i.State,
 			&i.Attempt,
@@ -417,7 +413,7 @@ func (q *Queries) ForgetWorkers(ctx context.Context) error {
 }
 
 const getTask = `-- name: GetTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
 `
 
 func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
@@ -432,7 +428,6 @@ func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
 		&i.Kind,
 		&i.Track,
 		&i.Chunk,
-		&i.Late,
 		&i.Spec,
 		&i.State,
 		&i.Attempt,
@@ -472,9 +467,9 @@ func (q *Queries) HoldLease(ctx context.Context, name string, holder string, ttl
 }
 
 const insertTask = `-- name: InsertTask :exec
-INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, late, spec, region, pinned, frames_total, not_before)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-        now() + $14::interval)
+INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, not_before)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+        now() + $13::interval)
 ON CONFLICT (id) DO NOTHING
 `
 
@@ -487,7 +482,6 @@ type InsertTaskParams struct {
 	Kind        string
 	Track       string
 	Chunk       int32
-	Late        bool
 	Spec        json.RawMessage
 	Region      string
 	Pinned      []string
@@ -505,7 +499,6 @@ func (q *Queries) InsertTask(ctx context.Context, arg InsertTaskParams) error {
 		arg.Kind,
 		arg.Track,
 		arg.Chunk,
-		arg.Late,
 		arg.Spec,
 		arg.Region,
 		arg.Pinned,
@@ -618,7 +611,7 @@ UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, le
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
 WHERE id = $5 AND attempt = $6 AND state = 'running'
-RETURNING id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
 `
 
 type RetryTaskParams struct {
@@ -650,7 +643,6 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 		&i.Kind,
 		&i.Track,
 		&i.Chunk,
-		&i.Late,
 		&i.Spec,
 		&i.State,
 		&i.Attempt,
@@ -690,7 +682,7 @@ func (q *Queries) ReturnTask(ctx context.Context, iD string, attempt int32) (int
 }
 
 const unburied = `-- name: Unburied :many
-SELECT id, asset, run, owner, class, kind, track, chunk, late, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
 `
 
 func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
@@ -711,7 +703,6 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 			&i.Kind,
 			&i.Track,
 			&i.Chunk,
-			&i.Late,
 			&i.Spec,
 			&i.State,
 			&i.Attempt,

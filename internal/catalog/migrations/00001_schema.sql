@@ -129,8 +129,6 @@ CREATE TABLE tasks (
     kind          text NOT NULL CHECK (kind IN ('plan', 'video', 'audio', 'extra', 'cleanup')),
     track         text NOT NULL DEFAULT '',
     chunk         integer NOT NULL DEFAULT 0,
-    -- Of a track that joins later: waits until nothing a viewer may be near is queued.
-    late          boolean NOT NULL DEFAULT false,
     spec          jsonb NOT NULL DEFAULT '{}',
     state         text NOT NULL DEFAULT 'queued'
                   CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),

@@ -1,6 +1,6 @@
 -- name: InsertTask :exec
-INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, late, spec, region, pinned, frames_total, not_before)
-VALUES (@id, @asset, @run, @owner, @class, @kind, @track, @chunk, @late, @spec, @region, @pinned, @frames_total,
+INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, not_before)
+VALUES (@id, @asset, @run, @owner, @class, @kind, @track, @chunk, @spec, @region, @pinned, @frames_total,
         now() + @delay::interval)
 ON CONFLICT (id) DO NOTHING;
 
@@ -73,10 +73,9 @@ SELECT held.asset, held.asset, @objects, @event, @effect, now() + @hold::interva
 RETURNING id;
 
 -- name: Dispatchable :many
--- Tasks waiting for a message, oldest first within each owner and placement, late tracks after all others,
--- a track's chunks in order; lost messages count as never sent.
+-- Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.*, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.late, t.created_at, t.chunk, t.id) AS place
+    SELECT t.*, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - @lost::interval)
