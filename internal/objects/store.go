@@ -97,15 +97,21 @@ func newBucket(r region.Region, cfg Config) (*Bucket, error) {
 		Region: r.Name, name: cfg.Bucket, core: core, tr: tr,
 		breaker: gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 			Name: r.Name, MaxRequests: 1, Interval: 10 * time.Second, Timeout: time.Second,
-			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 3 },
-			IsSuccessful: func(err error) bool { return err == nil || definite(err) || errors.Is(err, context.Canceled) },
+			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 3 },
+			IsSuccessful: func(err error) bool {
+				return err == nil || definite(err) || errors.Is(err, context.Canceled) || errors.As(err, new(*SourceError))
+			},
 		}),
 	}, nil
 }
 
 // definite reports whether err is an answer of a healthy store rather than a failure to get one.
 func definite(err error) bool {
-	code := minio.ToErrorResponse(err).StatusCode
+	code := 0
+	var answer minio.ErrorResponse
+	if errors.As(err, &answer) { // wherever in the chain: a store without our bucket is alive too
+		code = answer.StatusCode
+	}
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) || code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
 }
 

@@ -173,6 +173,16 @@ func (m *MinIOServer) Kill() error {
 	return err
 }
 
+// Wipe removes the data of a killed server: it starts again with an empty disk.
+func (m *MinIOServer) Wipe() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.p != nil {
+		return errors.New("minio still runs")
+	}
+	return os.RemoveAll(filepath.Join(m.dir, "data"))
+}
+
 // Hang makes the server accept connections and answer nothing until Resume.
 func (m *MinIOServer) Hang() error {
 	if err := m.signal(syscall.SIGSTOP); err != nil {

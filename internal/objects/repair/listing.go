@@ -1,0 +1,140 @@
+package repair
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+const (
+	pageSize = 1000
+	// pageTimeout bounds one page; a region that needs longer is left out of the pass.
+	pageTimeout = 6 * time.Second
+)
+
+// list returns up to pageSize objects after a key; fewer are the last.
+func list(ctx context.Context, b *objects.Bucket, prefix, after string) ([]objects.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	var page []objects.Info
+	err := b.List(ctx, prefix, after, func(i objects.Info) bool {
+		page = append(page, i)
+		return len(page) < pageSize
+	})
+	return page, err
+}
+
+// pages lists everything below a prefix and calls f with each page.
+func pages(ctx context.Context, b *objects.Bucket, prefix string, f func([]objects.Info) error) error {
+	for after := ""; ; {
+		page, err := list(ctx, b, prefix, after)
+		if err != nil {
+			return err
+		}
+		if err := f(page); err != nil || len(page) < pageSize {
+			return err
+		}
+		after = page[len(page)-1].Key
+	}
+}
+
+// cursor walks one region's listing, a page ahead of its reader.
+type cursor struct {
+	bucket *objects.Bucket
+	in     chan []objects.Info
+	err    error // why the listing broke off; read after in is closed
+	page   []objects.Info
+	ended  bool
+}
+
+func (c *cursor) fetch(ctx context.Context, prefix string) {
+	defer close(c.in)
+	c.err = pages(ctx, c.bucket, prefix, func(page []objects.Info) error {
+		select {
+		case c.in <- page:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+}
+
+// head returns the next object, nil at the end or after a failure.
+func (c *cursor) head() *objects.Info {
+	for len(c.page) == 0 && !c.ended {
+		page, ok := <-c.in
+		c.page, c.ended = page, !ok
+	}
+	if len(c.page) == 0 {
+		return nil
+	}
+	return &c.page[0]
+}
+
+// entry is one key over all regions.
+type entry struct {
+	objects.Info        // of the nearest region that has it
+	holders      uint64 // bits by region
+	differ       bool   // its size isn't the same everywhere
+}
+
+// merge calls f for every key below prefix in any of the regions but those in
+// skip, in key order. Regions that can't be listed, or not to the end, are
+// returned. Only a failure of the first region, the own, is an error.
+func merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix string, f func(entry) error) (away uint64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	defer cancel()
+	cursors := make([]*cursor, len(regions))
+	away = skip
+	for i, b := range regions {
+		if skip&(1<<i) != 0 {
+			continue
+		}
+		c := &cursor{bucket: b, in: make(chan []objects.Info, 1)}
+		cursors[i] = c
+		fetching.Go(func() { c.fetch(ctx, prefix) })
+	}
+	for {
+		var e entry
+		for i, c := range cursors {
+			if c == nil {
+				continue
+			}
+			h := c.head()
+			if h == nil {
+				cursors[i] = nil
+				if c.err == nil {
+					continue
+				}
+				if i == 0 {
+					return away, fmt.Errorf("own listing: %w", c.err)
+				}
+				away |= 1 << i
+				continue
+			}
+			switch {
+			case e.holders == 0 || h.Key < e.Key:
+				e = entry{Info: *h, holders: 1 << i}
+			case h.Key == e.Key:
+				e.holders |= 1 << i
+				e.differ = e.differ || h.Size != e.Size
+			}
+		}
+		if e.holders == 0 {
+			return away, ctx.Err()
+		}
+		for i, c := range cursors {
+			if c != nil && e.holders&(1<<i) != 0 {
+				c.page = c.page[1:]
+			}
+		}
+		if err := f(e); err != nil {
+			return away, err
+		}
+	}
+}

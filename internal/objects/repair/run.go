@@ -1,0 +1,177 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+const (
+	// watchEvery is how often the own store is looked at, to notice that it is
+	// back, or back and empty.
+	watchEvery   = 2 * time.Second
+	watchTimeout = 3 * time.Second
+	// retryPause follows a pass that failed.
+	retryPause = 5 * time.Second
+	// silentFor is how long a region that didn't answer isn't asked for hints.
+	silentFor   = 10 * time.Second
+	hintTimeout = 2 * time.Minute
+	// collectFirst is when the first search for what no longer counts starts.
+	collectFirst = time.Minute
+)
+
+// everything is what a full pass compares, what edges need to decide first.
+var everything = []string{objects.KeysJournal, objects.PurgesJournal, objects.RoutingJournal, "streams/", "sources/", "work/"}
+
+// Run repairs until ctx ends.
+func (r *Repair) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { r.watch(ctx); return nil })
+	g.Go(func() error { r.compare(ctx); return nil })
+	g.Go(func() error { r.follow(ctx); return nil })
+	g.Go(func() error { r.collect(ctx); return nil })
+	return g.Wait()
+}
+
+// watch has a pass start at once when the own store comes back.
+func (r *Repair) watch(ctx context.Context) {
+	own, away, said := r.regions[0], false, ""
+	for sleep(ctx, watchEvery) {
+		wctx, cancel := context.WithTimeout(ctx, watchTimeout)
+		_, err := own.Stat(wctx, objects.HealthKey(own.Region))
+		if errors.Is(err, objects.ErrNotFound) {
+			// Its disk is empty, or new.
+			away = true
+			err = own.Prepare(wctx)
+		}
+		cancel()
+		if err != nil {
+			away = true
+			if ctx.Err() == nil && err.Error() != said {
+				said = err.Error()
+				r.Log.Warn("repair: the own store doesn't answer", "err", err)
+			}
+			continue
+		}
+		if away {
+			away, said = false, ""
+			r.Log.Info("repair: the own store is back; comparing it with the others")
+			r.soon()
+		}
+	}
+}
+
+// compare makes one full pass after the other.
+func (r *Repair) compare(ctx context.Context) {
+	for {
+		pause := jitter(r.cfg.Interval)
+		again, err := r.fullPass(ctx)
+		if err != nil {
+			pause = min(retryPause, r.cfg.Interval)
+		}
+		if again {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (r *Repair) fullPass(ctx context.Context) (again bool, err error) {
+	started := time.Now()
+	p := r.newPass(true)
+	err = p.run(ctx, everything...)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	s := r.Status()
+	s.Behind, s.Unplaced, s.Skipped, s.Err = int(p.behind.Load()), p.unplaced, p.skipped(), err
+	if err == nil {
+		s.Passes, s.LastPass = s.Passes+1, time.Now()
+	}
+	r.status.Store(&s)
+	r.Metrics.passed(s, p.names, time.Since(started))
+	switch {
+	case err != nil:
+		r.Log.Warn("repair: pass failed", "err", err, "behind", s.Behind)
+	case s.Behind > 0 || s.Unplaced > 0 || len(s.Skipped) > 0:
+		r.Log.Info("repair: pass", "behind", s.Behind, "unplaced", s.Unplaced, "skipped", s.Skipped, "took", time.Since(started))
+	}
+	return err == nil && p.overflow, err
+}
+
+// follow works on hints, one asset at a time.
+func (r *Repair) follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.hinted:
+		}
+		for asset, whole, ok := r.nextHint(); ok && ctx.Err() == nil; asset, whole, ok = r.nextHint() {
+			r.hint(ctx, asset, whole)
+		}
+	}
+}
+
+func (r *Repair) nextHint() (asset string, whole, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for asset, whole = range r.hints {
+		delete(r.hints, asset)
+		return asset, whole, true
+	}
+	return "", false, false
+}
+
+func (r *Repair) hint(ctx context.Context, asset string, whole bool) {
+	ctx, cancel := context.WithTimeout(ctx, hintTimeout)
+	defer cancel()
+	p := r.newPass(false)
+	for i, name := range p.names {
+		if i > 0 && time.Now().Before(r.silent[name]) {
+			p.away |= 1 << i
+		}
+	}
+	before := p.away
+	prefix := objects.PlaybackJournal(asset)
+	if whole {
+		prefix = objects.StreamPrefix(asset)
+	}
+	if err := p.run(ctx, prefix); err != nil && ctx.Err() == nil {
+		r.Log.Debug("repair: hint; the next pass does it", "asset", asset, "err", err)
+	}
+	for i, name := range p.names {
+		if (p.away&^before)&(1<<i) != 0 {
+			r.silent[name] = time.Now().Add(silentFor)
+		}
+	}
+}
+
+// jitter spreads passes of regions over time.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + rand.N(d/2+1)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (s Status) skipped(name string) bool { return slices.Contains(s.Skipped, name) }
