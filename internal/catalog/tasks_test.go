@@ -101,7 +101,7 @@ func TestCommitPlan(t *testing.T) {
 		require.NoError(t, rows.Scan(&id, &class, &kind))
 		tasks = append(tasks, id[27:]+" "+class+" "+kind)
 	}
-	require.Equal(t, []string{"r1/a0/00000 first audio", "r1/v0/00000 first video", "r1/v0/00001 ladder video", "r1/v1/00000 ladder video"}, tasks)
+	require.Equal(t, []string{"r1/a0/00000 first audio", "r1/v0/00000 first video", "r1/v0/00001 ladder video", "r1/v1/00000 extra video"}, tasks)
 	a, err := c.GetAsset(ctx, "ann", id)
 	require.NoError(t, err)
 	require.Equal(t, 6*time.Second, a.Duration)
