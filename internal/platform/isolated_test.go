@@ -231,7 +231,15 @@ func TestIsolatedRegionsSurviveTheLossOfTheLeaders(t *testing.T) {
 	both()
 
 	hangAndResume(t, dir, lost, both)
-	silenceAndHeal(t, dir, lost, both)
+	// The silent one leads: it must give up by itself, and follow when it is heard.
+	silent := c.leader(t)
+	silenceAndHeal(t, dir, silent, both)
+	begin = time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	how, err := c.plan.awaitRejoined(ctx, silent)
+	require.NoError(t, err)
+	t.Logf("region %s heard again: PostgreSQL %s after %s", silent.Name, how, time.Since(begin).Round(100*time.Millisecond))
 
 	// Every acknowledged write is there, in the region that was lost too.
 	local := strings.Replace(c.dsn, c.plan.table.PostgresDSNHosts("us"), lost.Postgres, 1)

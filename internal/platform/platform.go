@@ -275,7 +275,20 @@ func (p *platform) fill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.plan.prepareDatabase(ctx) })
+	g.Go(func() error {
+		if err := p.plan.prepareDatabase(ctx); err != nil {
+			return err
+		}
+		// A follower which doesn't know the database yet refuses those who ask it first.
+		members, ctx := errgroup.WithContext(ctx)
+		for _, r := range control(p.opt.Table) {
+			members.Go(func() error {
+				_, err := p.plan.awaitRejoined(ctx, r)
+				return err
+			})
+		}
+		return members.Wait()
+	})
 	for _, r := range p.opt.Table.Regions {
 		g.Go(func() error { return p.plan.prepareObjects(ctx, r) })
 	}

@@ -48,7 +48,13 @@ func stateDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/tmp", "meridian-up-")
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("kept with all logs: %s", dir)
+			return
+		}
+		os.RemoveAll(dir)
+	})
 	return filepath.Join(dir, "state")
 }
 
@@ -104,8 +110,11 @@ func startUp(t *testing.T, args ...string) *upProcess {
 // saysWithin waits until the output holds text.
 func (u *upProcess) saysWithin(t *testing.T, text string, d time.Duration) {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(u.out.String(), text) }, d, 20*time.Millisecond,
-		"no %q in the output", text)
+	for deadline := time.Now().Add(d); !strings.Contains(u.out.String(), text); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %q in the output:\n%s", text, u.out)
+		}
+	}
 }
 
 func (u *upProcess) endsWithin(t *testing.T, d time.Duration) error {

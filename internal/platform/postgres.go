@@ -119,9 +119,9 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 			"parameters": obj{
 				"max_connections": 200, "max_wal_senders": 10, "max_replication_slots": 10,
 				"wal_level": "replica", "hot_standby": "on", "wal_log_hints": "on",
-				// What a region may miss and still catch up. pg_rewind copies all of it,
-				// and what is kept for reuse too.
-				"wal_keep_size": "128MB", "min_wal_size": "32MB",
+				// What a region may miss and still catch up. pg_rewind copies all of it and
+				// what is kept for reuse, a megabyte in two round trips.
+				"wal_keep_size": "128MB", "min_wal_size": "16MB",
 				// A standby that has gone silent must not hold commits for the default
 				// minute, and one whose leader has must soon look for it again.
 				"wal_sender_timeout": silence, "wal_receiver_timeout": silence, "wal_retrieve_retry_interval": "1s",
@@ -142,7 +142,7 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 		"scope": "meridian", "name": r.Name,
 		"restapi":   obj{"listen": at(r, portPatroni), "connect_address": at(r, portPatroni)},
 		"etcd3":     obj{"hosts": etcd},
-		"bootstrap": obj{"dcs": dcs, "initdb": []any{obj{"encoding": "UTF8"}, obj{"locale": "C.UTF-8"}, "data-checksums"}},
+		"bootstrap": obj{"dcs": dcs, "initdb": []any{obj{"encoding": "UTF8"}, obj{"locale": "C.UTF-8"}, obj{"wal-segsize": "4"}, "data-checksums"}},
 		"postgresql": obj{
 			"listen": r.Postgres, "connect_address": r.Postgres,
 			"data_dir": data, "bin_dir": bin, "pgpass": filepath.Join(home, "pgpass"),
@@ -157,6 +157,8 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 			"pg_hba": hba,
 			// A spread checkpoint would keep a new member waiting.
 			"basebackup": []any{obj{"checkpoint": "fast"}},
+			// A member that can't be wound back is copied anew.
+			"remove_data_directory_on_rewind_failure": true,
 		},
 	}
 }
