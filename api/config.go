@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"github.com/meridian-video/meridian/api/upload"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/token"
 )
@@ -26,10 +28,12 @@ type Command struct {
 	Upload          upload.Config  `embed:"" prefix:"upload-" envprefix:"MERIDIAN_UPLOAD_"`
 	S3              objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 	Postgres        catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
+	Repair          repair.Config  `embed:"" prefix:"repair-" envprefix:"MERIDIAN_REPAIR_"`
 }
 
 // keys are the parsed signing keys.
 type keys struct {
+	root             ed25519.PublicKey
 	record, playback *token.Signer
 	// set is the first key set, nil when none is configured.
 	set []byte
@@ -38,7 +42,7 @@ type keys struct {
 // Validate lists every problem of the configuration.
 func (c *Command) Validate() error {
 	_, kerr := c.keys()
-	errs := []error{c.Base.Validate(), c.Upload.Validate(), kerr}
+	errs := []error{c.Base.Validate(), c.Upload.Validate(), c.Repair.Validate(), kerr}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen: %w", err))
 	}
@@ -60,6 +64,7 @@ func (c *Command) keys() (keys, error) {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("--root-public-key: %w", err))
 	}
+	k.root = root
 	if k.record, err = token.ParseSigner(c.RecordKey.Reveal()); err != nil {
 		errs = append(errs, fmt.Errorf("--record-key: %w", err))
 	}

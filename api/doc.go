@@ -1,7 +1,7 @@
 // Package api is the HTTP API of a region (`meridian api`): API keys, assets,
 // resumable uploads, playback tokens and server-sent events. The process also
 // keeps the control plane moving: it migrates the catalog, publishes the outbox,
-// dispatches work and sweeps up.
+// dispatches work, sweeps up and repairs the region's object store.
 //
 // Invariants
 //

@@ -26,6 +26,7 @@ import (
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/objects/objectstest"
+	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/telemetry"
@@ -78,6 +79,7 @@ func newPlatform(t testing.TB) *platform {
 		PlaybackKey: secret(token.PlaybackKeyFile), KeySet: secret(token.KeySetFile), BootstrapAPIKey: adminKey, EventStreams: 8,
 		Upload:   upload.Config{MaxBytes: 64 << 20, MaxOpen: 4, PartBytes: 256 << 10, SpoolDir: t.TempDir()},
 		S3:       objectstest.Config(servers[0]),
+		Repair:   repair.Config{Interval: time.Minute, Collect: 10 * time.Minute, Parallel: 4, Bandwidth: 64},
 		Postgres: catalog.Config{User: u.User.Username(), Database: strings.TrimPrefix(u.Path, "/")},
 	}}
 	return p

@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-video/meridian/internal/jobs"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/service"
 )
 
@@ -44,6 +45,8 @@ type component struct {
 	feed    *feed.Feed
 	uploads *upload.Handler
 	server  *Server
+	keySets *journal.Keys
+	repair  *repair.Repair
 
 	// Steps of preparation that aren't done yet; Ready names them.
 	migrated, bucket, published atomic.Bool
@@ -73,7 +76,8 @@ func (c *Command) build(_ context.Context, rt *service.Runtime) (service.Compone
 		cat.Close()
 		return nil, err
 	}
-	a := &component{cfg: c, rt: rt, keys: k, catalog: cat, store: store, conn: conn}
+	a := &component{cfg: c, rt: rt, keys: k, catalog: cat, store: store, conn: conn, keySets: journal.NewKeys(store, k.root, rt.Log)}
+	a.repair = repair.New(c.Repair, repair.Deps{Store: store, Catalog: cat, Keys: a.keySets.Current, Log: rt.Log, Metrics: repair.NewMetrics(rt.Metrics)})
 	a.feed = feed.New(func(ctx context.Context, after uint64) (feed.Subscription, error) {
 		if err := conn.Setup(ctx); err != nil {
 			return nil, err
@@ -109,8 +113,14 @@ func (a *component) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, l) })
 	g.Go(func() error { return a.feed.Run(ctx) })
+	g.Go(func() error { return a.keySets.Run(ctx) })
+	g.Go(func() error { return hintRepair(ctx, a.feed, a.repair) })
 	g.Go(func() error {
-		return a.until(ctx, "prepare the bucket", &a.bucket, func(ctx context.Context) error { return a.store.Own().Prepare(ctx) })
+		err := a.until(ctx, "prepare the bucket", &a.bucket, func(ctx context.Context) error { return a.store.Own().Prepare(ctx) })
+		if err != nil || !a.bucket.Load() {
+			return err
+		}
+		return a.repair.Run(ctx)
 	})
 	g.Go(func() error { return a.until(ctx, "publish the first key set", &a.published, a.publishKeys) })
 	g.Go(func() error {

@@ -122,14 +122,14 @@ func (r *Repair) Hint(asset string, whole bool) {
 	}
 	r.mu.Unlock()
 	if full {
-		r.soon()
+		r.Soon()
 		return
 	}
 	poke(r.hinted)
 }
 
-// soon has the next full pass start at once.
-func (r *Repair) soon() { poke(r.kick) }
+// Soon has the next full pass start at once.
+func (r *Repair) Soon() { poke(r.kick) }
 
 func poke(c chan struct{}) {
 	select {

@@ -62,7 +62,7 @@ func (r *Repair) watch(ctx context.Context) {
 		if away {
 			away, said = false, ""
 			r.Log.Info("repair: the own store is back; comparing it with the others")
-			r.soon()
+			r.Soon()
 		}
 	}
 }
