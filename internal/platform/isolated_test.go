@@ -374,3 +374,40 @@ func silenceAndHeal(t *testing.T, dir string, r region.Region, both func() (_, _
 	require.NoError(t, dial())
 	require.Equal(t, Up, conditionOf(t, dir, r.Name).Condition)
 }
+
+func TestIsolatedRegionComesBackByItselfAndStopsInOrder(t *testing.T) {
+	needRoot(t)
+	dir := stateDir(t)
+	args := []string{"--regions", "eu", "--isolated", "--network", "1", "--stores-only", "--state", dir, "--client-config", "none"}
+	up := startUp(t, args...)
+	up.saysWithin(t, "are ready after", startTimeout)
+
+	require.NoError(t, syscall.Kill(agentOf(t, dir, "eu"), syscall.SIGKILL))
+	up.saysWithin(t, "eu  ended by itself", 10*time.Second)
+	up.saysWithin(t, "eu  up again", time.Minute)
+	require.Equal(t, Up, conditionOf(t, dir, "eu").Condition)
+
+	require.NoError(t, operate(t, dir, opSilence, "eu", "direction", "both"))
+	require.NoError(t, operate(t, dir, opHang, "eu"))
+	require.NoError(t, up.Process.Signal(syscall.SIGINT), "a silent and hung region is stopped in order too")
+	require.NoError(t, up.endsWithin(t, time.Minute), up.out.String())
+	require.NotContains(t, up.out.String(), "not everything stopped")
+	require.Empty(t, processesOf(t, dir, "eu"))
+
+	loopback := startUp(t, append([]string{"--regions", "eu"}, args[3:]...)...)
+	require.Error(t, loopback.endsWithin(t, 20*time.Second))
+	require.Contains(t, loopback.out.String(), "was made for isolated regions; start with --isolated")
+}
+
+// agentOf is the first process of a region.
+func agentOf(t *testing.T, dir, name string) int {
+	t.Helper()
+	for _, pid := range processesOf(t, dir, name) {
+		cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(cmd), "\x00region-agent\x00") {
+			return pid
+		}
+	}
+	t.Fatal("no agent")
+	return 0
+}

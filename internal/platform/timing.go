@@ -27,10 +27,10 @@ func timingFor(t *region.Table) timing {
 		}
 	}
 	out := timing{
-		// etcd asks for half to one and a half round trips, and for an election of
+		// etcd asks for about a round trip, and for an election of
 		// at least five heartbeats. The longer the election, the longer Patroni is
 		// without etcd when the leaders of both lived in the region that was lost.
-		etcdHeartbeat: max(100*time.Millisecond, rtt/2),
+		etcdHeartbeat: max(100*time.Millisecond, rtt),
 		etcdElection:  max(time.Second, 5*rtt),
 		patroniLoop:   time.Second,
 		// A question may need two round trips, and to be asked again.
