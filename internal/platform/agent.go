@@ -49,8 +49,7 @@ type setup struct {
 	Executable string `json:"executable"`
 }
 
-// answer is an event, or the answer to the request with its ID. Events are sent
-// in order with the answers: all that led to one come before it.
+// answer is an event, or the answer to the request with its ID.
 type answer struct {
 	ID        uint64             `json:"id,omitempty"`
 	Event     *supervise.Event   `json:"event,omitempty"`
@@ -174,6 +173,9 @@ func (a *agent) write(ctx context.Context) error {
 		err := a.conn.SetWriteDeadline(time.Now().Add(agentWrite))
 		if err == nil {
 			err = enc.Encode(out)
+		}
+		if lost := a.lost.Swap(0); lost > 0 {
+			fmt.Fprintf(os.Stderr, "region-agent: %d events were lost: the platform didn't read them\n", lost)
 		}
 		if err != nil && ctx.Err() == nil {
 			// Without the platform there is no region.

@@ -11,6 +11,18 @@
 // another PostgreSQL, other regions than before, a full disk) is found before
 // the first process starts and said together with what to do.
 //
+// A region has one of two places. On loopback addresses its processes are a group
+// of our supervisor. Isolated, it has a PID and a network namespace in a network
+// of internal/wan, and a first process of its own there, an agent that supervises
+// the others and ends them with itself: what dies of a region dies at once.
+// Either can be killed, hung, stopped and started while the others run, the
+// isolated also be silenced, through a socket in the state directory. Nothing of
+// a region killed or stopped on purpose is started again before it is asked for;
+// one whose agent dies by itself is. One operation at a time changes a region;
+// killing or stopping it interrupts its start. A region is said to be back when
+// PostgreSQL follows its leader up to where that was, JetStream is current and
+// everything is ready.
+//
 // Starting goes by readiness: stores, then what they must hold (database, role,
 // buckets), then services. A process that crashes is restarted and it is said.
 // Stopping goes the other way, so that nothing loses what it stands on before it

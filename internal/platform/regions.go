@@ -24,7 +24,7 @@ const (
 	maxLostBackoff     = 30 * time.Second
 )
 
-// site returns the named region and makes the caller the only one to change it.
+// hold returns the named region and makes the caller the only one to change it.
 func (p *platform) hold(ctx context.Context, name string) (*site, func(), error) {
 	s := p.site(name)
 	if s == nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -454,4 +455,18 @@ func BenchmarkThroughput(b *testing.B) {
 	for b.Loop() {
 		b.ReportMetric(transfer(b, n, 512<<20)/1e9, "Gbit/s")
 	}
+}
+
+func TestTopologyMovesWithItsTable(t *testing.T) {
+	table, err := region.Isolated("eu")
+	require.NoError(t, err)
+	b, err := table.Marshal()
+	require.NoError(t, err)
+	moved, err := region.Parse([]byte(strings.ReplaceAll(string(b), "198.18.", "198.19.")))
+	require.NoError(t, err)
+	cfg, err := Topology(moved)
+	require.NoError(t, err)
+	require.Equal(t, "198.19.0.0/16", cfg.Prefix.String())
+	require.Equal(t, "198.19.11.1/24", cfg.Nodes[1].Addresses[0].String())
+	require.Equal(t, "198.19.254.1/32", cfg.Nodes[2].Addresses[0].String())
 }
