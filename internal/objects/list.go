@@ -12,10 +12,9 @@ import (
 // the first key after startAfter, until f returns false.
 func (b *Bucket) List(ctx context.Context, prefix, startAfter string, f func(Info) bool) error {
 	return b.guard(func() error {
-		ctx, cancel := context.WithCancel(ctx) // ends the listing when f has seen enough
-		defer cancel()
 		opt := minio.ListObjectsOptions{Prefix: prefix, StartAfter: startAfter, Recursive: true}
-		for o := range b.core.Client.ListObjects(ctx, b.name, opt) {
+		// The iterator, for the channel leaks its goroutine when it isn't drained.
+		for o := range b.core.Client.ListObjectsIter(ctx, b.name, opt) {
 			if o.Err != nil {
 				return fmt.Errorf("list %s: %w", prefix, cause(ctx, o.Err))
 			}
