@@ -13,10 +13,10 @@ tool = $(CACHE)/bin/$(1)@$(shell sed -n 's|^.*$(2) \(v[^ ]*\).*|\1|p' tools/$(1)
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT ?= 15m
 TEST_PACKAGES ?= ./...
-# Packages that watch video in a browser run last and alone: nobody can be
-# shown a video without a stall while other tests take the machine.
-WATCHING := /(internal/e2e|web/playertest)$$
-packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(WATCHING)')
+# Packages that start whole platforms or watch video in a browser run last and
+# alone: they promise times, which mean nothing while other tests take the machine.
+ALONE := /(internal/platform|internal/e2e|web/playertest)$$
+packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(ALONE)')
 
 .PHONY: help
 help: ## Show this list

@@ -15,14 +15,16 @@ import (
 
 // commands is the table of subcommands; each type's Run method does the work.
 type commands struct {
-	Up        platform.Command       `cmd:"" help:"Start the platform on this machine: every region and its stores."`
-	Status    platform.StatusCommand `cmd:"" help:"Show the processes of the platform running here."`
-	Upload    cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
-	Assets    cmd.Assets             `cmd:"" help:"List, show and delete assets."`
-	API       api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`
-	Encoder   encoder.Command        `cmd:"" help:"Run an encoding worker."`
-	GeoDNS    geodns.Command         `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages."`
-	EdgeCache edgecache.Command      `cmd:"" help:"Run an edge cache."`
+	Up          platform.Command       `cmd:"" help:"Start the platform on this machine: every region and its stores."`
+	Status      platform.StatusCommand `cmd:"" help:"Show the processes of the platform running here."`
+	Region      platform.RegionCommand `cmd:"" help:"Kill, hang, silence, stop and start regions of the platform running here."`
+	RegionAgent platform.AgentCommand  `cmd:"" hidden:""`
+	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
+	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`
+	API         api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`
+	Encoder     encoder.Command        `cmd:"" help:"Run an encoding worker."`
+	GeoDNS      geodns.Command         `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages."`
+	EdgeCache   edgecache.Command      `cmd:"" help:"Run an edge cache."`
 }
 
 func main() { os.Exit(cli.Main(os.Args[1:], &commands{})) }
