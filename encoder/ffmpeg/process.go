@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Limits bound one child.
@@ -110,9 +108,14 @@ type Process struct {
 
 // Start runs the command. The caller reads every output to its end, then calls Wait.
 func Start(ctx context.Context, c Command) (*Process, error) {
+	path, err := exec.LookPath(c.Name)
+	if err != nil {
+		return nil, &Error{Name: c.Name, Reason: ReasonStart, Err: err}
+	}
 	p := &Process{name: c.Name, done: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
-	p.cmd = exec.CommandContext(p.ctx, c.Name, c.Args...)
+	line := c.Limits.under(path, c.Args)
+	p.cmd = exec.CommandContext(p.ctx, line[0], line[1:]...)
 	p.cmd.Stderr = &p.log
 	// A group of its own, so that what it starts dies with it; and with us, even by SIGKILL.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -136,7 +139,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		ours = append(ours, r)
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, w)
 	}
-	err := p.cmd.Start()
+	err = p.cmd.Start()
 	closeAll(p.cmd.ExtraFiles)
 	if err != nil {
 		closeAll(ours)
@@ -144,7 +147,6 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		return nil, &Error{Name: c.Name, Reason: ReasonStart, Err: err}
 	}
 	p.progress, p.outputs = ours[0], ours[1:]
-	p.restrain(c.Limits)
 	p.touch()
 	if c.Limits.Wall > 0 {
 		p.wall = time.AfterFunc(c.Limits.Wall, func() { p.cancel(errWall) })
@@ -154,26 +156,23 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	return p, nil
 }
 
-// restrain sets the child's limits. It runs just after the start: there is no
-// way to set them between fork and exec, and the child is still loading its
-// libraries. A child that has already ended is not an error.
-func (p *Process) restrain(l Limits) {
-	pid := p.cmd.Process.Pid
-	set := func(resource int, v uint64) {
+// under is the command line that runs a command within the limits: util-linux'
+// prlimit and coreutils' nice set them and then become the command, so they
+// hold from its first instruction and for all it starts.
+func (l Limits) under(name string, args []string) []string {
+	line := []string{"prlimit", "--core=0"}
+	set := func(option string, v uint64) {
 		if v > 0 {
-			_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: v, Max: v}, nil)
+			line = append(line, fmt.Sprintf("--%s=%d:%d", option, v, v))
 		}
 	}
-	set(unix.RLIMIT_AS, l.AddressSpace)
-	set(unix.RLIMIT_FSIZE, l.FileSize)
-	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	set("as", l.AddressSpace)
+	set("fsize", l.FileSize)
+	line = append(line, "--")
 	if l.Nice != 0 {
-		// Threads started later inherit it from the main thread.
-		if prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
-			// The raw system call returns 20 - nice.
-			_ = unix.Setpriority(unix.PRIO_PROCESS, pid, min(19, 20-prio+l.Nice))
-		}
+		line = append(line, "nice", "-n", strconv.Itoa(l.Nice), "--")
 	}
+	return append(append(line, name), args...)
 }
 
 func (p *Process) touch() { p.last.Store(time.Now().UnixNano()) }
