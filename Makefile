@@ -16,6 +16,8 @@ TEST_PACKAGES ?= ./...
 # Packages that start whole platforms or watch video in a browser run last and
 # alone: they promise times, which mean nothing while other tests take the machine.
 ALONE := /(internal/platform|internal/e2e|web/playertest)$$
+# What the last run of the long tests measured.
+REPORT = docs/reports/test-long.md
 packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(ALONE)')
 
 .PHONY: help
@@ -81,10 +83,13 @@ test: install-develop tools web-test ## All tests that fit in twenty minutes, on
 	@$(GO) test -race -timeout 25m -p 1 $(call packages,)
 
 .PHONY: test-long
-test-long: install-develop tools ## The same tests three times, in a random order
-	@$(GO) run ./internal/testenv/withservers \
-		$(GO) test -race -count 3 -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(call packages,-v)
-	@$(GO) test -race -count 3 -shuffle on -timeout 90m -p 1 $(call packages,)
+test-long: install-develop tools web-test ## All tests with their full counts (hours); writes docs/reports/test-long.md
+	@printf '# Report of make test-long\n\nCommit %s.\n\n' "$$(git describe --always --dirty)" > $(REPORT)
+	@export MERIDIAN_TEST_LONG=1; $(GO) run ./internal/testenv/withservers \
+		$(GO) test -race -json -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(call packages,-v) | \
+		$(GO) run ./internal/testenv/testreport -title 'Parts' $(REPORT)
+	@export MERIDIAN_TEST_LONG=1; $(GO) test -race -json -timeout 180m -p 1 $(call packages,) | \
+		$(GO) run ./internal/testenv/testreport -title 'Whole platforms' $(REPORT)
 
 .PHONY: bench-go
 bench-go: install-develop tools ## Go benchmarks of all packages

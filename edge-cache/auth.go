@@ -27,7 +27,6 @@ type guard struct {
 	keys    func() *token.KeySet
 	country countries
 	tokens  generations[verifiedToken]
-	records generations[knownRecord]
 	purged  purged
 	now     func() time.Time
 }
@@ -40,7 +39,7 @@ type grant struct {
 }
 
 func (g *guard) check(r *http.Request, t target) (grant, error) {
-	rec, err := g.record(r.Context(), t.asset)
+	rec, err := g.finder.Newest(r.Context(), t.asset)
 	if err != nil {
 		return grant{}, err
 	}
@@ -88,51 +87,6 @@ func (g *guard) allows(r *http.Request, rules token.Rules) bool {
 		return false
 	}
 	return rules.AllowsAddr(peer.Addr()) && (len(rules.Geo) == 0 || rules.AllowsCountry(g.country(peer.Addr())))
-}
-
-const (
-	// lookWait is how long a request waits for news of an asset whose record is
-	// known, lookPause how long after such a wait nobody waits again: a store
-	// that hangs must not hold up what is cached.
-	lookWait  = 300 * time.Millisecond
-	lookPause = time.Second
-)
-
-type knownRecord struct {
-	playback.Record
-	pause time.Time
-}
-
-// record returns the newest record of the asset, or the last one known when the
-// news is late or can't be had.
-func (g *guard) record(ctx context.Context, asset string) (playback.Record, error) {
-	known, ok := g.records.get(asset)
-	lctx := ctx
-	if ok {
-		if g.now().Before(known.pause) {
-			return known.Record, nil
-		}
-		var cancel context.CancelFunc
-		lctx, cancel = context.WithTimeout(ctx, lookWait)
-		defer cancel()
-	}
-	rec, err := g.finder.Newest(lctx, asset)
-	switch {
-	case err == nil:
-		if !ok || rec.N > known.N {
-			g.records.put(asset, knownRecord{Record: rec})
-		}
-		if ok && rec.N < known.N {
-			return known.Record, nil // the finder may have forgotten; we never go back
-		}
-		return rec, nil
-	case !ok || ctx.Err() != nil:
-		return playback.Record{}, err
-	default:
-		known.pause = g.now().Add(lookPause)
-		g.records.put(asset, known)
-		return known.Record, nil
-	}
 }
 
 // verify is token.Check, remembered. What was bad is never remembered: it would

@@ -92,7 +92,7 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 	limits := j.e.opt.Child
 	limits.Wall = wall(plan.Duration(j.plan), 1)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: ffmpeg.Audio{
-		URL: in.url, Stream: j.spec.Stream, Zero: j.spec.Zero, ZeroBase: ffmpeg.Rational{Num: j.spec.Num, Den: j.spec.Den},
+		URL: in.url, Stream: j.spec.Stream, Zero: j.spec.Zero, ZeroBase: hls.Rational{Num: j.spec.Num, Den: j.spec.Den},
 		SampleRate: plan.SampleRate, Bitrate: j.spec.Bitrate, From: from * fmp4.FrameSamples, PadTo: j.spec.PadTo, Seek: seekable,
 	}.Args()})
 	if err != nil {

@@ -120,7 +120,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) ([]rungRe
 	offset := (outputOffset*tl.Den + tl.Num - 1) / tl.Num // in source time base units
 	scaled := offset * tl.Num * (tl.Scale / tl.Den)
 	v := ffmpeg.Video{
-		URL: j.in.url, Stream: j.spec.Stream, TimeBase: ffmpeg.Rational{Num: tl.Num, Den: tl.Den},
+		URL: j.in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
 		Start: j.chunk.Start, End: j.chunk.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
 		Every: j.spec.Every, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
 		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap,

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // Demuxers a source may use. Playlists and scripts (hls, dash, concat, image
@@ -25,9 +27,6 @@ func common() []string {
 		"-progress", ProgressPath, "-stats_period", "0.5"}
 }
 
-// Rational is a time base.
-type Rational struct{ Num, Den int64 }
-
 // Rung is one output of a video chunk.
 type Rung struct {
 	Width, Height int
@@ -44,7 +43,7 @@ type Video struct {
 	// Decoder threads; 0 lets ffmpeg choose.
 	DecodeThreads int
 	// TimeBase of the source. Frames with Start <= pts < End are encoded.
-	TimeBase   Rational
+	TimeBase   hls.Rational
 	Start, End int64
 	// SeekMicros is where the demuxer is asked to seek: at or before Start.
 	// Negative means the file's beginning.
@@ -152,7 +151,7 @@ type Audio struct {
 	Stream int
 	// Zero is the source time that is 0 on the run's timeline.
 	Zero       int64
-	ZeroBase   Rational
+	ZeroBase   hls.Rational
 	SampleRate int
 	Bitrate    int64
 	// From is the first sample wanted, in output samples on the run's timeline.

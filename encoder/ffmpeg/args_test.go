@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -16,16 +18,16 @@ func TestArgs(t *testing.T) {
 	const url = "http://127.0.0.1:1/x"
 	rungs := []Rung{{1920, 1080, 6_000_000, 6_000_000, 40}, {640, 360, 800_000, 800_000, 30}}
 	for name, args := range map[string][]string{
-		"video-first": Video{URL: url, TimeBase: Rational{1, 15360}, Start: 0, End: 30720, SeekMicros: -1, Offset: 153600, Timescale: 15360,
+		"video-first": Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 15360}, Start: 0, End: 30720, SeekMicros: -1, Offset: 153600, Timescale: 15360,
 			Every: 1, Preset: "veryfast", CRF: 23, Threads: 2, Rungs: rungs}.Args(),
-		"video-later": Video{URL: url, Stream: 1, TimeBase: Rational{1001, 30000}, Start: 60, End: 180, SeekMicros: 1_334_667, Offset: 300, Timescale: 30000,
+		"video-later": Video{URL: url, Stream: 1, TimeBase: hls.Rational{Num: 1001, Den: 30000}, Start: 60, End: 180, SeekMicros: 1_334_667, Offset: 300, Timescale: 30000,
 			Every: 1, Preset: "veryfast", CRF: 23, Threads: 2, Keyframes: []float64{11.985, 14.0140001}, Rungs: rungs[1:], DecodeThreads: 2}.Args(),
-		"video-everything": Video{URL: url, TimeBase: Rational{1, 90000}, Start: 7, End: 180_007, SeekMicros: 0, Offset: 900_000, Timescale: 90000,
+		"video-everything": Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 90000}, Start: 7, End: 180_007, SeekMicros: 0, Offset: 900_000, Timescale: 90000,
 			Every: 2, DropRepeats: true, Rotate: 90, Deinterlace: true, ToneMap: true, Preset: "veryfast", CRF: 23, Threads: 2, Rungs: rungs[1:]}.Args(),
-		"audio": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: Rational{1, 15360}, SampleRate: 48000, Bitrate: 128000, PadTo: 480000, Seek: true}.Args(),
-		"audio-takeover": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: Rational{1, 15360}, SampleRate: 48000, Bitrate: 128000,
+		"audio": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000, PadTo: 480000, Seek: true}.Args(),
+		"audio-takeover": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000,
 			From: 185 * 1024, PadTo: 480000, Seek: true, GainDB: 3.5}.Args(),
-		"audio-takeover-noseek": Audio{URL: url, ZeroBase: Rational{1, 1_000_000}, SampleRate: 48000, Bitrate: 128000, From: 185 * 1024}.Args(),
+		"audio-takeover-noseek": Audio{URL: url, ZeroBase: hls.Rational{Num: 1, Den: 1_000_000}, SampleRate: 48000, Bitrate: 128000, From: 185 * 1024}.Args(),
 		"remux":                 Remux{URL: url, Video: 0, Audio: []int{2, 3}, Codec: "mpeg4", Format: "mp4", Path: "/scratch/source"}.Args(),
 		"probe":                 ProbeArgs(url),
 		"index":                 IndexArgs(url, 1, false),

@@ -190,7 +190,7 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 		pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n > 0, Timescale: t.Scale}
 		for _, r := range rungs {
 			pt.Renditions = append(pt.Renditions, hls.Rendition{ID: r.ID, Track: pt.ID, Kind: hls.Video, Codecs: r.Codecs(),
-				Width: r.Width, Height: r.Height, FrameRate: hls.Rational(rate), Bandwidth: r.Peak()})
+				Width: r.Width, Height: r.Height, FrameRate: rate, Bandwidth: r.Peak()})
 		}
 		pace := speed.Pixels / tr.PixelRate
 		if n > 0 {
@@ -258,7 +258,7 @@ func seeks(keys []int64, pts int64, t Timeline) []int64 {
 }
 
 // frameRate returns the rate to announce and the average one.
-func frameRate(v probe.Video, x probe.Index, t Timeline) (probe.Rational, float64) {
+func frameRate(v probe.Video, x probe.Index, t Timeline) (hls.Rational, float64) {
 	length := float64(t.At(x.End)) / float64(t.Scale)
 	avg := float64(len(x.PTS)) / length
 	if f := v.FrameRate.Float(); f > 0 && math.Abs(avg/f-1) < 0.01 {
@@ -267,13 +267,13 @@ func frameRate(v probe.Video, x probe.Index, t Timeline) (probe.Rational, float6
 	return reduced(int64(math.Round(avg*1000)), 1000), avg
 }
 
-func reduced(num, den int64) probe.Rational {
+func reduced(num, den int64) hls.Rational {
 	a, b := num, den
 	for b != 0 {
 		a, b = b, a%b
 	}
 	a = max(a, 1)
-	return probe.Rational{Num: num / a, Den: den / a}
+	return hls.Rational{Num: num / a, Den: den / a}
 }
 
 func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) (catalog.PlanTrack, error) {

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -124,8 +125,8 @@ func index(n int, base, num, den int64) *probe.Index {
 	return x
 }
 
-func source(width, height int, base int64, rate probe.Rational) probe.Source {
-	return probe.Source{Format: "mov,mp4", Video: &probe.Video{Width: width, Height: height, TimeBase: probe.Rational{Num: 1, Den: base}, FrameRate: rate},
+func source(width, height int, base int64, rate hls.Rational) probe.Source {
+	return probe.Source{Format: "mov,mp4", Video: &probe.Video{Width: width, Height: height, TimeBase: hls.Rational{Num: 1, Den: base}, FrameRate: rate},
 		Audio: []probe.Audio{{Stream: 1, Codec: "aac", Channels: 2, Language: "en"}, {Stream: 2, Codec: "aac", Channels: 6, Language: "de", Title: "Kommentar", Default: true}}}
 }
 
@@ -135,9 +136,9 @@ func TestPlanGolden(t *testing.T) {
 		index *probe.Index
 		speed float64
 	}{
-		"1080p30":   {source(1920, 1080, 15360, probe.Rational{Num: 30, Den: 1}), index(300, 15360, 1, 30), 400e6},
-		"2160p2997": {source(3840, 2160, 30000, probe.Rational{Num: 30000, Den: 1001}), index(200, 30000, 1001, 30000), 200e6},
-		"240p120":   {source(426, 240, 15360, probe.Rational{Num: 120, Den: 1}), index(900, 15360, 1, 120), 400e6},
+		"1080p30":   {source(1920, 1080, 15360, hls.Rational{Num: 30, Den: 1}), index(300, 15360, 1, 30), 400e6},
+		"2160p2997": {source(3840, 2160, 30000, hls.Rational{Num: 30000, Den: 1001}), index(200, 30000, 1001, 30000), 200e6},
+		"240p120":   {source(426, 240, 15360, hls.Rational{Num: 120, Den: 1}), index(900, 15360, 1, 120), 400e6},
 		"audio":     {probe.Source{Format: "mp3", Duration: 90 * time.Second, Audio: []probe.Audio{{Codec: "mp3", Channels: 1}}}, nil, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +171,7 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 			at += rapid.Int64Range(10, 900).Draw(t, "gap")
 		}
 		x.End = at
-		p, err := Make(source(640, 360, 1000, probe.Rational{}), x, Default(2), Speed{Pixels: 1e9})
+		p, err := Make(source(640, 360, 1000, hls.Rational{}), x, Default(2), Speed{Pixels: 1e9})
 		require.NoError(t, err)
 		v := p.Tracks[0]
 		var tr VideoTrack
@@ -199,14 +200,14 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 
 func TestLongGapIsRefused(t *testing.T) {
 	x := &probe.Index{PTS: []int64{0, 3_600_000}, Keys: []int64{0}, End: 3_600_040}
-	_, err := Make(source(640, 360, 1000, probe.Rational{}), x, Default(2), Speed{Pixels: 1e9})
+	_, err := Make(source(640, 360, 1000, hls.Rational{}), x, Default(2), Speed{Pixels: 1e9})
 	var bad *probe.InputError
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, probe.CodeDamaged, bad.Code)
 }
 
 func TestSlowMachineSplitsTheLadder(t *testing.T) {
-	p, err := Make(source(1920, 1080, 15360, probe.Rational{Num: 60, Den: 1}), index(600, 15360, 1, 60), Default(2), Speed{Pixels: 150e6})
+	p, err := Make(source(1920, 1080, 15360, hls.Rational{Num: 60, Den: 1}), index(600, 15360, 1, 60), Default(2), Speed{Pixels: 150e6})
 	require.NoError(t, err)
 	require.Equal(t, "v0", p.Tracks[0].ID)
 	require.False(t, p.Tracks[0].Late)

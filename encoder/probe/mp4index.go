@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/Eyevinn/mp4ff/mp4"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // errNoTables: the sample tables don't tell what ffmpeg would show; read the packets.
@@ -182,7 +184,7 @@ func (m *movie) leaf(kind string, b []byte, t *track) error {
 }
 
 func fromTables(t *track, movieScale uint32, v Video) (Index, error) {
-	if t.stts == nil || (v.TimeBase != Rational{1, t.scale}) || len(t.stts.SampleCount) != len(t.stts.SampleTimeDelta) {
+	if t.stts == nil || (v.TimeBase != hls.Rational{Num: 1, Den: t.scale}) || len(t.stts.SampleCount) != len(t.stts.SampleTimeDelta) {
 		return Index{}, errNoTables
 	}
 	shift, end, ok := edit(t, movieScale)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/language"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // maxProbe bounds ffprobe's answer.
@@ -164,7 +165,7 @@ func parseVideo(st stream, limits Limits) (Video, error) {
 	}
 	// A far-fetched pixel shape is a damaged header; squares are the better guess.
 	if f := v.SAR.Float(); f < 1.0/8 || f > 8 {
-		v.SAR = Rational{1, 1}
+		v.SAR = hls.Rational{Num: 1, Den: 1}
 	}
 	if w, h := v.Display(); limits.Side > 0 && max(w, h, v.Width, v.Height) > limits.Side {
 		return Video{}, bad(CodeDimensions, "the picture is %d × %d, the limit is %d on a side", v.Width, v.Height, limits.Side)
@@ -252,12 +253,12 @@ func bcp47(s string) string {
 	return t.String()
 }
 
-func ratio(s, sep string) Rational {
+func ratio(s, sep string) hls.Rational {
 	a, b, ok := strings.Cut(s, sep)
 	num, err1 := strconv.ParseInt(a, 10, 64)
 	den, err2 := strconv.ParseInt(b, 10, 64)
 	if !ok || err1 != nil || err2 != nil || num <= 0 || den <= 0 {
-		return Rational{}
+		return hls.Rational{}
 	}
-	return Rational{num, den}
+	return hls.Rational{Num: num, Den: den}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/source"
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -125,7 +126,7 @@ func TestParse(t *testing.T) {
 	}{
 		"plain": {in: streams("{" + plain + "}"), check: func(t *testing.T, s Source) {
 			require.Equal(t, 10500*time.Millisecond, s.Duration)
-			require.Equal(t, Rational{1, 15360}, s.Video.TimeBase)
+			require.Equal(t, hls.Rational{Num: 1, Den: 15360}, s.Video.TimeBase)
 			require.Empty(t, s.NeedsRemux)
 		}},
 		"portrait phone": {in: streams("{" + plain + `,"side_data_list":[{"side_data_type":"Display Matrix","rotation":-90}]}`), check: func(t *testing.T, s Source) {
@@ -181,7 +182,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseIndex(t *testing.T) {
-	v := Video{TimeBase: Rational{1, 1000}, FrameRate: Rational{25, 1}}
+	v := Video{TimeBase: hls.Rational{Num: 1, Den: 1000}, FrameRate: hls.Rational{Num: 25, Den: 1}}
 	x, err := parseIndex(strings.NewReader("pts=80|duration=40|flags=K_\npts=0|duration=40|flags=KD\npts=160|duration=N/A|flags=__\n\npts=120|duration=40|flags=__|\npts=120|duration=40|flags=__\n"), v)
 	require.NoError(t, err)
 	require.Equal(t, Index{PTS: []int64{80, 120, 160}, Keys: []int64{80}, End: 200, Repeats: true}, x)
@@ -221,7 +222,7 @@ func FuzzParse(f *testing.F) {
 func FuzzParseIndex(f *testing.F) {
 	f.Add([]byte("pts=80|duration=40|flags=K_\npts=0|duration=40|flags=__\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		x, err := parseIndex(bytes.NewReader(b), Video{TimeBase: Rational{1, 1000}, FrameRate: Rational{25, 1}})
+		x, err := parseIndex(bytes.NewReader(b), Video{TimeBase: hls.Rational{Num: 1, Den: 1000}, FrameRate: hls.Rational{Num: 25, Den: 1}})
 		if err != nil {
 			return
 		}
@@ -242,7 +243,7 @@ func FuzzMoov(f *testing.F) {
 		f.Add(m)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		v := Video{TrackID: 1, TimeBase: Rational{1, 12288}, FrameRate: Rational{24, 1}}
+		v := Video{TrackID: 1, TimeBase: hls.Rational{Num: 1, Den: 12288}, FrameRate: hls.Rational{Num: 24, Den: 1}}
 		zero := int64(0)
 		v.first = []packet{{PTS: &zero}}
 		_, _ = readMP4(t.Context(), file{b}, v)

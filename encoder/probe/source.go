@@ -2,21 +2,9 @@ package probe
 
 import (
 	"time"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
-
-// Rational is an exact ratio.
-type Rational struct {
-	Num int64 `json:"num"`
-	Den int64 `json:"den"`
-}
-
-// Float returns the value, 0 when unknown.
-func (r Rational) Float() float64 {
-	if r.Den == 0 {
-		return 0
-	}
-	return float64(r.Num) / float64(r.Den)
-}
 
 // Source is what a file holds.
 type Source struct {
@@ -40,11 +28,11 @@ type Video struct {
 	Codec   string
 	// Width and Height as coded, before SAR and rotation.
 	Width, Height int
-	SAR           Rational
+	SAR           hls.Rational
 	// Rotate is how many degrees clockwise it must be turned to stand upright: 0, 90, 180 or 270.
 	Rotate     int
-	TimeBase   Rational
-	FrameRate  Rational
+	TimeBase   hls.Rational
+	FrameRate  hls.Rational
 	Interlaced bool
 	// HDR transfer (PQ or HLG), which needs tone mapping.
 	HDR bool

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/tools"
 )
 
 const (
@@ -198,7 +199,7 @@ func (a *agent) setup(s *setup) error {
 		return fmt.Errorf("region-agent: no region %q", s.Region)
 	}
 	st := &state{dir: s.StateDir}
-	if st.cred, err = postgresUser(); err != nil {
+	if st.cred, err = tools.PostgresCredential(); err != nil {
 		return err
 	}
 	sec, err := loadSecrets(st.path("secrets"), table)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -89,7 +88,7 @@ func (s *state) prepare(fresh, ours bool, l layout, afterLock func() error) erro
 			return fmt.Errorf("state directory: %w", err)
 		}
 	}
-	cred, err := postgresUser()
+	cred, err := tools.PostgresCredential()
 	if err != nil {
 		return err
 	}
@@ -247,26 +246,6 @@ func diskFull(err error, dir string) error {
 		return fmt.Errorf("%w: free some space, or choose another disk with --state (now %s)", err, dir)
 	}
 	return err
-}
-
-// postgresUser is nil unless we are root.
-func postgresUser() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("%w: PostgreSQL doesn't run as root and has no user here (%w); run `make install`", tools.ErrMissing, err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
 // postgresDir makes a directory that PostgreSQL's user owns and can reach.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -85,7 +84,7 @@ func StartPostgres(ctx context.Context) (*PostgresServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cred, err := postgresCredential()
+	cred, err := tools.PostgresCredential()
 	if err != nil {
 		return nil, err
 	}
@@ -154,24 +153,4 @@ func DSNHostPort(dsn string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%s:%d", c.Host, c.Port), nil
-}
-
-// postgresCredential is nil unless the process is root.
-func postgresCredential() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("%w: PostgreSQL doesn't run as root and its user is missing (%w); run `make install`", tools.ErrMissing, err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
