@@ -32,6 +32,7 @@ const (
 	WhyAnycast     = "anycast network"
 	WhyImprecise   = "accuracy radius too large"
 	WhyNoAddress   = "no viewer address"
+	WhyTransition  = "6to4, Teredo or IPv4-compatible address"
 )
 
 // Point is a place on Earth in degrees, WGS 84.
@@ -143,12 +144,22 @@ func (d *Database) Locate(addr netip.Addr) Location {
 		return Location{Why: WhyNoAddress}
 	}
 	addr = addr.Unmap().WithZone("")
+	if transitional(addr) {
+		return Location{Why: WhyTransition, Network: netip.PrefixFrom(addr, addr.BitLen())}
+	}
 	found := d.reader.Lookup(addr)
 	var c geoip2.City
 	if err := found.Decode(&c); err != nil {
 		return Location{Why: WhyNotFound, Network: netip.PrefixFrom(addr, addr.BitLen())}
 	}
-	l := Location{Network: found.Prefix(), Continent: c.Continent.Code, Country: c.Country.ISOCode, City: c.City.Names.English}
+	l := locationOf(&c)
+	l.Network = found.Prefix()
+	return l
+}
+
+// locationOf says what a record knows.
+func locationOf(c *geoip2.City) Location {
+	l := Location{Continent: c.Continent.Code, Country: c.Country.ISOCode, City: c.City.Names.English}
 	switch {
 	case !c.HasData():
 		l.Why = WhyNotFound

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
@@ -22,7 +23,7 @@ type Query struct {
 	// Addr is the viewer's address, or the network address of a client subnet.
 	Addr netip.Addr
 	// Key spreads content over the edges of a region: the asset. Without one the
-	// viewers are spread, by the network that shares their location.
+	// viewers are spread, by network (Spot).
 	Key string
 	// Allowed names the regions the content may be served from; empty means all.
 	Allowed []string
@@ -35,6 +36,7 @@ type Class string
 const (
 	Nearest    Class = "nearest"
 	Farther    Class = "farther"
+	Overridden Class = "overridden"
 	TableOrder Class = "table_order"
 	Full       Class = "full"
 	Drained    Class = "drained"
@@ -52,6 +54,8 @@ type Choice struct {
 	Class Class
 	// Kilometres from the viewer, NaN when the viewer's place is unknown.
 	Kilometres float64
+
+	run int // regions of one run are equally near
 }
 
 // Allowed reports whether the region may be offered.
@@ -63,6 +67,9 @@ func (c *Choice) Up() bool { return c.Region.Up() }
 // Decision is the order of all regions for one viewer.
 type Decision struct {
 	Location Location
+	// Network is the widest network around the viewer for which the order by
+	// distance is the same.
+	Network netip.Prefix
 	// Choices holds every region of the snapshot once, best first.
 	Choices []Choice
 	// Alarm is set when no allowed region works.
@@ -73,29 +80,50 @@ type Decision struct {
 
 // Decide orders all regions of s for q. It reads nothing else and keeps nothing.
 func Decide(s *Snapshot, q Query) Decision {
-	d := Decision{Alone: s.Alone, Alarm: true, Choices: make([]Choice, len(s.Regions))}
+	var l Location
 	switch {
 	case s.Geo == nil:
-		d.Location.Why = WhyNoDatabase
+		l.Why = WhyNoDatabase
 	case !q.Addr.IsValid():
-		d.Location.Why = WhyNoAddress
+		l.Why = WhyNoAddress
 	default:
-		d.Location = s.Geo.Locate(q.Addr)
+		l = s.Geo.Locate(q.Addr)
 	}
-	key := q.Key
-	if key == "" && d.Location.Network.IsValid() {
-		key = d.Location.Network.String()
-	}
-	for i := range s.Regions {
-		r := &s.Regions[i]
-		c := &d.Choices[i]
-		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, key)}
-		if d.Location.Known {
-			c.Kilometres = d.Location.Point.Kilometres(r.At)
+	var d Decision
+	if s.Orders != nil {
+		id, length := s.Orders.Lookup(q.Addr)
+		d = Arrange(s, s.Orders.Order(id), SpotOf(q.Addr), q.Key, q.Allowed)
+		if q.Addr.IsValid() {
+			d.Network = netip.PrefixFrom(q.Addr.Unmap().WithZone(""), length).Masked()
 		}
+	} else {
+		o := orderOf(l, s.places())
+		d = Arrange(s, &o, SpotOf(q.Addr), q.Key, q.Allowed)
+		d.Network = l.Network
+	}
+	d.Location = l
+	for i := range d.Choices {
+		if c := &d.Choices[i]; l.Known {
+			c.Kilometres = l.Point.Kilometres(c.Region.At)
+		}
+	}
+	return d
+}
+
+// Arrange is Decide for viewers whose order and spot are known already. The
+// decision lacks location and distances.
+func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decision {
+	d := Decision{Alone: s.Alone, Alarm: true, Choices: make([]Choice, len(s.Regions))}
+	if key == "" {
+		key = strconv.Itoa(spot.Edge)
+	}
+	for i, rk := range o.ranks {
+		r := &s.Regions[rk.region]
+		c := &d.Choices[i]
+		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, key), run: rk.run}
 		up := r.Up()
 		switch {
-		case len(q.Allowed) > 0 && !slices.Contains(q.Allowed, r.Name):
+		case len(only) > 0 && !slices.Contains(only, r.Name):
 			c.Class = NotAllowed
 		case !up:
 			c.Class = Down
@@ -105,7 +133,9 @@ func Decide(s *Snapshot, q Query) Decision {
 			c.Class = Drained
 		case r.Full:
 			c.Class = Full
-		case d.Location.Known:
+		case o.override && i == 0:
+			c.Class = Overridden
+		case o.known:
 			c.Class = Farther
 		default:
 			c.Class = TableOrder
@@ -114,15 +144,55 @@ func Decide(s *Snapshot, q Query) Decision {
 			d.Alarm = false
 		}
 	}
-	if d.Location.Known {
-		slices.SortStableFunc(d.Choices, func(a, b Choice) int { return cmp.Compare(a.Kilometres, b.Kilometres) })
-		breakTies(d.Choices)
-	}
-	slices.SortStableFunc(d.Choices, func(a, b Choice) int { return cmp.Compare(tier(a.Class), tier(b.Class)) })
+	slices.SortStableFunc(d.Choices, func(a, b Choice) int {
+		byWeight := 0
+		if a.run == b.run {
+			byWeight = cmp.Compare(b.Region.Weight, a.Region.Weight)
+		}
+		return cmp.Or(cmp.Compare(tier(a.Class), tier(b.Class)), cmp.Compare(a.run, b.run), byWeight)
+	})
 	if len(d.Choices) > 0 && d.Choices[0].Class == Farther {
 		d.Choices[0].Class = Nearest
 	}
 	return d
+}
+
+// Viewers are spread over a region's edges by coarse networks, so that answers
+// hold for much of the address space; over regions that turn a share of their
+// viewers away by fine ones, so that shares are even.
+const (
+	EdgeSpots  = 16
+	ShareSpots = 64
+
+	edgeNet4, edgeNet6   = 16, 32
+	shareNet4, shareNet6 = 24, 48
+)
+
+// Spot is where an address lies in the spread of viewers.
+type Spot struct {
+	// Edge is below EdgeSpots, Share below ShareSpots.
+	Edge, Share int
+}
+
+// SpotOf returns an address's spot; the zero spot without one. It allocates nothing.
+func SpotOf(a netip.Addr) Spot {
+	if !a.IsValid() {
+		return Spot{}
+	}
+	a = a.Unmap()
+	x := numberOf(a)
+	if a.Is4() {
+		return Spot{int(mix(x.lo>>(32-edgeNet4)) % EdgeSpots), int(mix(x.lo>>(32-shareNet4)) % ShareSpots)}
+	}
+	return Spot{int(mix(x.hi>>(64-edgeNet6)) % EdgeSpots), int(mix(x.hi>>(64-shareNet6)) % ShareSpots)}
+}
+
+// mix is the finalizer of splitmix64 (Steele, Lea, Flood 2014).
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }
 
 // tier orders the classes; distance (or table order) orders within one.
@@ -143,19 +213,6 @@ func tier(c Class) int {
 	}
 }
 
-// breakTies reorders, by weight, runs of choices that lie within tieKm of the
-// run's first. The choices come sorted by distance, equal ones in table order.
-func breakTies(cs []Choice) {
-	for start := 0; start < len(cs); {
-		end := start + 1
-		for end < len(cs) && cs[end].Kilometres-cs[start].Kilometres <= tieKm {
-			end++
-		}
-		slices.SortStableFunc(cs[start:end], func(a, b Choice) int { return cmp.Compare(b.Region.Weight, a.Region.Weight) })
-		start = end
-	}
-}
-
 // Reason says in a few words, for people, why the region stands where it does:
 // "nearest 410 km". It is put together when asked for, not for every answer.
 func (c *Choice) Reason() string {
@@ -164,6 +221,8 @@ func (c *Choice) Reason() string {
 		return fmt.Sprintf("nearest %.0f km", c.Kilometres)
 	case Farther:
 		return fmt.Sprintf("farther %.0f km", c.Kilometres)
+	case Overridden:
+		return "the operator's override for this network"
 	case TableOrder:
 		return "unknown location: table order"
 	case Full:

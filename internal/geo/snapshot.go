@@ -3,6 +3,7 @@ package geo
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +68,11 @@ type Snapshot struct {
 	Regions []Region
 	// Geo is nil when there is no database.
 	Geo Locator
+	// Orders, if not nil, says for every address what Geo and the overrides lead to.
+	Orders *Orders
+	base   *Orders // without the overrides
+	// Overrides of the operator; change them by SetOverrides.
+	Overrides []Override
 	// Alone is set while no other region's router is heard although there are
 	// some, so health is this router's own view.
 	Alone bool
@@ -93,6 +99,48 @@ func NewSnapshot(t *region.Table) *Snapshot {
 		s.Regions = append(s.Regions, g)
 	}
 	return s
+}
+
+func (s *Snapshot) places() []Point {
+	out := make([]Point, len(s.Regions))
+	for i := range s.Regions {
+		out[i] = s.Regions[i].At
+	}
+	return out
+}
+
+// Orders computes the orders of a database, or of none, for the board's
+// regions. It takes seconds for a large database; nothing waits meanwhile.
+func (b *Board) Orders(db *Database) (*Orders, error) {
+	return NewOrders(db, b.Load().places())
+}
+
+// SetGeo replaces the database, which may be nil, by one whose orders are o.
+func (s *Snapshot) SetGeo(db *Database, o *Orders) error {
+	with, err := o.With(s.Overrides, s.index)
+	if err != nil {
+		return err
+	}
+	s.Geo = nil
+	if db != nil {
+		s.Geo = db
+	}
+	s.base, s.Orders = o, with
+	return nil
+}
+
+// SetOverrides replaces the overrides. Orders must be there.
+func (s *Snapshot) SetOverrides(o []Override) error {
+	with, err := s.base.With(o, s.index)
+	if err != nil {
+		return err
+	}
+	s.Overrides, s.Orders = o, with
+	return nil
+}
+
+func (s *Snapshot) index(region string) int {
+	return slices.IndexFunc(s.Regions, func(r Region) bool { return r.Name == region })
 }
 
 // Region returns the named region, nil when there is none.
