@@ -16,6 +16,8 @@ import (
 // finder finds the newest playback record of an asset.
 type finder interface {
 	Newest(ctx context.Context, asset string) (playback.Record, error)
+	// Known is Newest when that needn't wait.
+	Known(asset string) (playback.Record, bool)
 }
 
 // countries tells the country of an address, "" when it isn't known.
@@ -43,12 +45,29 @@ func (g *guard) check(r *http.Request, t target) (grant, error) {
 	if err != nil {
 		return grant{}, err
 	}
+	return g.decide(r, t, rec, (*guard).verify)
+}
+
+// recall is check where everything is known already and nothing depends on who
+// asks; false leaves it to check. The target's strings are not kept.
+func (g *guard) recall(t target) (grant, bool) {
+	rec, ok := g.finder.Known(t.asset)
+	if !ok {
+		return grant{}, false
+	}
+	out, err := g.decide(nil, t, rec, (*guard).remembered)
+	return out, err == nil
+}
+
+// decide applies record and token; without a request any rule refuses.
+func (g *guard) decide(r *http.Request, t target, rec playback.Record, verify func(g *guard, tok, asset string) (token.Claims, string, error)) (grant, error) {
 	out := grant{record: rec}
 	if rec.Gone() || g.purged.void(rec) {
 		return out, errGone
 	}
 	if t.token != token.None {
-		if out.claims, out.kid, err = g.verify(t.token, t.asset); err != nil {
+		var err error
+		if out.claims, out.kid, err = verify(g, t.token, t.asset); err != nil {
 			if errors.Is(err, token.ErrForged) || errors.Is(err, token.ErrUnknownKey) {
 				return out, errBadToken
 			}
@@ -76,7 +95,7 @@ func (g *guard) allows(r *http.Request, rules token.Rules) bool {
 	if len(rules.Origins) == 0 && len(rules.CIDR) == 0 && len(rules.Geo) == 0 {
 		return true
 	}
-	if !rules.AllowsOrigin(r.Header.Get("Origin"), r.Header.Get("Referer")) {
+	if r == nil || !rules.AllowsOrigin(r.Header.Get("Origin"), r.Header.Get("Referer")) {
 		return false
 	}
 	if len(rules.CIDR) == 0 && len(rules.Geo) == 0 {
@@ -92,14 +111,12 @@ func (g *guard) allows(r *http.Request, rules token.Rules) bool {
 // verify is token.Check, remembered. What was bad is never remembered: it would
 // be free to fill.
 func (g *guard) verify(tok, asset string) (token.Claims, string, error) {
-	now, keys := g.now(), g.keys()
-	if v, ok := g.tokens.get(tok); ok && v.keys == keys && now.Before(v.until) && now.After(v.from) {
-		if v.claims.Asset != asset {
-			return token.Claims{}, "", token.ErrForeign
-		}
-		return v.claims, v.kid, nil
+	claims, kid, err := g.remembered(tok, asset)
+	if !errors.Is(err, errUnknown) {
+		return claims, kid, err
 	}
-	claims, kid, err := token.Check(tok, asset, keys, now)
+	now, keys := g.now(), g.keys()
+	claims, kid, err = token.Check(tok, asset, keys, now)
 	if err != nil {
 		return token.Claims{}, "", err
 	}
@@ -110,6 +127,21 @@ func (g *guard) verify(tok, asset string) (token.Claims, string, error) {
 	}
 	g.tokens.put(tok, verifiedToken{claims: claims, kid: kid, keys: keys, from: now.Add(-token.Skew), until: until})
 	return claims, kid, nil
+}
+
+var errUnknown = errors.New("token not seen lately")
+
+// remembered is what verify found lately, or errUnknown.
+func (g *guard) remembered(tok, asset string) (token.Claims, string, error) {
+	now := g.now()
+	v, ok := g.tokens.get(tok)
+	if !ok || v.keys != g.keys() || !now.Before(v.until) || !now.After(v.from) {
+		return token.Claims{}, "", errUnknown
+	}
+	if v.claims.Asset != asset {
+		return token.Claims{}, "", token.ErrForeign
+	}
+	return v.claims, v.kid, nil
 }
 
 type verifiedToken struct {

@@ -12,10 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/deliver"
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -135,8 +136,21 @@ func (e *edge) serve(ctx context.Context) error {
 	}
 	e.log.Info("listening", "addr", l.Addr().String())
 	srv := newServer(e.handler, e.log)
-	return service.ServeHTTP(ctx, srv, netutil.LimitListener(l, e.cmd.MaxConnections), drainTime)
+	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
+		WriteSize: deliver.WriteSize, MaxConnections: e.cmd.MaxConnections}, newFast(e.handler))
+	srv.ConnState = fl.ConnState
+	err = service.ServeHTTP(ctx, srv, fl, drainTime)
+	// What is being answered past net/http has the same time.
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	fl.Drain(dctx)
+	return err
 }
+
+const (
+	headerTimeout = 5 * time.Second
+	idleTimeout   = 75 * time.Second
+)
 
 // newServer bounds what a client can hold: headers by time and size, idle
 // connections by time; response bodies have a deadline per write (serve.go), so
@@ -144,8 +158,8 @@ func (e *edge) serve(ctx context.Context) error {
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       75 * time.Second,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}

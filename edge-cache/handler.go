@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/token"
@@ -43,8 +44,7 @@ type handler struct {
 type answer struct {
 	target target
 	grant  grant
-	status int
-	bytes  int64
+	sent   deliver.Sent
 	cache  string // how the cache answered: "memory", "disk", "origin", "collapsed", "negative", "composed" or "none"
 	err    error
 }
@@ -65,13 +65,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	head := w.Header()
-	head["Access-Control-Allow-Origin"] = star
-	head["Timing-Allow-Origin"] = star
-	head["Access-Control-Expose-Headers"] = exposed
-	head["X-Content-Type-Options"] = nosniff
+	commonHeader(head)
 	if err := h.answer(w, r, &a); err != nil {
 		p := problemOf(err)
-		a.err, a.status = err, p.Status
+		a.err, a.sent.Status = err, p.Status
 		if p == errContent {
 			head.Set("Connection", "close") // what follows is not a request
 		}
@@ -85,6 +82,14 @@ var (
 	nosniff = []string{"nosniff"}
 	exposed = []string{"Content-Range, Age, Cache-Status"}
 )
+
+// commonHeader sets what every response has.
+func commonHeader(h http.Header) {
+	h["Access-Control-Allow-Origin"] = star
+	h["Timing-Allow-Origin"] = star
+	h["Access-Control-Expose-Headers"] = exposed
+	h["X-Content-Type-Options"] = nosniff
+}
 
 func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) error {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
@@ -124,16 +129,21 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 		return h.media(w, r, a, q)
 	default:
 		key := objects.SegmentKey(t.asset, t.run, t.rendition, t.object)
-		control := "public, " + yearLong
-		if t.token != token.None {
-			control = "private, " + yearLong
-		}
-		mime := "video/mp4"
-		if t.rendition[0] == 'a' {
-			mime = "audio/mp4"
-		}
+		mime, control := t.delivery()
 		return h.object(w, r, a, key, place, mime, control)
 	}
+}
+
+// delivery is the content type and Cache-Control of a segment or init segment.
+func (t target) delivery() (mime, control string) {
+	mime, control = "video/mp4", "public, "+yearLong
+	if t.token != token.None {
+		control = "private, " + yearLong
+	}
+	if t.rendition[0] == 'a' {
+		mime = "audio/mp4"
+	}
+	return mime, control
 }
 
 // requestTarget is the request's path and query as they came, undecoded.
@@ -152,7 +162,7 @@ func preflight(w http.ResponseWriter, a *answer) error {
 	h.Set("Access-Control-Max-Age", "86400")
 	h.Set("Allow", "GET, HEAD, OPTIONS")
 	w.WriteHeader(http.StatusNoContent)
-	a.status = http.StatusNoContent
+	a.sent.Status = http.StatusNoContent
 	return nil
 }
 
@@ -170,7 +180,7 @@ func (h *handler) elsewhere(w http.ResponseWriter, a *answer, path, rawQuery str
 	w.Header().Set("Location", to)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusFound)
-	a.status = http.StatusFound
+	a.sent.Status = http.StatusFound
 	return nil
 }
 
@@ -212,8 +222,7 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	if err != nil {
 		return err
 	}
-	info := o.Info()
-	c := &content{body: o, size: info.Size, mime: mime, etag: info.ETag, modified: info.Modified, control: control, fetched: info.Fetched}
+	c := objectContent(o, mime, control)
 	if o.Direct() {
 		a.cache = string(cache.Origin)
 		s := &streamed{open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
@@ -231,6 +240,11 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 		w.Header().Set("Cache-Status", h.cacheStatus(out))
 	}
 	return serveContent(w, r, c, a)
+}
+
+func objectContent(o *cache.Object, mime, control string) *content {
+	info := o.Info()
+	return &content{body: o, size: info.Size, mime: mime, etag: info.ETag, modified: info.Modified, control: control, fetched: info.Fetched}
 }
 
 func label(o cache.Outcome) string {
@@ -285,11 +299,11 @@ func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q qu
 	head.Set("Content-Length", strconv.Itoa(len(b)))
 	head.Set("Cache-Status", h.cacheStatus(out))
 	w.WriteHeader(http.StatusOK)
-	a.status = http.StatusOK
+	a.sent.Status = http.StatusOK
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	(&output{w: w, rc: http.NewResponseController(w), ctx: r.Context(), written: &a.bytes}).write(b)
+	deliver.Write(w, b, &a.sent)
 	return nil
 }
 
@@ -315,28 +329,37 @@ func readObject(ctx context.Context, o *cache.Object, limit int64) ([]byte, erro
 
 func (h *handler) media(w http.ResponseWriter, r *http.Request, a *answer, q query) error {
 	t := a.target
-	a.cache = "composed"
+	a.cache = composedLabel
 	prefix := ""
 	if q.plain {
-		prefix = h.sites.here.Router.URL + "/v/" + t.token + "/" + t.asset + "/" + t.run + "/" + t.rendition + "/"
+		prefix = h.sites.router(q.router, h.sites.self) + "/v/" + t.token + "/" + t.asset + "/" + t.run + "/" + t.rendition + "/"
 	}
 	p, err := h.composer.Playlist(r.Context(), t.asset, t.run, t.rendition, prefix, a.grant.record.Placement)
 	if err != nil {
 		return err
 	}
+	w.Header().Set("Cache-Status", h.composedStatus())
+	return serveContent(w, r, h.composedContent(p), a)
+}
+
+// composedLabel is how metrics and logs name what the edge made itself.
+const composedLabel = "composed"
+
+func (h *handler) composedStatus() string { return h.cacheName() + "; hit; detail=composed" }
+
+func (h *handler) composedContent(p *playlist) *content {
 	control := "max-age=1"
 	if p.ended {
 		control = endedFor
 	}
-	w.Header().Set("Cache-Status", h.cacheName()+"; hit; detail=composed")
-	return serveContent(w, r, &content{body: whole(p.body), size: int64(len(p.body)), mime: hls.ContentType, etag: p.etag, control: control}, a)
+	return &content{body: whole(p.body), size: int64(len(p.body)), mime: hls.ContentType, etag: p.etag, control: control}
 }
 
 // account writes metrics and, at debug level, the access log. Tokens never
 // appear in either: kid and jti stand for them.
 func (h *handler) account(r *http.Request, a *answer, took time.Duration, aborted bool) {
-	h.metrics.requests.WithLabelValues(a.target.kind.String(), strconv.Itoa(a.status), a.cache).Inc()
-	h.metrics.bytes.WithLabelValues(a.cache).Add(float64(a.bytes))
+	h.metrics.requests.WithLabelValues(a.target.kind.String(), strconv.Itoa(a.sent.Status), a.cache).Inc()
+	h.metrics.bytes.WithLabelValues(a.cache).Add(float64(a.sent.Bytes))
 	h.metrics.seconds.WithLabelValues(a.cache).Observe(took.Seconds())
 	level := slog.LevelDebug
 	if a.err != nil {
@@ -352,7 +375,7 @@ func (h *handler) account(r *http.Request, a *answer, took time.Duration, aborte
 	attrs := []slog.Attr{
 		slog.String("kind", a.target.kind.String()), slog.String("method", r.Method), slog.String("asset", a.target.asset),
 		slog.String("run", a.target.run), slog.String("rendition", a.target.rendition), slog.String("object", a.target.object),
-		slog.Int("status", a.status), slog.Int64("bytes", a.bytes), slog.String("cache", a.cache), slog.Duration("took", took),
+		slog.Int("status", a.sent.Status), slog.Int64("bytes", a.sent.Bytes), slog.String("cache", a.cache), slog.Duration("took", took),
 		slog.String("peer", r.RemoteAddr),
 	}
 	if a.grant.kid != "" {

@@ -10,6 +10,7 @@ import (
 
 type metrics struct {
 	requests *prometheus.CounterVec
+	fast     *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	fills    *prometheus.CounterVec
@@ -31,6 +32,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		requests: counter("requests_total", "Requests by kind, status and how the cache answered.", "kind", "status", "cache"),
+		fast:     counter("fast_requests_total", "Requests answered straight from the connection, among all, by kind and how the cache answered.", "kind", "cache"),
 		bytes:    counter("response_bytes_total", "Body bytes sent, by how the cache answered.", "cache"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meridian_edge_request_seconds", Help: "Time to answer, by how the cache answered.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}, []string{"cache"}),
@@ -47,7 +49,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		purges:   counter("purges_total", "Purges obeyed, by what came of them: done, disk_failed, emptied.", "outcome"),
 		purged:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_purge_number", Help: "Number of the last purge obeyed."}),
 	}
-	reg.MustRegister(m.requests, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.aborted, m.open, m.purges, m.purged)
+	reg.MustRegister(m.requests, m.fast, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.aborted, m.open, m.purges, m.purged)
 	return m
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -87,6 +88,7 @@ type playlist struct {
 	body  []byte
 	etag  string
 	ended bool
+	head  atomic.Pointer[preparedHead]
 }
 
 func makePlaylist(body []byte, ended bool) *playlist {
@@ -110,6 +112,35 @@ func (c *composer) Playlist(ctx context.Context, asset, run, rendition, prefix s
 		return makePlaylist(b, ended), nil
 	}
 	return t.compose(records, rendition, ended)
+}
+
+// Known returns the shared playlist if it is composed and nothing new is due;
+// run is "{asset}/{run}". It doesn't wait or keep the strings.
+func (c *composer) Known(run, rendition string) *playlist {
+	c.mu.Lock()
+	el, ok := c.runs[run]
+	if !ok {
+		c.mu.Unlock()
+		return nil
+	}
+	c.recent.MoveToFront(el)
+	r := el.Value.(*runTracks)
+	c.mu.Unlock()
+	r.mu.Lock()
+	t := r.renditions[rendition]
+	r.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended() && (t.polling || !time.Now().Before(t.next)) {
+		return nil
+	}
+	if p := t.playlists[rendition]; p != nil && p.records == len(t.records) {
+		return p.playlist
+	}
+	return nil
 }
 
 func (c *composer) tracksOf(asset, run string, p objects.Placement) *runTracks {

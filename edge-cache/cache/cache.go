@@ -42,7 +42,7 @@ type Events struct {
 
 const (
 	// overhead is what an object costs beyond its bytes.
-	overhead = 512
+	overhead = 1280
 	// maxFills bounds the fetches running at once, and so their goroutines.
 	maxFills = 512
 	shards   = 64
@@ -174,6 +174,21 @@ func (c *Cache) Get(ctx context.Context, key string, src Source) (*Object, Outco
 		return o, Outcome{Tier: Memory}, nil
 	}
 	return c.wait(ctx, key, hash, o, src)
+}
+
+// Hit returns the object under key if it is whole and in memory, else nil. It
+// doesn't wait or keep key.
+func (c *Cache) Hit(key []byte) *Object {
+	hash := xxhash.Sum64(key)
+	s := &c.shards[hash%shards]
+	s.mu.RLock()
+	o := s.m[string(key)]
+	s.mu.RUnlock()
+	if o == nil || !o.complete.Load() || o.direct {
+		return nil
+	}
+	o.touch()
+	return o
 }
 
 func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, src Source) (*Object, Outcome, error) {

@@ -45,6 +45,8 @@ type Object struct {
 	complete atomic.Bool // the whole body may be read without the lock
 	body     []byte
 
+	memo [2]atomic.Value
+
 	mu     sync.Mutex
 	filled int64         // bytes of body that may be read
 	woken  chan struct{} // closed when filled or err changes
@@ -60,6 +62,13 @@ func (o *Object) Info() *Info { return &o.info }
 
 // Direct reports that the object is too large to be kept: read it from the origin.
 func (o *Object) Direct() bool { return o.direct }
+
+// Memo returns what SetMemo put into slot 0 or 1, nil before.
+func (o *Object) Memo(slot int) any { return o.memo[slot].Load() }
+
+// SetMemo keeps what a caller made from the object, at most some hundred bytes,
+// for those who get the object later. All values of a slot have one type.
+func (o *Object) SetMemo(slot int, v any) { o.memo[slot].Store(v) }
 
 // Complete reports whether all bytes are here.
 func (o *Object) Complete() bool { return o.complete.Load() }
@@ -87,6 +96,9 @@ func (o *Object) Bytes(ctx context.Context, offset int64) ([]byte, error) {
 		}
 	}
 }
+
+// Whole returns the body of a complete object.
+func (o *Object) Whole() []byte { return o.body }
 
 // Available returns how many bytes are here.
 func (o *Object) Available() int64 {

@@ -104,6 +104,21 @@ func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 	}
 }
 
+// Known returns what Newest would without waiting: the asset's record when it was
+// looked for lately. With false, ask Newest.
+func (f *Finder) Known(asset string) (Record, bool) {
+	now := f.now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	el, ok := f.byID[asset]
+	if !ok {
+		return Record{}, false
+	}
+	f.recent.MoveToFront(el)
+	e := el.Value.(*entry)
+	return e.record, e.record.N > 0 && now.Before(e.ownNext)
+}
+
 func answer(r Record) (Record, error) {
 	if r.N == 0 {
 		return Record{}, ErrNotFound

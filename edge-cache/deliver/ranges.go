@@ -1,4 +1,4 @@
-package edgecache
+package deliver
 
 import (
 	"errors"
@@ -6,25 +6,27 @@ import (
 	"strings"
 )
 
-// span is a part of an object: length bytes from start.
-type span struct{ start, length int64 }
+// Span is a part of an object: Length bytes from Start.
+type Span struct{ Start, Length int64 }
 
 // maxRanges is how many ranges a request may ask for; more are answered whole
 // (RFC 9110 section 14.2 lets a server ignore Range at any time).
 const maxRanges = 16
 
-var errUnsatisfiable = errors.New("no range of the object")
+// ErrRange: no range of the object is among those asked for (416). The header
+// has Content-Range by then.
+var ErrRange = errors.New("no such range of the object")
 
-// parseRange reads a Range header for an object of size bytes (RFC 9110 section
+// ParseRange reads a Range header for an object of size bytes (RFC 9110 section
 // 14.1.2). No spans and no error mean: ignore the header and answer whole, as
 // for units we don't know, a syntax error, too many ranges, or ranges that
 // overlap so much that the answer would be larger than the object.
-func parseRange(s string, size int64) ([]span, error) {
+func ParseRange(s string, size int64) ([]Span, error) {
 	unit, set, ok := strings.Cut(s, "=")
 	if !ok || !strings.EqualFold(unit, "bytes") || len(s) > 1024 {
 		return nil, nil
 	}
-	var spans []span
+	var spans []Span
 	var total int64
 	given := 0
 	for spec := range strings.SplitSeq(set, ",") {
@@ -39,7 +41,7 @@ func parseRange(s string, size int64) ([]span, error) {
 		if !ok {
 			return nil, nil
 		}
-		var sp span
+		var sp Span
 		switch {
 		case first == "":
 			n, ok := parseDigits(last)
@@ -50,7 +52,7 @@ func parseRange(s string, size int64) ([]span, error) {
 				continue
 			}
 			n = min(n, size)
-			sp = span{size - n, n}
+			sp = Span{size - n, n}
 		default:
 			start, ok := parseDigits(first)
 			if !ok {
@@ -67,16 +69,16 @@ func parseRange(s string, size int64) ([]span, error) {
 			if start >= size {
 				continue
 			}
-			sp = span{start, end - start + 1}
+			sp = Span{start, end - start + 1}
 		}
 		spans = append(spans, sp)
-		total += sp.length
+		total += sp.Length
 	}
 	switch {
 	case given == 0:
 		return nil, nil
 	case len(spans) == 0:
-		return nil, errUnsatisfiable
+		return nil, ErrRange
 	case len(spans) > 1 && total > size:
 		return nil, nil
 	}
@@ -95,12 +97,21 @@ func parseDigits(s string) (int64, bool) {
 	return n, true
 }
 
-func (s span) contentRange(size int64) string {
+func (s Span) contentRange(size int64) string {
 	b := make([]byte, 0, 64)
 	b = append(b, "bytes "...)
-	b = strconv.AppendInt(b, s.start, 10)
+	b = strconv.AppendInt(b, s.Start, 10)
 	b = append(b, '-')
-	b = strconv.AppendInt(b, s.start+s.length-1, 10)
+	b = strconv.AppendInt(b, s.Start+s.Length-1, 10)
 	b = append(b, '/')
 	return string(strconv.AppendInt(b, size, 10))
+}
+
+func digits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
 }

@@ -1,4 +1,4 @@
-package edgecache
+package deliver
 
 import (
 	"net/http"

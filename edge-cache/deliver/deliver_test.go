@@ -1,10 +1,11 @@
-package edgecache
+package deliver
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
-	"log/slog"
+	"math/rand/v2"
 	"mime"
 	"mime/multipart"
 	"net"
@@ -27,32 +28,46 @@ func readBody(res *http.Response) string {
 }
 
 var (
-	sample   = bytesOf("sample", 1000)
+	sample   = bytesOf(1000)
 	modified = time.Date(2026, 3, 1, 12, 0, 0, 500_000_000, time.UTC)
 )
 
-func content0() *content {
-	return &content{body: whole(sample), size: 1000, mime: "video/mp4", etag: `"abc"`, modified: modified, control: "max-age=1"}
+func bytesOf(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
 }
 
+type whole []byte
+
+func (b whole) Bytes(_ context.Context, offset int64) ([]byte, error) { return b[offset:], nil }
+func (b whole) Complete() bool                                        { return true }
+
+// serve is what a caller of Serve does.
 func serve(method string, header http.Header) *http.Response {
 	r := httptest.NewRequest(method, "/", nil)
 	r.Header = header
 	w := httptest.NewRecorder()
-	var a answer
-	if err := serveContent(w, r, content0(), &a); err != nil {
-		var p *problem
-		if !errors.As(err, &p) {
-			panic(err)
-		}
-		p.write(w, method == http.MethodHead)
+	w.Header().Set("Content-Type", "video/mp4")
+	w.Header().Set("Accept-Ranges", "bytes")
+	w.Header().Set("Etag", `"abc"`)
+	var sent Sent
+	switch err := (&Content{Body: whole(sample), Size: 1000, ETag: `"abc"`, Modified: modified}).Serve(w, r, &sent); {
+	case errors.Is(err, ErrCondition):
+		w.WriteHeader(http.StatusPreconditionFailed)
+	case errors.Is(err, ErrRange):
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+	case err != nil:
+		panic(err)
+	case sent.Status != w.Code || sent.Bytes != int64(w.Body.Len()):
+		panic("sent isn't what was sent")
 	}
 	return w.Result()
 }
 
 func TestParseRange(t *testing.T) {
 	const size = 1000
-	for s, want := range map[string][]span{
+	for s, want := range map[string][]Span{
 		"bytes=0-0": {{0, 1}}, "bytes=0-": {{0, 1000}}, "bytes=999-": {{999, 1}}, "bytes=-1": {{999, 1}}, "bytes=-5000": {{0, 1000}},
 		"bytes=10-5000": {{10, 990}}, "BYTES=1-2": {{1, 2}}, "bytes= 1-2 , 4-5": {{1, 2}, {4, 2}}, "bytes=5-6,1-2": {{5, 2}, {1, 2}},
 		"bytes=2000-,1-1": {{1, 1}}, "bytes=-0,1-1": {{1, 1}}, "bytes=,,1-1,": {{1, 1}}, "bytes=1-99999999999999999999999": {{1, 999}},
@@ -61,16 +76,16 @@ func TestParseRange(t *testing.T) {
 		"bytes=1-2,x": nil, "bytes=+1-2": nil, "bytes=1 -2": nil, "bytes=0-,0-,0-": nil, "bytes=0-999,0-999": nil, "bytes=0x1-2": nil,
 		"bytes=0-0,1-1,2-2,3-3,4-4,5-5,6-6,7-7,8-8,9-9,10-10,11-11,12-12,13-13,14-14,15-15,16-16": nil,
 	} {
-		got, err := parseRange(s, size)
+		got, err := ParseRange(s, size)
 		require.NoError(t, err, s)
 		require.Equal(t, want, got, s)
 	}
 	for _, s := range []string{"bytes=1000-", "bytes=1000-2000", "bytes=-0", "bytes=5000-6000,7000-", "bytes=99999999999999999999-"} {
-		_, err := parseRange(s, size)
-		require.ErrorIs(t, err, errUnsatisfiable, s)
+		_, err := ParseRange(s, size)
+		require.ErrorIs(t, err, ErrRange, s)
 	}
-	_, err := parseRange("bytes=0-", 0)
-	require.ErrorIs(t, err, errUnsatisfiable)
+	_, err := ParseRange("bytes=0-", 0)
+	require.ErrorIs(t, err, ErrRange)
 }
 
 func FuzzParseRange(f *testing.F) {
@@ -80,12 +95,12 @@ func FuzzParseRange(f *testing.F) {
 		if size < 0 {
 			return
 		}
-		spans, err := parseRange(s, size)
+		spans, err := ParseRange(s, size)
 		if err != nil && spans != nil || len(spans) > maxRanges {
 			t.Fatal(spans, err)
 		}
 		for _, sp := range spans {
-			if sp.start < 0 || sp.length < 1 || sp.start > size-sp.length {
+			if sp.Start < 0 || sp.Length < 1 || sp.Start > size-sp.Length {
 				t.Fatalf("%q of %d: %+v", s, size, sp)
 			}
 		}
@@ -210,7 +225,7 @@ func TestLikeNetHTTP(t *testing.T) {
 		// RFC 9110 section 14.1.2: a suffix of no bytes can't be satisfied; net/http
 		// answers 206 with none.
 		if want.StatusCode == 206 && want.Header.Get("Content-Length") == "0" {
-			if _, err := parseRange(h.Get("Range"), 1000); err == nil || got.StatusCode != 416 {
+			if _, err := ParseRange(h.Get("Range"), 1000); err == nil || got.StatusCode != 416 {
 				t.Fatalf("%v: status %d for a suffix of no bytes", h, got.StatusCode)
 			}
 			return
@@ -218,7 +233,7 @@ func TestLikeNetHTTP(t *testing.T) {
 		// A backward range is a syntax error, which RFC 9110 section 14.2 lets a
 		// server ignore; net/http answers 416.
 		if want.StatusCode == 416 && got.StatusCode == 200 {
-			if spans, err := parseRange(h.Get("Range"), 1000); spans != nil || err != nil {
+			if spans, err := ParseRange(h.Get("Range"), 1000); spans != nil || err != nil {
 				t.Fatalf("ignored %q", h.Get("Range"))
 			}
 			return
@@ -242,15 +257,14 @@ func TestLikeNetHTTP(t *testing.T) {
 
 // TestReaderThatTakesNothingIsDropped lets a client ask for much and read nothing.
 func TestReaderThatTakesNothingIsDropped(t *testing.T) {
-	big := bytesOf("big", 16<<20)
+	big := bytesOf(16 << 20)
 	ended := make(chan any, 1)
-	srv := newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() { v := recover(); ended <- v; panic(v) }()
-		c := content0()
-		c.body, c.size = whole(big), int64(len(big))
-		_ = serveContent(&hurried{w}, r, c, &answer{})
-	}), slog.New(slog.DiscardHandler))
-	l := listen(t)
+		_ = (&Content{Body: whole(big), Size: int64(len(big))}).Serve(&hurried{w}, r, &Sent{})
+	})}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
 	defer func() { _ = srv.Close(); <-done }()

@@ -1,0 +1,217 @@
+package edgecache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+// fast answers the plain GETs of what is in memory: segments, init segments and
+// composed playlists, where the asset's record and the token are known and no
+// rule looks at who asks. Its answers are those of handler, whose header fields
+// it keeps beside the object. It allocates nothing.
+type fast struct {
+	h     *handler
+	date  atomic.Pointer[httpDate]
+	kinds [kindHealth]fastMetrics
+}
+
+type fastMetrics struct {
+	requests prometheus.Counter
+	fast     prometheus.Counter
+	bytes    prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func newFast(h *handler) *fast {
+	f := &fast{h: h}
+	for k := kindMaster; k < kindHealth; k++ {
+		how := string(cache.Memory)
+		if k == kindMedia {
+			how = composedLabel
+		}
+		f.kinds[k] = fastMetrics{h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how), h.metrics.fast.WithLabelValues(k.String(), how),
+			h.metrics.bytes.WithLabelValues(how), h.metrics.seconds.WithLabelValues(how)}
+	}
+	return f
+}
+
+// Respond implements fastpath.Responder.
+func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
+	for _, field := range r.Fields {
+		if !immaterial(field) {
+			return fastpath.Answer{}, false
+		}
+	}
+	path, rawQuery, _ := bytes.Cut(r.Target, []byte{'?'})
+	if len(path) > maxPath || len(rawQuery) > maxQuery {
+		return fastpath.Answer{}, false
+	}
+	// Strings over the connection's bytes: nothing below keeps them.
+	t, ok := parsePath(unsafe.String(unsafe.SliceData(path), len(path)))
+	if !ok || t.kind == kindMaster || t.kind == kindHealth {
+		return fastpath.Answer{}, false
+	}
+	if t.kind == kindMedia && (bytes.IndexByte(rawQuery, '%') >= 0 || bytes.Contains(rawQuery, []byte("steering"))) {
+		return fastpath.Answer{}, false
+	}
+	if f.h.log.Enabled(context.Background(), slog.LevelDebug) {
+		// One in so many is logged, which the handler does.
+		if f.h.answered.Add(1)%f.h.sample == 0 {
+			f.h.answered.Add(^uint64(0))
+			return fastpath.Answer{}, false
+		}
+	}
+	g, ok := f.h.guard.recall(t)
+	if !ok || !g.record.Placement.Allows(f.h.sites.here.Name) {
+		return fastpath.Answer{}, false
+	}
+	now := time.Now()
+	start := len("/v/") + len(t.token) + len("/")
+	if t.kind == kindMedia {
+		run := path[start : start+len(t.asset)+1+len(t.run)]
+		p := f.h.composer.Known(unsafe.String(unsafe.SliceData(run), len(run)), t.rendition)
+		if p == nil || len(p.body) == 0 {
+			return fastpath.Answer{}, false
+		}
+		head := p.head.Load()
+		if head == nil {
+			head = prepareHead(f.h.composedContent(p), f.h.composedStatus())
+			p.head.Store(head)
+		}
+		return fastpath.Answer{Head: head.append(buf, time.Time{}, now, f.dateAt(now)), Body: p.body, Kind: int(t.kind)}, true
+	}
+	var scratch [512]byte
+	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...))
+	if o == nil || len(o.Whole()) == 0 {
+		return fastpath.Answer{}, false
+	}
+	slot := 0
+	if t.token != token.None {
+		slot = 1
+	}
+	head, ok := o.Memo(slot).(*preparedHead)
+	if !ok {
+		mime, control := t.delivery()
+		head = prepareHead(objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
+		o.SetMemo(slot, head)
+	}
+	return fastpath.Answer{Head: head.append(buf, o.Info().Fetched, now, f.dateAt(now)), Body: o.Whole(), Kind: int(t.kind)}, true
+}
+
+// Responded implements fastpath.Responder.
+func (f *fast) Responded(a *fastpath.Answer, sent int64, took time.Duration, err error) {
+	m := &f.kinds[a.Kind]
+	m.requests.Inc()
+	m.fast.Inc()
+	m.bytes.Add(float64(sent))
+	m.seconds.Observe(took.Seconds())
+	if err != nil {
+		f.h.metrics.aborted.Inc()
+	}
+}
+
+// immaterial reports whether the handler's answer can't depend on the field.
+// Unknown ones are material: the handler knows what to do with them.
+func immaterial(f fastpath.Field) bool {
+	switch len(f.Name) {
+	case 3:
+		return f.Is("dnt") || f.Is("via")
+	case 6:
+		return f.Is("accept") || f.Is("origin") || f.Is("cookie") || f.Is("pragma")
+	case 7:
+		return f.Is("referer")
+	case 8:
+		return f.Is("priority")
+	case 9:
+		return f.Is("save-data") || f.Is("forwarded")
+	case 10:
+		return f.Is("user-agent") || f.Is("keep-alive") || f.HasPrefix("sec-") || f.Is("tracestate")
+	case 11:
+		return f.Is("traceparent") || f.HasPrefix("sec-")
+	case 13:
+		return f.Is("cache-control") || f.HasPrefix("sec-")
+	case 15:
+		return f.Is("accept-encoding") || f.Is("accept-language") || f.Is("x-forwarded-for") || f.HasPrefix("sec-")
+	}
+	return f.HasPrefix("sec-") || f.HasPrefix("cmcd-") || f.HasPrefix("x-forwarded-")
+}
+
+// preparedHead is a response head with room for Age and Date.
+type preparedHead struct {
+	before, after []byte
+	aged          bool
+}
+
+// prepareHead takes the header fields from serveContent and writes them as
+// net/http does: sorted, then Date.
+func prepareHead(c *content, status string) *preparedHead {
+	w := &headWriter{header: http.Header{}}
+	commonHeader(w.header)
+	w.header.Set("Cache-Status", status)
+	r := &http.Request{Method: http.MethodHead, Header: http.Header{}}
+	if err := serveContent(w, r.WithContext(context.Background()), c, &answer{}); err != nil || w.status != http.StatusOK {
+		panic(fmt.Sprintf("a plain HEAD answered with %d, %v", w.status, err)) // it has neither condition nor range
+	}
+	p := &preparedHead{aged: w.header.Get("Age") != ""}
+	if p.aged {
+		w.header.Set("Age", ageMark)
+	}
+	var b strings.Builder
+	b.WriteString("HTTP/1.1 200 OK\r\n")
+	_ = w.header.Write(&b)
+	before, after, _ := strings.Cut(b.String(), ageMark)
+	p.before, p.after = []byte(before), []byte(after+"Date: ")
+	return p
+}
+
+const ageMark = "{age}"
+
+// append writes the head; fetched is when the object came, for Age.
+func (p *preparedHead) append(b []byte, fetched, now time.Time, date string) []byte {
+	b = append(b, p.before...)
+	if p.aged {
+		b = strconv.AppendInt(b, max(0, int64(now.Sub(fetched)/time.Second)), 10)
+	}
+	b = append(b, p.after...)
+	b = append(b, date...)
+	return append(b, "\r\n\r\n"...)
+}
+
+// headWriter keeps a response's header.
+type headWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *headWriter) Header() http.Header         { return w.header }
+func (w *headWriter) WriteHeader(status int)      { w.status = status }
+func (w *headWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+// httpDate is a Date field, which changes once a second.
+type httpDate struct {
+	second int64
+	text   string
+}
+
+func (f *fast) dateAt(now time.Time) string {
+	d := f.date.Load()
+	if d == nil || d.second != now.Unix() {
+		d = &httpDate{second: now.Unix(), text: now.UTC().Format(http.TimeFormat)}
+		f.date.Store(d)
+	}
+	return d.text
+}

@@ -1,0 +1,146 @@
+package edgecache
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/internal/playback"
+	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+var moving = regexp.MustCompile(`(Date|Age): [^\r]*`)
+
+// raw asks on a connection of its own and returns the response as it came, twice.
+func (w *world) raw(path, fields string) string {
+	w.t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.base, "http://"))
+	require.NoError(w.t, err)
+	defer func() { require.NoError(w.t, c.Close()) }()
+	require.NoError(w.t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	br := bufio.NewReader(c)
+	var last string
+	for range 2 {
+		_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n", path, fields)
+		require.NoError(w.t, err)
+		var b strings.Builder
+		res, err := http.ReadResponse(bufio.NewReader(io.TeeReader(onlyReader{br}, &b)), nil)
+		require.NoError(w.t, err)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(w.t, err)
+		last = b.String()
+	}
+	return moving.ReplaceAllString(last, "$1: *")
+}
+
+// onlyReader hides that the reader below has more methods.
+type onlyReader struct{ io.Reader }
+
+// TestFastPathAnswersTheSame compares the fast path with the handler, byte for
+// byte, for what it answers, and finds that it leaves everything else.
+func TestFastPathAnswersTheSame(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 1))
+	w.video(record0(), 3)
+	private := record0()
+	private.Asset, private.Visibility = foreign, playback.Private
+	w.video(private, 1)
+	ruled := record0()
+	ruled.Asset = "cbcdefghijklmnopqrstuvwxyz"
+	ruled.Rules.Origins = []string{"https://a.example"}
+	w.video(ruled, 1)
+	w.start("eu-1")
+	tok := mint(t, w, token.PlaybackKeyFile, token.Claims{Asset: foreign})
+
+	fast := func() float64 {
+		n := 0.0
+		for k := kindMaster; k < kindHealth; k++ {
+			how := "memory"
+			if k == kindMedia {
+				how = composedLabel
+			}
+			n += testutil.ToFloat64(w.edge.handler.metrics.fast.WithLabelValues(k.String(), how))
+		}
+		return n
+	}
+	of := func(asset, tok, rest string) string { return "/v/" + tok + "/" + asset + "/r1/" + rest }
+	seg := "v1080/00000-1/00000.m4s"
+	for _, c := range []struct {
+		name, path, fields string
+		fast               bool
+	}{
+		{"segment", of(asset, "-", seg), "", true},
+		{"segment with what browsers send", of(asset, "-", seg), "User-Agent: M\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nSec-Fetch-Mode: cors\r\nReferer: http://a/\r\nOrigin: http://a\r\nCMCD-Request: bl=1\r\nCache-Control: no-cache\r\n", true},
+		{"segment with CMCD", of(asset, "-", seg) + "?CMCD=br%3D1%2Cbl%3D2", "", true},
+		{"audio", of(asset, "-", "a0-aac128/00001-1/00000.m4s"), "", true},
+		{"playlist", of(asset, "-", "v1080/index.m3u8"), "", true},
+		{"playlist with a query", of(asset, "-", "v1080/index.m3u8") + "?p=eu-1", "", true},
+		{"private segment", of(foreign, tok, seg), "", true},
+		{"private playlist", of(foreign, tok, "v1080/index.m3u8"), "", true},
+		{"plain playlist", of(asset, "-", "v1080/index.m3u8") + "?steering=0", "", false},
+		{"plain playlist, escaped", of(asset, "-", "v1080/index.m3u8") + "?%73teering=0", "", false},
+		{"range", of(asset, "-", seg), "Range: bytes=1-5\r\n", false},
+		{"condition", of(asset, "-", seg), "If-None-Match: *\r\n", false},
+		{"unknown field", of(asset, "-", seg), "Unknown: field\r\n", false},
+		{"no token", of(foreign, "-", seg), "", false},
+		{"bad token", of(foreign, "a.b.c", seg), "", false},
+		{"token of another", of(asset, tok, seg), "", false},
+		{"rules", of(ruled.Asset, "-", seg), "Origin: https://a.example\r\n", false},
+		{"missing", of(asset, "-", "v1080/00009-1/00000.m4s"), "", false},
+		{"bad query", of(asset, "-", seg) + "?a;b", "", false},
+		{"bad path", of(asset, "-", "v1080/../x"), "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			slow := w.raw(c.path, c.fields+"X-Unknown: leave it to the handler\r\n")
+			before := fast()
+			require.Equal(t, slow, w.raw(c.path, c.fields))
+			if !c.fast {
+				require.Equal(t, before, fast())
+				return
+			}
+			require.True(t, strings.HasPrefix(slow, "HTTP/1.1 200"), slow)
+			// Now and then the handler looks for a newer record.
+			require.Eventually(t, func() bool { w.raw(c.path, c.fields); return fast() > before }, 20*time.Second, time.Millisecond)
+		})
+	}
+	t.Run("not after a purge", func(t *testing.T) {
+		path := of(asset, "-", seg)
+		w.raw(path, "")
+		w.edge.handler.guard.purged.voids.put(asset, 1)
+		require.True(t, strings.HasPrefix(w.raw(path, ""), "HTTP/1.1 410"))
+	})
+	t.Run("no allocations", func(t *testing.T) {
+		path := of(foreign, tok, seg)
+		w.raw(path, "")
+		rec, err := w.edge.handler.guard.finder.Newest(t.Context(), foreign)
+		require.NoError(t, err)
+		w.stop() // what runs in the background allocates
+		w.edge.handler.guard.finder = known{rec}
+		f := newFast(w.edge.handler)
+		r := &fastpath.Request{Target: []byte(path), Fields: []fastpath.Field{{Name: []byte("User-Agent"), Value: []byte("x")}}}
+		buf := make([]byte, 0, 4096)
+		a, ok := f.Respond(r, buf)
+		require.True(t, ok)
+		require.LessOrEqual(t, testing.AllocsPerRun(200, func() {
+			a, _ = f.Respond(r, buf)
+			f.Responded(&a, 1, time.Millisecond, nil)
+		}), float64(raceAllocs))
+	})
+}
+
+// known is a finder that never looks.
+type known struct{ rec playback.Record }
+
+func (k known) Newest(context.Context, string) (playback.Record, error) { return k.rec, nil }
+func (k known) Known(string) (playback.Record, bool)                    { return k.rec, true }

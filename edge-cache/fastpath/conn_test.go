@@ -1,0 +1,368 @@
+package fastpath
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// site answers /n with n bytes, by net/http and by the fast path alike.
+type site struct {
+	quick, slow atomic.Int64 // requests answered
+	mu          sync.Mutex
+	errs        []error
+}
+
+// bytes0 is what every body begins with.
+var bytes0 = func() []byte {
+	b := make([]byte, 32<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
+	return b
+}()
+
+func bodyOf(n int) []byte { return bytes0[:n] }
+
+const date = "Tue, 03 Mar 2026 12:00:00 GMT"
+
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.slow.Add(1)
+	n, err := strconv.Atoi(r.URL.Path[1:])
+	if err != nil {
+		http.Error(w, "no number", http.StatusNotFound)
+		return
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.Header().Set("Date", date)
+	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Set("Content-Length", strconv.Itoa(n))
+	_, _ = w.Write(bodyOf(n))
+}
+
+func (s *site) Respond(r *Request, buf []byte) (Answer, bool) {
+	n, err := strconv.Atoi(string(r.Target[1:]))
+	if err != nil || n < 0 || n%2 == 1 { // odd ones are left to net/http
+		return Answer{}, false
+	}
+	s.quick.Add(1)
+	buf = fmt.Appendf(buf, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\nDate: %s\r\n\r\n", n, date)
+	return Answer{Head: buf, Body: bodyOf(n)}, true
+}
+
+func (s *site) Responded(_ *Answer, _ int64, _ time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errs = append(s.errs, err)
+}
+
+var config = Config{HeaderTimeout: 300 * time.Millisecond, IdleTimeout: 600 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, WriteSize: 64 << 10, MaxConnections: 100}
+
+type running struct {
+	*site
+	addr string
+	l    *Listener
+	srv  *http.Server
+}
+
+func start(t *testing.T, fast bool, cfg Config) *running {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	r := &running{site: &site{}, addr: l.Addr().String()}
+	r.srv = &http.Server{Handler: r.site, ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout}
+	if fast {
+		r.l = New(l, cfg, r.site)
+		r.srv.ConnState = r.l.ConnState
+		l = r.l
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.srv.Serve(l) }()
+	t.Cleanup(func() {
+		_ = r.srv.Close()
+		<-done
+		if fast {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			r.l.Drain(ctx)
+			require.Empty(t, r.l.conns)
+			require.NoError(t, ctx.Err())
+		}
+	})
+	return r
+}
+
+func dial(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	return c
+}
+
+func request(n int, extra string) string {
+	return "GET /" + strconv.Itoa(n) + " HTTP/1.1\r\nHost: x\r\n" + extra + "\r\n"
+}
+
+// TestSameAsNetHTTP sends random rows of requests, cut anywhere, and compares all
+// that comes back, byte for byte, with what net/http alone answers.
+func TestSameAsNetHTTP(t *testing.T) {
+	long := config
+	long.HeaderTimeout, long.IdleTimeout = 10*time.Second, 10*time.Second
+	quick, slow := start(t, true, long), start(t, false, long)
+	pieces := rapid.OneOf(
+		rapid.Custom(func(t *rapid.T) string {
+			n := rapid.SampledFrom([]int{0, 1, 2, 3, 100, 8000, 8001, 20000, 100_000}).Draw(t, "n")
+			return request(n, rapid.SampledFrom([]string{"", "", "", "Range: bytes=0-1\r\n", "X: y\r\n", "Cookie: " + strings.Repeat("c", 3000) + "\r\n", "Connection: keep-alive\r\n"}).Draw(t, "fields"))
+		}),
+		rapid.SampledFrom([]string{
+			"HEAD /6 HTTP/1.1\r\nHost: x\r\n\r\n", "GET /none HTTP/1.1\r\nHost: x\r\n\r\n",
+			"POST /4 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "POST /5 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"GET /4 HTTP/1.1\r\nHost: x\r\nContent-Length: 26\r\n\r\nGET /8 HTTP/1.1\r\nHost: x\r\n\r\n",
+			"GET /2 HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("d", 9000) + "\r\n\r\n",
+		}))
+	rapid.Check(t, func(rt *rapid.T) {
+		row := strings.Join(rapid.SliceOfN(pieces, 1, 6).Draw(rt, "row"), "")
+		row += rapid.SampledFrom([]string{"", "", "GET /2 HTTP/1.0\r\nHost: x\r\n\r\n", "GET /2 HTTP/1.1\r\n\r\n", "nonsense\r\n\r\n", "GET /8 HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n"}).Draw(rt, "end")
+		row += request(12, "Connection: close\r\n")
+		cuts := rapid.SliceOfN(rapid.IntRange(1, 4000), 0, 4).Draw(rt, "cuts")
+		answers := make([]string, 2)
+		for i, addr := range []string{quick.addr, slow.addr} {
+			c, err := net.Dial("tcp", addr)
+			require.NoError(rt, err)
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			read := make(chan string, 1)
+			go func() { // an end by reset is no matter: what was sent before is
+				b, _ := io.ReadAll(c)
+				read <- string(b)
+			}()
+			for rest, k := row, 0; rest != ""; k++ {
+				n := len(rest)
+				if k < len(cuts) {
+					n = min(n, cuts[k])
+				}
+				if _, err := io.WriteString(c, rest[:n]); err != nil {
+					break
+				}
+				rest = rest[n:]
+			}
+			answers[i] = <-read
+			require.NoError(rt, c.Close())
+		}
+		if got, want := undated(answers[0]), undated(answers[1]); got != want {
+			rt.Fatalf("%.400q:\n got %.2000q\nwant %.2000q", row, got, want)
+		}
+	})
+	require.NotZero(t, quick.quick.Load())
+	require.NotZero(t, quick.slow.Load())
+}
+
+// undated takes out the dates net/http writes itself.
+func undated(s string) string {
+	for {
+		i := strings.Index(s, "Date: ")
+		if i < 0 || i+41 > len(s) {
+			return s
+		}
+		s = s[:i] + s[i+41:]
+	}
+}
+
+func TestComesBackFromNetHTTP(t *testing.T) {
+	r := start(t, true, config)
+	c := dial(t, r.addr)
+	br := bufio.NewReader(c)
+	for i, n := range []int{2, 3, 4, 5, 6, 8} {
+		_, err := io.WriteString(c, request(n, ""))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(br, nil)
+		require.NoError(t, err)
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, bodyOf(n), b, i)
+	}
+	require.EqualValues(t, 4, r.quick.Load())
+	require.EqualValues(t, 2, r.slow.Load())
+}
+
+// closes waits until the server ends the connection and returns how long it took.
+func closes(t *testing.T, c net.Conn) time.Duration {
+	t.Helper()
+	started := time.Now()
+	_, err := io.Copy(io.Discard, c)
+	var timeout net.Error
+	require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "still open")
+	return time.Since(started)
+}
+
+func TestDeadlines(t *testing.T) {
+	r := start(t, true, config)
+	t.Run("a head that doesn't end", func(t *testing.T) {
+		t.Parallel()
+		c := dial(t, r.addr)
+		_, err := io.WriteString(c, request(2, "")+"GET /2 HT")
+		require.NoError(t, err)
+		stop := make(chan struct{})
+		go func() { // a byte now and then buys no time
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+					_, _ = io.WriteString(c, "T")
+				}
+			}
+		}()
+		require.Less(t, closes(t, c), 4*config.HeaderTimeout)
+		close(stop)
+	})
+	t.Run("idle", func(t *testing.T) {
+		t.Parallel()
+		c := dial(t, r.addr)
+		_, err := io.WriteString(c, request(2, ""))
+		require.NoError(t, err)
+		took := closes(t, c)
+		require.Greater(t, took, config.IdleTimeout*3/4)
+		require.Less(t, took, 5*config.IdleTimeout)
+	})
+	t.Run("a reader that takes nothing", func(t *testing.T) {
+		t.Parallel()
+		slow := start(t, true, config)
+		c := dial(t, slow.addr)
+		_, err := io.WriteString(c, request(32<<20, ""))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			slow.mu.Lock()
+			defer slow.mu.Unlock()
+			return len(slow.errs) == 1 && slow.errs[0] != nil
+		}, 10*time.Second, 10*time.Millisecond)
+	})
+	t.Run("a slow reader that goes on", func(t *testing.T) {
+		t.Parallel()
+		cfg := config
+		cfg.WriteTimeout = 2 * time.Second
+		c := dial(t, start(t, true, cfg).addr)
+		require.NoError(t, c.(*net.TCPConn).SetReadBuffer(64<<10))
+		const size = 4 << 20
+		_, err := io.WriteString(c, request(size, ""))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		var got bytes.Buffer
+		// Longer than the write timeout in all, but never that long without progress.
+		for range 8 {
+			_, err := io.CopyN(&got, res.Body, size/8)
+			require.NoError(t, err)
+			time.Sleep(cfg.WriteTimeout / 6)
+		}
+		require.Equal(t, bodyOf(size), got.Bytes())
+	})
+}
+
+func TestShutdownFinishesAnswers(t *testing.T) {
+	cfg := config
+	cfg.WriteTimeout = 10 * time.Second
+	r := start(t, true, cfg)
+	const size = 16 << 20
+	c := dial(t, r.addr)
+	_, err := io.WriteString(c, request(size, ""))
+	require.NoError(t, err)
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	require.NoError(t, err)
+	idle := dial(t, r.addr)
+	_, err = io.WriteString(idle, request(4, ""))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.srv.Close() // harsher than Shutdown: it closes whatever there is
+		r.l.Drain(ctx)
+	}()
+	closes(t, idle)
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, bodyOf(size), b)
+	<-done
+	require.NoError(t, ctx.Err())
+}
+
+func TestDrainEndsWhatIsTooSlow(t *testing.T) {
+	cfg := config
+	cfg.WriteTimeout = time.Minute
+	r := start(t, true, cfg)
+	c := dial(t, r.addr)
+	_, err := io.WriteString(c, request(32<<20, ""))
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 100))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_ = r.srv.Close()
+	r.l.Drain(ctx)
+	require.Error(t, ctx.Err())
+}
+
+func TestMaxConnections(t *testing.T) {
+	cfg := config
+	cfg.MaxConnections, cfg.IdleTimeout = 1, 10*time.Second
+	r := start(t, true, cfg)
+	first := dial(t, r.addr)
+	one := func(c net.Conn) {
+		_, err := io.WriteString(c, request(2, ""))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		require.Equal(t, 200, res.StatusCode)
+	}
+	one(first)
+	second := dial(t, r.addr)
+	_, err := io.WriteString(second, request(2, ""))
+	require.NoError(t, err)
+	require.NoError(t, second.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+	_, err = second.Read(make([]byte, 1))
+	require.Error(t, err, "it waits to be accepted")
+	require.NoError(t, first.Close())
+	require.NoError(t, second.SetReadDeadline(time.Now().Add(10*time.Second)))
+	res, err := http.ReadResponse(bufio.NewReader(second), nil)
+	require.NoError(t, err)
+	require.Equal(t, 200, res.StatusCode)
+}
+
+func TestIdleConnectionsHoldNoBuffer(t *testing.T) {
+	r := start(t, true, Config{HeaderTimeout: time.Minute, IdleTimeout: time.Minute, WriteTimeout: time.Minute, WriteSize: 1 << 20, MaxConnections: 10})
+	c := dial(t, r.addr)
+	for range 2 {
+		_, err := io.WriteString(c, request(2, ""))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, err)
+	}
+	b := &buffer{w: 2}
+	held := &conn{buf: b}
+	held.release()
+	require.NotNil(t, held.buf)
+	b.r = 2
+	held.release()
+	require.Nil(t, held.buf)
+}

@@ -1,0 +1,251 @@
+package fastpath
+
+import "bytes"
+
+// maxFields bounds the header fields of a request the fast path answers.
+const maxFields = 32
+
+// Field is one header field as it came.
+type Field struct{ Name, Value []byte }
+
+// Request is a plain GET: HTTP/1.1, one Host, no body, no condition, no range,
+// nothing that ends or changes the connection. Its bytes are those of the
+// connection's buffer and valid only during the call.
+type Request struct {
+	// Target is path and query, undecoded: only characters that URIs may hold.
+	Target []byte
+	// Fields holds all header fields but Host and "Connection: keep-alive".
+	Fields []Field
+	Host   []byte
+
+	store [maxFields]Field
+}
+
+type verdict int
+
+const (
+	// incomplete: the head hasn't ended yet.
+	incomplete verdict = iota
+	// plain: a request the fast path may answer.
+	plain
+	// bodiless: a request for net/http that ends with its head.
+	bodiless
+	// other: everything else.
+	other
+)
+
+var headEnd = []byte("\r\n\r\n")
+
+// parse reads the first request head of b and returns its length.
+func parse(b []byte, r *Request) (n int, v verdict) {
+	end := bytes.Index(b, headEnd)
+	if end < 0 {
+		return 0, incomplete
+	}
+	n = end + len(headEnd)
+	line, rest := cutLine(b[:end+2])
+	v = plain
+	method, after, ok := bytes.Cut(line, []byte{' '})
+	if !ok {
+		return n, other
+	}
+	target, proto, ok := bytes.Cut(after, []byte{' '})
+	if !ok || string(proto) != "HTTP/1.1" || !validTarget(target) {
+		return n, other
+	}
+	switch string(method) {
+	case "GET":
+	case "HEAD":
+		v = bodiless
+	default:
+		return n, other
+	}
+	r.Target, r.Host, r.Fields = target, nil, r.store[:0]
+	hosts := 0
+	for len(rest) > 0 {
+		line, rest = cutLine(rest)
+		name, value, ok := cutField(line)
+		if !ok {
+			return n, other
+		}
+		switch classOf(name) {
+		case classHost:
+			if hosts++; hosts > 1 || !validHost(value) {
+				return n, other
+			}
+			r.Host = value
+			continue
+		case classConnection:
+			if !equalFold(value, "keep-alive") {
+				return n, other
+			}
+			continue
+		case classFraming:
+			return n, other
+		case classSelecting:
+			v = bodiless
+		}
+		if len(r.Fields) == maxFields {
+			v = bodiless
+			continue
+		}
+		r.Fields = append(r.Fields, Field{name, value})
+	}
+	if hosts != 1 {
+		return n, other
+	}
+	return n, v
+}
+
+// cutLine takes the first line off b, which ends with CRLF.
+func cutLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\r')
+	// A bare CR stays in the line, where no grammar allows it.
+	for i >= 0 && i+1 < len(b) && b[i+1] != '\n' {
+		j := bytes.IndexByte(b[i+1:], '\r')
+		if j < 0 {
+			return b, nil
+		}
+		i += 1 + j
+	}
+	if i < 0 || i+1 >= len(b) {
+		return b, nil
+	}
+	return b[:i], b[i+2:]
+}
+
+// cutField splits a field line (RFC 9112 section 5): a token, a colon without
+// space before it, and a value of visible characters, spaces and tabs.
+func cutField(line []byte) (name, value []byte, ok bool) {
+	i := bytes.IndexByte(line, ':')
+	if i <= 0 {
+		return nil, nil, false
+	}
+	name, value = line[:i], bytes.Trim(line[i+1:], " \t")
+	for _, c := range name {
+		if !tokenByte[c] {
+			return nil, nil, false
+		}
+	}
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c >= 0x7f {
+			return nil, nil, false
+		}
+	}
+	return name, value, true
+}
+
+var tokenByte = table("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+// targetByte holds what a path and query may hold unescaped (RFC 3986), without
+// the semicolon, which net/url refuses in a query.
+var targetByte = table("/?-._~!$&'()*+,=:@0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+func table(chars string) (t [256]bool) {
+	for i := range len(chars) {
+		t[chars[i]] = true
+	}
+	return t
+}
+
+func validTarget(b []byte) bool {
+	if len(b) == 0 || b[0] != '/' {
+		return false
+	}
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case targetByte[c]:
+		case c == '%' && i+2 < len(b) && hexByte(b[i+1]) && hexByte(b[i+2]):
+			i += 2
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func hexByte(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func validHost(b []byte) bool {
+	for _, c := range b {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == '_' || c == ':' || c == '[' || c == ']') {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+type class int
+
+const (
+	classNone class = iota
+	classHost
+	classConnection
+	// classFraming: fields that change where the request ends, or the connection.
+	classFraming
+	// classSelecting: fields that ask for another answer than the whole object.
+	classSelecting
+)
+
+func classOf(name []byte) class {
+	switch len(name) {
+	case 2:
+		if equalFold(name, "te") {
+			return classFraming
+		}
+	case 4:
+		if equalFold(name, "host") {
+			return classHost
+		}
+	case 5:
+		if equalFold(name, "range") {
+			return classSelecting
+		}
+	case 6:
+		if equalFold(name, "expect") {
+			return classFraming
+		}
+	case 7:
+		if equalFold(name, "upgrade") || equalFold(name, "trailer") {
+			return classFraming
+		}
+	case 10:
+		if equalFold(name, "connection") {
+			return classConnection
+		}
+	}
+	switch {
+	case hasPrefixFold(name, "if-"):
+		return classSelecting
+	case hasPrefixFold(name, "content-"), hasPrefixFold(name, "transfer-"), hasPrefixFold(name, "proxy-"), hasPrefixFold(name, "http2-"):
+		return classFraming
+	}
+	return classNone
+}
+
+// equalFold compares with a lower-case name, in ASCII.
+func equalFold(b []byte, lower string) bool { return len(b) == len(lower) && hasPrefixFold(b, lower) }
+
+func hasPrefixFold(b []byte, lower string) bool {
+	if len(b) < len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := b[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Is reports whether the field has the name, given in lower case.
+func (f Field) Is(lower string) bool { return equalFold(f.Name, lower) }
+
+// HasPrefix reports whether the field's name begins with prefix, given in lower case.
+func (f Field) HasPrefix(lower string) bool { return hasPrefixFold(f.Name, lower) }
