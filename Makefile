@@ -95,6 +95,10 @@ test-long: install-develop tools web-test ## All tests with their full counts (h
 bench-go: install-develop tools ## Go benchmarks of all packages
 	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)
 
+.PHONY: bench-edge
+bench-edge: install-develop tools ## The edge beside nginx and Varnish (ARGS="-rounds 5")
+	@$(GO) run ./bench/edge $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache and the platform's state stay)
 	@rm -rf bin web/node_modules

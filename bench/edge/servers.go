@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// server is one who takes part.
+type server struct {
+	name string
+	ours bool
+	// path of the object of a size, and of a name.
+	path func(name string, size int) string
+	base string
+}
+
+func (s *server) url(size int) string { return s.base + s.path("hit", size) }
+
+const startTimeout = 30 * time.Second
+
+// The servers' names on the command line.
+const (
+	nameNginx    = "nginx"
+	nameVarnish  = "Varnish"
+	nameMeridian = "Meridian"
+)
+
+var serverNames = []string{nameNginx, nameVarnish, nameMeridian}
+
+func originPath(name string, size int) string { return "/" + name + "/" + strconv.Itoa(size) }
+
+// start runs the servers.
+func (b *bench) start(ctx context.Context, names []string) error {
+	starts := map[string]func(context.Context) (*server, error){
+		nameNginx: b.nginx, nameVarnish: b.varnish, nameMeridian: b.meridian,
+	}
+	for _, name := range names {
+		f, ok := starts[name]
+		if !ok {
+			return fmt.Errorf("-servers: %q: want some of %v", name, serverNames)
+		}
+		s, err := f(ctx)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+		b.servers = append(b.servers, s)
+	}
+	return nil
+}
+
+// check fetches the object twice, so that it is a hit, and compares its bytes.
+func (s *server) check(ctx context.Context, size int, o *origin) error {
+	for range 3 {
+		body, err := get(ctx, s.url(size))
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if !bytes.Equal(body, o.body(size)) {
+			return fmt.Errorf("%s: %s: not the origin's bytes", s.name, s.url(size))
+		}
+	}
+	return nil
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(res.Body)
+	if err := errors.Join(err, res.Body.Close()); err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: status %d: %.200s", url, res.StatusCode, body)
+	}
+	return body, nil
+}
+
+// process runs a server until the bench ends, and waits until it accepts.
+func (b *bench) process(ctx context.Context, name, addr string, env []string, argv ...string) error {
+	log, err := os.Create(filepath.Join(b.dir, name+".log"))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	if err := errors.Join(cmd.Start()); err != nil {
+		return errors.Join(err, log.Close())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	b.stops = append(b.stops, func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-ended
+		}
+		_ = log.Close()
+	})
+	deadline := time.NewTimer(startTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			text, _ := os.ReadFile(log.Name())
+			return fmt.Errorf("it ended (%w): %s", err, text)
+		case <-deadline.C:
+			return fmt.Errorf("it accepts no connections after %s", startTimeout)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// freeAddr finds a port; what took it meanwhile makes the start fail.
+func freeAddr() (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// nginxConf: sendfile with full packets, one worker a CPU, files kept open, and
+// lock so that one request of many goes to the origin.
+const nginxConf = `
+daemon off;
+user root;
+worker_processes auto;
+pid %[1]s/nginx.pid;
+error_log stderr warn;
+events { worker_connections 8192; }
+http {
+	access_log off;
+	sendfile on;
+	tcp_nopush on;
+	tcp_nodelay on;
+	keepalive_requests 1000000000;
+	open_file_cache max=10000 inactive=300s;
+	open_file_cache_valid 300s;
+	client_body_temp_path %[1]s/nginx-body;
+	proxy_temp_path %[1]s/nginx-temp;
+	fastcgi_temp_path %[1]s/nginx-fastcgi;
+	uwsgi_temp_path %[1]s/nginx-uwsgi;
+	scgi_temp_path %[1]s/nginx-scgi;
+	proxy_cache_path %[1]s/nginx levels=1:2 keys_zone=bench:50m max_size=4g inactive=60m use_temp_path=off;
+	upstream origin { server %[2]s; keepalive 16; }
+	server {
+		listen %[3]s backlog=4096;
+		location / {
+			proxy_pass http://origin;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_cache bench;
+			proxy_cache_lock on;
+		}
+	}
+}
+`
+
+func (b *bench) nginx(ctx context.Context) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(b.dir, "nginx.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, b.dir, b.origin.addr, addr), 0o600); err != nil {
+		return nil, err
+	}
+	return &server{name: nameNginx, path: originPath, base: "http://" + addr}, b.process(ctx, "nginx", addr, nil, "nginx", "-p", b.dir, "-c", conf)
+}
+
+func (b *bench) varnish(ctx context.Context) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(b.dir, "varnish")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return &server{name: nameVarnish, path: originPath, base: "http://" + addr},
+		b.process(ctx, "varnish", addr, nil, "varnishd", "-F", "-n", dir, "-a", addr, "-b", b.origin.addr, "-s", "malloc,512m")
+}
+
+// build makes the binary under test, unless one was named.
+func (b *bench) build(ctx context.Context) (string, error) {
+	if b.binary != "" {
+		return b.binary, nil
+	}
+	bin := filepath.Join(b.dir, "meridian")
+	if !slices.ContainsFunc(b.servers, func(s *server) bool { return s.ours }) {
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("go build: %w: %s", err, out)
+		}
+	}
+	return bin, nil
+}
