@@ -27,6 +27,10 @@ type Command struct {
 	RootPublicKey  service.Secret `help:"Root public key; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	SteerCapacity  int            `help:"Steering requests a second from which on players are told to ask less often." default:"2000" env:"MERIDIAN_STEER_CAPACITY"`
 	MaxConnections int            `help:"Connections served at once, by HTTP and by each DNS listener over TCP." default:"8192" env:"MERIDIAN_ROUTER_MAX_CONNECTIONS"`
+	DNSSECKey      service.Secret `name:"dnssec-key" help:"Key that signs the zone, the same at all its routers, in PEM; @FILE reads it from a file. Empty: the zone is not signed. See meridian geodns key." env:"MERIDIAN_DNSSEC_KEY"`
+	DNSRate        int            `name:"dns-rate" help:"UDP answers a second to a network (IPv4 /24, IPv6 /56) whose address no cookie proves; 0: no limit." default:"5000" env:"MERIDIAN_DNS_RATE"`
+	DNSLargeRate   int            `name:"dns-large-rate" help:"Those among them more than three times as large as their query; 0: no limit, -1: none, they come truncated." default:"50" env:"MERIDIAN_DNS_LARGE_RATE"`
+	OverflowKm     float64        `name:"overflow-km" help:"How far apart two regions may be for one to leave viewers to the other; 0: any distance." default:"0" env:"MERIDIAN_OVERFLOW_KM"`
 	S3             objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 
 	root    ed25519.PublicKey
@@ -73,7 +77,16 @@ func (c *Command) Validate() error {
 	if c.MaxConnections < 16 {
 		bad("--max-connections %d: want at least 16", c.MaxConnections)
 	}
+	if c.DNSRate < 0 {
+		bad("--dns-rate %d: want 0 or more", c.DNSRate)
+	}
+	if c.OverflowKm < 0 {
+		bad("--overflow-km %v: want no negative number", c.OverflowKm)
+	}
 	if c.Table != nil {
+		if _, err := c.zone(geo.NewBoard(geo.NewSnapshot(c.Table)), nil); err != nil {
+			errs = append(errs, err)
+		}
 		for _, r := range geo.NewSnapshot(c.Table).Regions {
 			if !r.NameServer.IsValid() || !r.RouterAddress.IsValid() {
 				bad("region %s: router.dns: want a literal address and port, the name server answers with it", r.Name)
@@ -81,6 +94,22 @@ func (c *Command) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// zone returns the zone that answers from board.
+func (c *Command) zone(board *geo.Board, m *metrics) (*zone, error) {
+	opt := zoneOptions{limits: limits{answers: c.DNSRate, large: c.DNSLargeRate}}
+	var err, kerr error
+	opt.records, err = parseRecords(c.Table.Zone, c.Table.Records)
+	if key := c.DNSSECKey.Reveal(); key != "" {
+		if opt.signer, kerr = newSigner(c.Table.Zone, key); kerr != nil {
+			kerr = fmt.Errorf("--dnssec-key: %w", kerr)
+		}
+	}
+	if err = errors.Join(err, kerr); err != nil {
+		return nil, err
+	}
+	return newZone(c.Table.Zone, board, m, opt)
 }
 
 // Run runs the router until ctx ends.

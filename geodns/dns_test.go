@@ -20,7 +20,14 @@ import (
 
 func testZone(t testing.TB, b *geo.Board) *zone {
 	t.Helper()
-	return newZone("meridian.test", b, testMetrics(t))
+	z, err := newZone("meridian.test", b, testMetrics(t), zoneOptions{})
+	require.NoError(t, err)
+	return z
+}
+
+// packet is one UDP packet's answer.
+func (z *zone) packet(b []byte, client netip.Addr) []byte {
+	return z.newWorker("udp", 1).answer(b, client)
 }
 
 // query builds a query; subnet is "" or a client subnet.
@@ -194,7 +201,10 @@ func TestDNSTruncates(t *testing.T) {
 		require.NoError(t, r.Unpack(out))
 		require.True(t, r.Truncated)
 	}
-	r := z.respond(query("edge.meridian.test.", dns.TypeA, ""), netip.MustParseAddr("127.11.0.1"), true)
+	p, err := query("edge.meridian.test.", dns.TypeA, "").Pack()
+	require.NoError(t, err)
+	var r dns.Msg
+	require.NoError(t, r.Unpack(z.newWorker("tcp", 1).answer(p, netip.MustParseAddr("127.11.0.1"))))
 	require.False(t, r.Truncated)
 	require.Len(t, r.Answer, 240)
 }
@@ -302,7 +312,8 @@ func BenchmarkPacket(b *testing.B) {
 	require.NoError(b, err)
 	from := netip.MustParseAddr("127.11.0.1")
 	b.ReportAllocs()
+	w := z.newWorker("udp", 1)
 	for b.Loop() {
-		z.packet(p, from)
+		w.answer(p, from)
 	}
 }

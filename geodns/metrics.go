@@ -57,11 +57,23 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) decided(via string, d *geo.Decision) {
+// decision returns the counters of a decision, each nil when there is nothing to count.
+func (m *metrics) decision(via string, d *geo.Decision) (decided, alarm prometheus.Counter) {
 	if len(d.Choices) > 0 {
-		m.decisions.WithLabelValues(via, d.Choices[0].Region.Name, string(d.Choices[0].Class)).Inc()
+		decided = m.decisions.WithLabelValues(via, d.Choices[0].Region.Name, string(d.Choices[0].Class))
 	}
 	if d.Alarm {
-		m.alarms.WithLabelValues(via).Inc()
+		alarm = m.alarms.WithLabelValues(via)
+	}
+	return decided, alarm
+}
+
+func (m *metrics) decided(via string, d *geo.Decision) {
+	decided, alarm := m.decision(via, d)
+	if decided != nil {
+		decided.Inc()
+	}
+	if alarm != nil {
+		alarm.Inc()
 	}
 }

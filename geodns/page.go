@@ -11,7 +11,8 @@ import (
 )
 
 // page serves /watch/{asset} and /embed/{asset}. A token for private videos
-// comes as ?t=; the page passes it on in the master playlist's path.
+// comes as ?t=; the page passes it on in the master playlist's path. With
+// ?steering=0 it plays the plain form, every request redirected by a router.
 func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 	kind, asset, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 	if !hls.ValidAssetID(asset) {
@@ -36,6 +37,9 @@ func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 	rt.metrics.decided(viaPage, &d)
 	p := web.Page{Asset: asset, Title: rec.Title, State: rec.State, Poster: rec.Poster, Duration: rec.Duration,
 		Embed: kind == "embed", Master: "/v/" + tok + "/" + asset + "/master.m3u8"}
+	if r.URL.Query().Get("steering") == "0" {
+		p.Master += "?steering=0"
+	}
 	if !known {
 		p.State = web.StatePlayable // no store answers here; the edge may know more
 	}

@@ -37,17 +37,19 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	d := geo.Decide(rt.board.Load(), geo.Query{Addr: viewer(r, rt.proxies), Key: p.Asset, Allowed: allowed(rec)})
+	s := rt.board.Load()
+	d := geo.Decide(s, geo.Query{Addr: viewer(r, rt.proxies), Key: p.Asset, Allowed: allowed(rec)})
 	rt.metrics.decided(viaRedirect, &d)
 	edges := geo.Pathways(d)
 	if len(edges) == 0 {
 		problem(w, http.StatusServiceUnavailable, "no region may serve this video: it is pinned to regions that are not in the region table")
 		return
 	}
+	_, target := s.Edge(edges[0].Name)
 	h := w.Header()
 	cors(h)
 	h.Set("Cache-Control", "no-store")
-	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges))
+	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges)+"&r="+rt.routerFor(d, target).Name)
 	w.WriteHeader(http.StatusFound)
 }
 
@@ -62,8 +64,8 @@ func pathwayNames(edges []*geo.Edge) string {
 // maxQueryLen bounds the query of a playback path.
 const maxQueryLen = 1024
 
-// redirectQuery keeps a query's parameters but p, which is ours to choose, ready
-// to be followed by it.
+// redirectQuery keeps a query's parameters but p and r, which are ours to
+// choose, ready to be followed by them.
 func redirectQuery(raw string) (string, bool) {
 	if len(raw) > maxQueryLen {
 		return "", false
@@ -79,7 +81,7 @@ func redirectQuery(raw string) (string, bool) {
 		if err != nil {
 			return "", false
 		}
-		if name == "" || name == "p" {
+		if name == "" || name == "p" || name == "r" {
 			continue
 		}
 		b.WriteString(url.QueryEscape(name))

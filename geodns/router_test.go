@@ -96,7 +96,9 @@ func testBoard(t testing.TB) *geo.Board {
 	db, err := geo.ParseDatabase(b.Bytes())
 	require.NoError(t, err)
 	s := geo.NewSnapshot(tab)
-	s.Geo = db
+	orders, err := geo.NewBoard(s).Orders(db)
+	require.NoError(t, err)
+	require.NoError(t, s.SetGeo(db, orders))
 	for i := range s.Regions {
 		for j := range s.Regions[i].Edges {
 			s.Regions[i].Edges[j].Health.Since = testNow.Add(-24 * time.Hour)
@@ -147,7 +149,7 @@ func TestRedirect(t *testing.T) {
 	rt := testRouter(t, testBoard(t))
 	for _, c := range []struct{ from, first string }{{"127.11.0.1", "127.1.0."}, {"127.12.0.1", "127.2.0."}, {"127.13.0.1", "127.3.0."}, {"127.0.0.1", "127.1.0."}} {
 		for _, rest := range []string{"master.m3u8", "r1/v1080/index.m3u8", "r1/v1080/00000-1/00003.m4s", "r1/v1080/init-0a1b2c3d.mp4"} {
-			w := get(rt, "/v/-/"+asset+"/"+rest+"?steering=0&p=evil&x=a%20b", c.from)
+			w := get(rt, "/v/-/"+asset+"/"+rest+"?steering=0&p=evil&r=evil&x=a%20b", c.from)
 			require.Equal(t, http.StatusFound, w.Code, rest)
 			u, err := url.Parse(w.Header().Get("Location"))
 			require.NoError(t, err)
@@ -156,13 +158,14 @@ func TestRedirect(t *testing.T) {
 			require.Equal(t, "0", u.Query().Get("steering"))
 			require.Equal(t, "a b", u.Query().Get("x"))
 			require.Len(t, u.Query()["p"], 1)
+			require.Len(t, u.Query()["r"], 1)
 			require.Len(t, strings.Split(u.Query().Get("p"), ","), 4)
 			require.Equal(t, "*", w.Header().Get("Access-Control-Allow-Origin"))
 			require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 		}
 	}
 	w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.11.0.1")
-	require.Regexp(t, `^http://127\.1\.0\.[12]:8082/v/-/`+asset+`/master\.m3u8\?p=eu-[12],eu-[12],us-[12],ap-[12]$`, w.Header().Get("Location"))
+	require.Regexp(t, `^http://127\.1\.0\.[12]:8082/v/-/`+asset+`/master\.m3u8\?p=eu-[12],eu-[12],us-[12],ap-[12]&r=us$`, w.Header().Get("Location"))
 }
 
 func TestRedirectAvoidsTheDead(t *testing.T) {
@@ -170,7 +173,7 @@ func TestRedirectAvoidsTheDead(t *testing.T) {
 	rt := testRouter(t, b)
 	setDown(b, true, time.Time{}, "eu-1", "eu-2")
 	w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.11.0.1")
-	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*p=us-\d,us-\d,ap-\d,eu-\d$`, w.Header().Get("Location"))
+	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*p=us-\d,us-\d,ap-\d,eu-\d&r=eu$`, w.Header().Get("Location"))
 }
 
 func TestRedirectHonoursPlacement(t *testing.T) {
@@ -178,7 +181,7 @@ func TestRedirectHonoursPlacement(t *testing.T) {
 	rt := testRouter(t, b)
 	for range 2 {
 		w := get(rt, "/v/-/"+pinned+"/master.m3u8", "127.11.0.1")
-		require.Regexp(t, `^http://127\.3\.0\.\d:8082/.*p=ap-\d,ap-\d$`, w.Header().Get("Location"))
+		require.Regexp(t, `^http://127\.3\.0\.\d:8082/.*p=ap-\d,ap-\d&r=eu$`, w.Header().Get("Location"))
 		setDown(b, true, time.Time{}, "ap-1", "ap-2") // still never elsewhere
 	}
 }
@@ -275,6 +278,7 @@ func TestPages(t *testing.T) {
 	}{
 		{"/watch/" + asset, 200, `/v/-/` + asset + `/master.m3u8`},
 		{"/embed/" + asset, 200, `"embed":true`},
+		{"/watch/" + asset + "?steering=0", 200, `/v/-/` + asset + `/master.m3u8?steering=0`},
 		{"/watch/" + asset + "?t=e30.e30.sig", 200, `/v/e30.e30.sig/` + asset + `/master.m3u8`},
 		{"/watch/" + asset + "?t=%22onload", 403, "not valid"},
 		{"/watch/" + slow, 200, "master.m3u8"},

@@ -55,13 +55,18 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.openGeo()
+	s.board.Update(func(sn *geo.Snapshot) { sn.OverflowKm = c.OverflowKm })
+	if err := s.openGeo(); err != nil {
+		return nil, err
+	}
 	store, err := objects.New(rt.Table, rt.Region.Name, c.S3, rt.Log)
 	if err != nil {
 		return nil, err
 	}
 	s.keys = journal.NewKeys(store, c.root, rt.Log)
-	s.zone = newZone(rt.Table.Zone, s.board, s.metrics)
+	if s.zone, err = c.zone(s.board, s.metrics); err != nil {
+		return nil, err
+	}
 	s.router = &router{
 		board: s.board, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
 		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
@@ -70,23 +75,44 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 }
 
 // openGeo reads the geo database. Without one the router works, by table order.
-func (s *Server) openGeo() {
+func (s *Server) openGeo() error {
+	if err := s.placeAll(nil); err != nil {
+		return err
+	}
 	if s.cfg.GeoDatabase == "" {
 		s.log.Warn("no geo database: every location is unknown, regions are offered in table order")
-		return
+		return nil
 	}
 	db, err := geo.OpenDatabase(s.cfg.GeoDatabase)
 	if err != nil {
-		s.metrics.geoReloads.WithLabelValues("refused").Inc()
-		s.log.Error("geo database refused: every location is unknown until it can be read", "err", err)
-		return
+		s.refusedGeo("geo database refused: every location is unknown until it can be read", err)
+		return nil
 	}
 	s.useGeo(db)
+	return nil
+}
+
+// placeAll publishes a database, or none, with the orders it leads to.
+func (s *Server) placeAll(db *geo.Database) error {
+	orders, err := s.board.Orders(db)
+	if err != nil {
+		return err
+	}
+	s.board.Update(func(sn *geo.Snapshot) { err = sn.SetGeo(db, orders) })
+	return err
+}
+
+func (s *Server) refusedGeo(what string, err error) {
+	s.metrics.geoReloads.WithLabelValues("refused").Inc()
+	s.log.Error(what, "err", err)
 }
 
 func (s *Server) useGeo(db *geo.Database) {
+	if err := s.placeAll(db); err != nil {
+		s.refusedGeo("geo database refused, the one in use stays", err)
+		return
+	}
 	s.db = db
-	s.board.Update(func(sn *geo.Snapshot) { sn.Geo = db })
 	s.metrics.geoReloads.WithLabelValues("loaded").Inc()
 	s.metrics.geoBuilt.Set(float64(db.Built.Unix()))
 	s.log.Info("geo database", "type", db.Type, "built", db.Built)
@@ -129,8 +155,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if path := s.cfg.GeoDatabase; path != "" {
 		g.Go(func() error {
 			geo.WatchDatabase(ctx, path, s.cfg.GeoReload, s.db, s.useGeo, func(err error) {
-				s.metrics.geoReloads.WithLabelValues("refused").Inc()
-				s.log.Error("changed geo database refused, the one in use stays", "err", err)
+				s.refusedGeo("changed geo database refused, the one in use stays", err)
 			})
 			return nil
 		})

@@ -96,7 +96,11 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 		v.Set("s", q.session)
 	}
 	// p is the list in the order given, so that the URL stays the same for a session.
-	reload := rt.reloadRouter(s, d, priority) + "/steer?"
+	var target *geo.Region
+	if len(priority) > 0 {
+		_, target = s.Edge(priority[0])
+	}
+	reload := rt.routerFor(d, target).RouterURL + "/steer?"
 	if e := v.Encode(); e != "" {
 		reload += e + "&"
 	}
@@ -163,21 +167,16 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// reloadRouter names the router to ask next: one outside the region the viewer
-// is sent to, because a steering host that dies with the edge can't say so. The
-// own one when it is outside, else the nearest that answers.
-func (rt *router) reloadRouter(s *geo.Snapshot, d geo.Decision, priority []string) string {
-	target := ""
-	if len(priority) > 0 {
-		if _, r := s.Edge(priority[0]); r != nil {
-			target = r.Name
-		}
-	}
-	best, bestScore := "", -1
+// routerFor is the region whose router a session that plays from target asks
+// again: outside target, because what dies with the edge can't say so. The own
+// one when it is outside, else the nearest that answers.
+func (rt *router) routerFor(d geo.Decision, target *geo.Region) *geo.Region {
+	var best *geo.Region
+	bestScore := -1
 	for i := range d.Choices {
 		r := d.Choices[i].Region
 		score := 0
-		if r.Name != target {
+		if target == nil || r.Name != target.Name {
 			score += 2
 		}
 		if !r.Router.Down && (d.Choices[i].Up() || r.Name == rt.self) {
@@ -187,7 +186,7 @@ func (rt *router) reloadRouter(s *geo.Snapshot, d geo.Decision, priority []strin
 			score++
 		}
 		if score > bestScore {
-			best, bestScore = r.RouterURL, score
+			best, bestScore = r, score
 		}
 	}
 	return best

@@ -37,8 +37,10 @@ const (
 	Nearest    Class = "nearest"
 	Farther    Class = "farther"
 	Overridden Class = "overridden"
+	// Kept: it would shed, but no other region is near enough.
+	Kept       Class = "kept"
 	TableOrder Class = "table_order"
-	Full       Class = "full"
+	Shed       Class = "shed"
 	Drained    Class = "drained"
 	NoWeight   Class = "no_weight"
 	Down       Class = "down"
@@ -131,8 +133,8 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 			c.Class = NoWeight
 		case r.Drained:
 			c.Class = Drained
-		case r.Full:
-			c.Class = Full
+		case r.turnsAway(rk.region, spot):
+			c.Class = Shed
 		case o.override && i == 0:
 			c.Class = Overridden
 		case o.known:
@@ -144,6 +146,7 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 			d.Alarm = false
 		}
 	}
+	keepWithoutOthers(s, d.Choices)
 	slices.SortStableFunc(d.Choices, func(a, b Choice) int {
 		byWeight := 0
 		if a.run == b.run {
@@ -155,6 +158,25 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 		d.Choices[0].Class = Nearest
 	}
 	return d
+}
+
+// keepWithoutOthers lets regions take all their viewers when no region without
+// cause to turn any away lies within the distance cap.
+func keepWithoutOthers(s *Snapshot, cs []Choice) {
+	if s.OverflowKm <= 0 {
+		return
+	}
+	for i := range cs {
+		if cs[i].Class != Shed {
+			continue
+		}
+		others := slices.ContainsFunc(cs, func(o Choice) bool {
+			return tier(o.Class) == 0 && o.Region.At.Kilometres(cs[i].Region.At) <= s.OverflowKm
+		})
+		if !others {
+			cs[i].Class = Kept
+		}
+	}
 }
 
 // Viewers are spread over a region's edges by coarse networks, so that answers
@@ -187,6 +209,22 @@ func SpotOf(a netip.Addr) Spot {
 	return Spot{int(mix(x.hi>>(64-edgeNet6)) % EdgeSpots), int(mix(x.hi>>(64-shareNet6)) % ShareSpots)}
 }
 
+// EdgeBits is how many bits of an address its edge spot depends on.
+func EdgeBits(a netip.Addr) int {
+	if a.Unmap().Is4() {
+		return edgeNet4
+	}
+	return edgeNet6
+}
+
+// ShareBits is how many bits of an address its share spot depends on.
+func ShareBits(a netip.Addr) int {
+	if a.Unmap().Is4() {
+		return shareNet4
+	}
+	return shareNet6
+}
+
 // mix is the finalizer of splitmix64 (Steele, Lea, Flood 2014).
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
@@ -198,7 +236,7 @@ func mix(x uint64) uint64 {
 // tier orders the classes; distance (or table order) orders within one.
 func tier(c Class) int {
 	switch c {
-	case Full:
+	case Shed:
 		return 1
 	case Drained:
 		return 2
@@ -221,12 +259,14 @@ func (c *Choice) Reason() string {
 		return fmt.Sprintf("nearest %.0f km", c.Kilometres)
 	case Farther:
 		return fmt.Sprintf("farther %.0f km", c.Kilometres)
+	case Kept:
+		return "would turn viewers away (" + c.Region.shedWhy() + "), but no other region is near enough"
 	case Overridden:
 		return "the operator's override for this network"
 	case TableOrder:
 		return "unknown location: table order"
-	case Full:
-		return "full: load above its capacity"
+	case Shed:
+		return fmt.Sprintf("takes %.0f %% of its viewers, not this one: %s", 100*c.Region.takes(), c.Region.shedWhy())
 	case Drained:
 		return "drained by the operator"
 	case NoWeight:

@@ -25,7 +25,7 @@ func genSnapshot(t *rapid.T) *Snapshot {
 			Name:    fmt.Sprintf("r%d", i),
 			At:      Point{rapid.Float64Range(-90, 90).Draw(t, "lat"), rapid.Float64Range(-180, 180).Draw(t, "lon")},
 			Weight:  rapid.SampledFrom([]float64{0, 0.5, 1, 1, 2}).Draw(t, "weight"),
-			Drained: rapid.Bool().Draw(t, "drained"), Full: rapid.Bool().Draw(t, "full"),
+			Drained: rapid.Bool().Draw(t, "drained"), Shed: rapid.SampledFrom([]float64{0, 0, 0.3, 1}).Draw(t, "shed"), ShedWhy: "load",
 		}
 		for j := range rapid.IntRange(1, 4).Draw(t, "edges") {
 			r.Edges = append(r.Edges, Edge{Name: fmt.Sprintf("r%d-%d", i, j),

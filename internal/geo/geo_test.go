@@ -118,7 +118,7 @@ func TestDecideReasons(t *testing.T) {
 	require.False(t, d.Alarm)
 
 	s.Region("eu").Drained = true
-	s.Region("ap").Full = true
+	s.Region("ap").Shed = 1
 	require.Equal(t, []string{"ap", "eu", "us"}, order(Decide(s, q)))
 	s.Region("ap").Weight = 0
 	require.Equal(t, []string{"eu", "ap", "us"}, order(Decide(s, q)))
@@ -137,23 +137,6 @@ func TestDecideReasons(t *testing.T) {
 	require.True(t, d.Alarm)
 	require.Len(t, d.Choices, 3)
 	require.Contains(t, d.Choices[0].Reason(), "down")
-}
-
-func TestBoardFullHasHysteresis(t *testing.T) {
-	b := NewBoard(snapshot(t, nil))
-	for _, step := range []struct {
-		load float64
-		full bool
-	}{{0.9, false}, {0.96, true}, {0.9, true}, {0.79, false}, {0.9, false}} {
-		before := b.Load()
-		b.Update(func(s *Snapshot) {
-			for i := range s.Regions[0].Edges {
-				s.Regions[0].Edges[i].Load = step.load
-			}
-		})
-		require.Equal(t, step.full, b.Load().Regions[0].Full, "load %v", step.load)
-		require.NotSame(t, before, b.Load())
-	}
 }
 
 func TestPathways(t *testing.T) {

@@ -1,6 +1,7 @@
 package geo
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -43,19 +44,49 @@ type Region struct {
 	NameServer netip.Addr
 	Router     Health
 	Edges      []Edge
-	// Weight decides between regions equally far away; 0 takes a region out of
-	// rotation until nothing else is left.
+	// Weight below 1 is the share of its own viewers the region takes; 0 takes it
+	// out of rotation until nothing else is left. Between regions equally far away
+	// the larger weight goes first.
 	Weight float64
 	// Drained regions are offered after all others that work.
 	Drained bool
-	// Full regions pass new viewers on to the next nearest; see Board.
-	Full bool
+	// Shed is the share of viewers the region turns away by itself, 0 to 1, and
+	// ShedWhy the reason in a few words.
+	Shed    float64
+	ShedWhy string
 }
 
 // Up reports whether any edge of the region works.
 func (r *Region) Up() bool {
 	for i := range r.Edges {
 		if !r.Edges[i].Health.Down {
+			return true
+		}
+	}
+	return false
+}
+
+// takes is the share of its viewers the region takes.
+func (r *Region) takes() float64 { return min(1, max(0, r.Weight)) * (1 - min(1, max(0, r.Shed))) }
+
+func (r *Region) shedWhy() string {
+	if r.Shed > 0 {
+		return r.ShedWhy
+	}
+	return fmt.Sprintf("weight %g", r.Weight)
+}
+
+// turnsAway reports whether the region leaves a viewer to others. As the share
+// grows, those turned away stay so; regions differ in whom they turn away first.
+func (r *Region) turnsAway(index int, spot Spot) bool {
+	takes := r.takes()
+	return takes < 1 && float64((spot.Share+17*index)%ShareSpots) >= takes*ShareSpots
+}
+
+// Shares reports whether any region takes some of its viewers and not others.
+func (s *Snapshot) Shares() bool {
+	for i := range s.Regions {
+		if t := s.Regions[i].takes(); t > 0 && t < 1 {
 			return true
 		}
 	}
@@ -71,6 +102,9 @@ type Snapshot struct {
 	// Orders, if not nil, says for every address what Geo and the overrides lead to.
 	Orders *Orders
 	base   *Orders // without the overrides
+	// OverflowKm is how far apart two regions may be for one to leave viewers to the
+	// other; 0 is any distance.
+	OverflowKm float64
 	// Overrides of the operator; change them by SetOverrides.
 	Overrides []Override
 	// Alone is set while no other region's router is heard although there are
@@ -175,13 +209,6 @@ func (s *Snapshot) clone() *Snapshot {
 	return &c
 }
 
-// A region becomes full above fullAbove and stays so until it is below
-// fullBelow: without the gap, viewers would swing between two regions.
-const (
-	fullAbove = 0.95
-	fullBelow = 0.80
-)
-
 // Board publishes the current snapshot. Readers never wait.
 type Board struct {
 	current atomic.Pointer[Snapshot]
@@ -205,25 +232,5 @@ func (b *Board) Update(change func(*Snapshot)) {
 	defer b.mu.Unlock()
 	next := b.current.Load().clone()
 	change(next)
-	for i := range next.Regions {
-		next.Regions[i].setFull()
-	}
 	b.current.Store(next)
-}
-
-// setFull compares the mean load of the edges that work with the thresholds.
-func (r *Region) setFull() {
-	sum, n := 0.0, 0
-	for _, e := range r.Edges {
-		if !e.Health.Down {
-			sum += e.Load
-			n++
-		}
-	}
-	switch {
-	case n == 0 || sum/float64(n) < fullBelow:
-		r.Full = false
-	case sum/float64(n) > fullAbove:
-		r.Full = true
-	}
 }

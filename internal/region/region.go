@@ -24,6 +24,9 @@ type Table struct {
 	// Zone is the DNS zone the routers answer for, without a trailing dot.
 	// Edges are {edge}.edge.{zone}, routers {region}.play.{zone}.
 	Zone string `yaml:"zone"`
+	// Records are further records of the zone in master file format (RFC 1035, 5),
+	// names relative to the zone. The routers check and serve them.
+	Records string `yaml:"records,omitempty"`
 	// Regions in the operator's order of preference.
 	Regions []Region `yaml:"regions"`
 }
