@@ -5,11 +5,13 @@ import (
 	"os"
 
 	"github.com/meridian-video/meridian/api"
+	"github.com/meridian-video/meridian/deploy"
 	edgecache "github.com/meridian-video/meridian/edge-cache"
 	"github.com/meridian-video/meridian/encoder"
 	"github.com/meridian-video/meridian/geodns"
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/client/cmd"
+	"github.com/meridian-video/meridian/internal/hls/validate"
 	"github.com/meridian-video/meridian/internal/platform"
 )
 
@@ -21,6 +23,8 @@ type commands struct {
 	RegionAgent platform.AgentCommand  `cmd:"" hidden:""`
 	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
 	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`
+	HLS         validate.Command       `cmd:"" name:"hls" help:"Check published streams."`
+	Provision   deploy.Command         `cmd:"" help:"Make keys, certificates and the stores' configuration of a platform on several machines."`
 	API         api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`
 	Encoder     encoder.Command        `cmd:"" help:"Run an encoding worker."`
 	GeoDNS      geodns.Command         `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages."`

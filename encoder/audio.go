@@ -8,9 +8,9 @@ import (
 	"io"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
-	"github.com/meridian-video/meridian/encoder/fmp4"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
@@ -72,6 +72,7 @@ type audioJob struct {
 	// pending are the segments of the open chunk, pub their PUTs.
 	pending []hls.Segment
 	pub     *publisher
+	stores  stores
 	init    fmp4.Init
 }
 
@@ -89,11 +90,15 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 		from -= prerollFrames
 		drop += prerollFrames
 	}
+	gain, err := j.e.gain(ctx, j.t, in, j.spec, plan.Duration(j.plan), seekable)
+	if err != nil {
+		return err
+	}
 	limits := j.e.opt.Child
 	limits.Wall = wall(plan.Duration(j.plan), 1)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: ffmpeg.Audio{
 		URL: in.url, Stream: j.spec.Stream, Zero: j.spec.Zero, ZeroBase: hls.Rational{Num: j.spec.Num, Den: j.spec.Den},
-		SampleRate: plan.SampleRate, Bitrate: j.spec.Bitrate, From: from * fmp4.FrameSamples, PadTo: j.spec.PadTo, Seek: seekable,
+		SampleRate: plan.SampleRate, Bitrate: j.spec.Bitrate, From: from * fmp4.FrameSamples, PadTo: j.spec.PadTo, Seek: seekable, GainDB: gain,
 	}.Args()})
 	if err != nil {
 		return err
@@ -166,9 +171,9 @@ func (j *audioJob) add(ctx context.Context, s *fmp4.Segment) {
 	id := j.track.Renditions[0].ID
 	if j.pub == nil {
 		j.pub = j.e.publisher(ctx, j.t)
-		j.pub.init(id, j.init)
+		j.pub.init(id, j.init, &j.stores)
 	}
-	j.pending = append(j.pending, j.pub.segment(id, j.chunk, len(j.pending), s))
+	j.pending = append(j.pending, j.pub.segment(id, j.chunk, len(j.pending), s, &j.stores))
 }
 
 func (j *audioJob) commit(ctx context.Context, last bool) error {

@@ -35,6 +35,7 @@ type Claim interface {
 	CommittedChunks(ctx context.Context) ([]hls.Record, error)
 	CommitPlan(ctx context.Context, p catalog.Plan) error
 	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
+	CommitExtras(ctx context.Context, x hls.Extras) error
 	Finish(ctx context.Context) error
 	Progress(frames int64)
 }
@@ -149,6 +150,8 @@ func (e *Encoder) Handle(ctx context.Context, t Task) error {
 		err = e.video(ctx, t)
 	case catalog.KindAudio:
 		err = e.audio(ctx, t)
+	case catalog.KindExtra:
+		err = e.extra(ctx, t)
 	default:
 		err = fmt.Errorf("task %s: this version can't do kind %q", t.ID, t.Kind)
 	}

@@ -74,6 +74,7 @@ func TestStrangeFiles(t *testing.T) {
 				require.EqualValues(t, c.frames, decoded(t, data))
 			}
 			require.Equal(t, c.audio, audio)
+			checkStream(t, b)
 			for key := range b.store.objects {
 				require.False(t, strings.HasPrefix(key, "work/") && c.audio == 2, "audio needs no remux: %s", key)
 			}

@@ -74,6 +74,9 @@ type board struct {
 	source catalog.Source
 	plan   *catalog.Plan
 	chunks map[string]map[int]hls.Record
+	extras *hls.Extras
+	// codecs by rendition, as the first chunks told.
+	codecs map[string]string
 	// failures is what tasks claim to have failed before.
 	failures int
 }
@@ -89,6 +92,13 @@ func (c *claim) Source(context.Context) (catalog.Source, error) { return c.b.sou
 func (c *claim) Plan(context.Context) (catalog.Plan, error)     { return *c.b.plan, nil }
 func (c *claim) Finish(context.Context) error                   { return nil }
 func (c *claim) Progress(n int64)                               { c.frames = max(c.frames, n) }
+
+func (c *claim) CommitExtras(_ context.Context, x hls.Extras) error {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	c.b.extras = &x
+	return x.Validate()
+}
 
 func (c *claim) CommittedChunks(context.Context) ([]hls.Record, error) {
 	c.b.mu.Lock()
@@ -120,6 +130,9 @@ func (c *claim) CommitChunk(_ context.Context, ch catalog.ChunkCommit) error {
 		c.b.chunks[ch.Record.Track] = map[int]hls.Record{}
 	}
 	c.b.chunks[ch.Record.Track][ch.Record.Chunk] = ch.Record
+	for _, r := range ch.Renditions {
+		c.b.codecs[r.ID] = r.Codecs
+	}
 	return nil
 }
 
@@ -166,7 +179,7 @@ func newBenchBytes(t testing.TB, data []byte, change func(*Options)) *bench {
 	e, err := New(context.Background(), m, opt, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), NewMetrics(prometheus.NewRegistry()))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
-	return &bench{Encoder: e, store: m, board: &board{source: src, chunks: map[string]map[int]hls.Record{}}}
+	return &bench{Encoder: e, store: m, board: &board{source: src, chunks: map[string]map[int]hls.Record{}, codecs: map[string]string{}}}
 }
 
 func (b *bench) task(kind catalog.Kind, track string, chunk, attempt int) Task {
@@ -193,7 +206,10 @@ func (b *bench) encode(t testing.TB) catalog.Plan {
 			require.NoError(t, b.Handle(ctx, b.task(catalog.KindAudio, tr.ID, 0, 1)))
 			continue
 		}
-		for i := range tr.Chunks {
+		for i, c := range tr.Chunks {
+			if c.Joined {
+				continue
+			}
 			require.NoError(t, b.Handle(ctx, b.task(catalog.KindVideo, tr.ID, i, 1)))
 		}
 	}

@@ -14,6 +14,7 @@ type Metrics struct {
 	seconds prometheus.Counter
 	work    prometheus.Counter
 	bytes   prometheus.Counter
+	stages  *prometheus.CounterVec
 }
 
 // NewMetrics registers the encoder's metrics.
@@ -27,8 +28,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Time spent on committed video chunks."}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_encoder_stored_bytes_total",
 			Help: "Bytes of objects stored."}),
+		stages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_encoder_stage_seconds_total",
+			Help: "Time tasks spent in a stage: probe, index and remux of plan tasks; start (until ffmpeg has encoded its first frames), encode, store (what is left to store then) and commit of video tasks."}, []string{"stage"}),
 	}
-	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes)
+	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes, m.stages)
 	return m
 }
 
@@ -43,6 +46,10 @@ func (m *Metrics) task(k catalog.Kind, took time.Duration, err error) {
 func (m *Metrics) encoded(seconds float64, took time.Duration) {
 	m.seconds.Add(seconds)
 	m.work.Add(took.Seconds())
+}
+
+func (m *Metrics) stage(name string, took time.Duration) {
+	m.stages.WithLabelValues(name).Add(took.Seconds())
 }
 
 func (m *Metrics) stored(n int64) { m.bytes.Add(float64(n)) }

@@ -43,7 +43,9 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	var parts []plan.Part
 	if errors.Is(err, probe.ErrRemux) {
 		e.log.Info("remuxing source", "asset", t.Asset, "run", t.RunName(), "reason", err)
+		began := time.Now()
 		src, index, parts, err = e.remux(ctx, t, in, src)
+		e.metrics.stage("remux", time.Since(began))
 	}
 	if err != nil {
 		return catalog.Plan{}, err
@@ -72,7 +74,9 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 // examine probes and indexes the file at url. probe.ErrRemux comes with the
 // source as far as it is known.
 func (e *Encoder) examine(ctx context.Context, url string, f probe.File) (probe.Source, *probe.Index, error) {
+	began := time.Now()
 	src, err := e.prober.Probe(ctx, url, f.Size())
+	e.metrics.stage("probe", time.Since(began))
 	if err != nil {
 		return probe.Source{}, nil, err
 	}
@@ -85,7 +89,9 @@ func (e *Encoder) examine(ctx context.Context, url string, f probe.File) (probe.
 		}
 		return src, nil, err
 	}
+	began = time.Now()
 	index, err := e.prober.Index(ctx, url, f, src)
+	e.metrics.stage("index", time.Since(began))
 	return src, &index, err
 }
 

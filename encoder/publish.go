@@ -5,12 +5,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/meridian-video/meridian/encoder/fmp4"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 )
@@ -35,16 +37,28 @@ func (e *Encoder) publisher(ctx context.Context, t Task) *publisher {
 	return &publisher{e: e, t: t, group: g, ctx: gctx}
 }
 
+// stores tells when the PUTs of one chunk have ended. The zero value has none.
+type stores struct {
+	pending sync.WaitGroup
+	failed  atomic.Bool
+}
+
+// wait returns when all have ended: whether they succeeded.
+func (s *stores) wait() bool {
+	s.pending.Wait()
+	return !s.failed.Load()
+}
+
 // segment starts the PUT of a chunk's segment and returns its entry in the record.
-func (p *publisher) segment(rendition string, chunk, n int, s *fmp4.Segment) hls.Segment {
+func (p *publisher) segment(rendition string, chunk, n int, s *fmp4.Segment, of *stores) hls.Segment {
 	body := objects.Bytes(s.Data)
 	key := objects.SegmentKey(p.t.Asset, p.t.RunName(), rendition, hls.SegmentPath(chunk, p.t.Attempt, n))
-	p.put(key, body)
+	p.put(key, body, of, nil)
 	return hls.Segment{Duration: s.Duration, Bytes: body.Size, SHA256: hex.EncodeToString(body.SHA256[:])}
 }
 
 // init starts the PUT of an initialisation segment, once per process.
-func (p *publisher) init(rendition string, i fmp4.Init) {
+func (p *publisher) init(rendition string, i fmp4.Init, of *stores) {
 	key := objects.InitKey(p.t.Asset, p.t.RunName(), rendition, i.Name)
 	p.e.mu.Lock()
 	_, known := p.e.inits[key]
@@ -52,23 +66,33 @@ func (p *publisher) init(rendition string, i fmp4.Init) {
 	if known {
 		return
 	}
-	body := objects.Bytes(i.Data)
+	p.put(key, objects.Bytes(i.Data), of, func() { p.e.remember(key) })
+}
+
+// put starts a PUT; then, if not nil, is called when it has succeeded.
+func (p *publisher) put(key string, body objects.Body, of *stores, then func()) {
+	of.pending.Add(1)
 	p.group.Go(func() error {
-		if err := p.e.put(p.ctx, key, body, p.t.Placement); err != nil {
-			return err
+		defer of.pending.Done()
+		err := p.e.put(p.ctx, key, body, p.t.Placement)
+		switch {
+		case err != nil:
+			of.failed.Store(true)
+		case then != nil:
+			then()
 		}
-		p.e.mu.Lock()
-		defer p.e.mu.Unlock()
-		if len(p.e.inits) >= maxInits {
-			clear(p.e.inits)
-		}
-		p.e.inits[key] = struct{}{}
-		return nil
+		return err
 	})
 }
 
-func (p *publisher) put(key string, body objects.Body) {
-	p.group.Go(func() error { return p.e.put(p.ctx, key, body, p.t.Placement) })
+// remember notes that an initialisation segment is stored.
+func (e *Encoder) remember(key string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.inits) >= maxInits {
+		clear(e.inits)
+	}
+	e.inits[key] = struct{}{}
 }
 
 // wait returns when every PUT has ended.

@@ -6,21 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
-	"github.com/meridian-video/meridian/encoder/fmp4"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
-// extraNice is added for rungs that come later: they get what the rungs viewers
-// may be watching leave over.
-const extraNice = 10
+// Added niceness: what a new video's first viewer waits for goes before what
+// comes after it, and both before rungs that nobody waits for.
+const (
+	ladderNice = 3
+	extraNice  = 10
+)
 
 // outputOffset moves a chunk's first frame away from 0, in seconds: the muxer
 // would shift negative decode times, and with them all others.
@@ -29,7 +33,8 @@ const outputOffset = 10
 // errHead: decoding began too late for the chunk's first frames.
 var errHead = errors.New("the chunk's first frame is missing")
 
-// video encodes one chunk of a video track in all its rungs.
+// video encodes consecutive chunks of a video track in all its rungs, with one
+// process, and commits each when it is complete.
 func (e *Encoder) video(ctx context.Context, t Task) error {
 	p, err := e.runPlan(ctx, t)
 	if err != nil {
@@ -39,14 +44,12 @@ func (e *Encoder) video(ctx context.Context, t Task) error {
 	if job.track, err = trackOf(p, t.Track, &job.spec); err != nil {
 		return err
 	}
-	var pc catalog.PlanChunk
-	if err := json.Unmarshal(t.Spec, &pc); err != nil {
-		return fmt.Errorf("task %s: %w", t.ID, err)
+	if err := job.list(ctx); err != nil {
+		return err
 	}
-	if err := json.Unmarshal(pc.Encoder, &job.chunk); err != nil {
-		return fmt.Errorf("task %s: %w", t.ID, err)
+	if len(job.chunks) == 0 {
+		return t.Finish(ctx)
 	}
-	job.start, job.end, job.frames = pc.Start, pc.End, pc.Frames
 	var run plan.Run
 	if err := json.Unmarshal(p.Encoder, &run); err != nil {
 		return fmt.Errorf("plan: %w", err)
@@ -58,17 +61,28 @@ func (e *Encoder) video(ctx context.Context, t Task) error {
 	return job.run(ctx)
 }
 
-// videoJob is one attempt of a chunk.
+// videoJob is one attempt of a task.
 type videoJob struct {
 	e     *Encoder
 	t     Task
 	plan  catalog.Plan
 	track catalog.PlanTrack
 	spec  plan.VideoTrack
-	chunk plan.Chunk
 	in    *input
-	// start and end on the run's timeline.
+	// chunks are those left to do, frames how many the committed ones had.
+	chunks []*chunk
+	frames int64
+}
+
+// chunk is one chunk under way. Times are the run's.
+type chunk struct {
+	plan.Chunk
+	n                  int
 	start, end, frames int64
+	rungs              []rungResult
+	// open is how many rungs are not complete.
+	open   atomic.Int32
+	stores stores
 }
 
 // rungResult is what one rung of a chunk became.
@@ -78,100 +92,183 @@ type rungResult struct {
 	pts      []int64
 }
 
-func (j *videoJob) run(ctx context.Context) error {
-	began := time.Now()
-	var results []rungResult
-	var err error
-	for i, seek := range j.chunk.Seeks {
-		results, err = j.encode(ctx, seek, i == len(j.chunk.Seeks)-1)
-		if !errors.Is(err, errHead) {
-			break
+// list finds the task's chunks, without those an earlier attempt committed.
+func (j *videoJob) list(ctx context.Context) error {
+	if j.t.Chunk < 0 || j.t.Chunk >= len(j.track.Chunks) {
+		return fmt.Errorf("task %s: the plan has %d chunks", j.t.ID, len(j.track.Chunks))
+	}
+	for n := j.t.Chunk; n < len(j.track.Chunks) && (n == j.t.Chunk || j.track.Chunks[n].Joined); n++ {
+		pc := j.track.Chunks[n]
+		c := &chunk{n: n, start: pc.Start, end: pc.End, frames: pc.Frames, rungs: make([]rungResult, len(j.spec.Rungs))}
+		c.open.Store(int32(len(j.spec.Rungs)))
+		if err := json.Unmarshal(pc.Encoder, &c.Chunk); err != nil {
+			return fmt.Errorf("task %s: %w", j.t.ID, err)
 		}
-		j.e.log.Info("seek landed behind the chunk, starting earlier", "task", j.t.ID, "seek_us", seek)
+		j.chunks = append(j.chunks, c)
 	}
-	if err != nil {
-		return j.in.blame(err)
+	if j.t.Attempt == 1 {
+		return nil
 	}
-	if err := j.verify(results); err != nil {
-		return err
-	}
-	rec := j.e.record(j.t, j.plan, j.track, j.t.Chunk)
-	rec.Start, rec.Last = j.start, j.chunk.Last
-	codecs := map[string]string{}
-	for i, r := range j.spec.Rungs {
-		rec.Renditions[r.ID] = hls.RenditionSegments{Init: results[i].init.Name, Segments: results[i].segments}
-		codecs[r.ID] = results[i].init.Codecs
-	}
-	renditions, err := describe(j.track, codecs)
+	done, err := j.t.CommittedChunks(ctx)
 	if err != nil {
 		return err
 	}
-	if err := j.t.CommitChunk(ctx, catalog.ChunkCommit{Record: rec, Renditions: renditions, Frames: j.frames}); err != nil {
-		return err
+	for _, r := range done {
+		if len(j.chunks) > 0 && r.Chunk == j.chunks[0].n {
+			j.frames += j.chunks[0].frames
+			j.chunks = j.chunks[1:]
+		}
 	}
-	seconds := float64(j.end-j.start) / float64(j.track.Timescale)
-	j.e.observe(j.spec.PixelRate*seconds, time.Since(began), seconds)
 	return nil
 }
 
-// encode runs ffmpeg once, decoding from seek.
-func (j *videoJob) encode(ctx context.Context, seek int64, final bool) ([]rungResult, error) {
+func (j *videoJob) run(ctx context.Context) error {
+	seeks := j.chunks[0].Seeks
+	for i, seek := range seeks {
+		err := j.encode(ctx, seek, i == len(seeks)-1)
+		if !errors.Is(err, errHead) {
+			return j.in.blame(err)
+		}
+		j.e.log.Info("seek landed behind the chunk, starting earlier", "task", j.t.ID, "seek_us", seek)
+	}
+	return j.in.blame(errHead)
+}
+
+// command is the ffmpeg that decodes from seek; scaled is the time it gives to
+// the first frame.
+func (j *videoJob) command(seek int64) (c ffmpeg.Command, scaled int64) {
 	tl := j.spec.Timeline
+	head, last := j.chunks[0], j.chunks[len(j.chunks)-1]
 	offset := (outputOffset*tl.Den + tl.Num - 1) / tl.Num // in source time base units
-	scaled := offset * tl.Num * (tl.Scale / tl.Den)
 	v := ffmpeg.Video{
 		URL: j.in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
-		Start: j.chunk.Start, End: j.chunk.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
+		Start: head.Start, End: last.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
 		Every: j.spec.Every, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
 		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap,
 		Preset: j.spec.Preset, CRF: j.spec.CRF, Threads: j.spec.Threads,
 	}
-	for _, k := range j.chunk.Keyframes {
+	keyframe := func(k int64) {
 		// k is twice a source time.
-		v.Keyframes = append(v.Keyframes, (float64(k)/2-float64(j.chunk.Start)+float64(offset))*float64(tl.Num)/float64(tl.Den))
+		v.Keyframes = append(v.Keyframes, (float64(k)/2-float64(head.Start)+float64(offset))*float64(tl.Num)/float64(tl.Den))
+	}
+	for _, c := range j.chunks {
+		if c != head {
+			keyframe(c.Boundary)
+		}
+		for _, k := range c.Keyframes {
+			keyframe(k)
+		}
 	}
 	for _, r := range j.spec.Rungs {
 		v.Rungs = append(v.Rungs, ffmpeg.Rung{Width: r.Width, Height: r.Height, MaxRate: r.MaxRate, BufferSize: r.BufferSize, Level: r.Level})
 	}
 	limits := j.e.opt.Child
-	if j.t.Class == catalog.Extra {
+	switch j.t.Class {
+	case catalog.Ladder:
+		limits.Nice = min(limits.Nice+ladderNice, 19)
+	case catalog.Extra:
 		limits.Nice = min(limits.Nice+extraNice, 19)
 	}
-	length := time.Duration(float64(j.end-j.start) / float64(tl.Scale) * float64(time.Second))
-	limits.Wall = wall(length, 60)
-	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,
-		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(min(p.Frames, j.frames)) }})
-	if err != nil {
-		return nil, err
+	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 60)
+	frames := int64(0)
+	for _, c := range j.chunks {
+		frames += c.frames
 	}
+	return ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,
+		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(j.frames + min(p.Frames, frames)) }}, offset * tl.Num * (tl.Scale / tl.Den)
+}
+
+// seconds of video the task is about.
+func (j *videoJob) seconds() float64 {
+	return float64(j.chunks[len(j.chunks)-1].end-j.chunks[0].start) / float64(j.track.Timescale)
+}
+
+// encode runs ffmpeg once, decoding from seek, and commits the chunks.
+func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
+	began := time.Now()
 	pub := j.e.publisher(ctx, j.t)
-	results := make([]rungResult, len(v.Rungs))
-	var readers errgroup.Group
-	for i, r := range j.spec.Rungs {
+	cmd, scaled := j.command(seek)
+	// What can't be stored needn't be encoded: a failed PUT ends the child.
+	proc, err := ffmpeg.Start(pub.ctx, cmd)
+	if err != nil {
+		return errors.Join(err, pub.wait())
+	}
+	// Chunks become complete in order, for every rung completes them in order.
+	complete := make(chan *chunk, len(j.chunks))
+	var readers, committer errgroup.Group
+	for i := range j.spec.Rungs {
 		readers.Go(func() error {
-			seg := &fmp4.VideoSegmenter{Start: j.start, End: j.end, Offset: scaled - j.start, Sequence: j.chunk.Segment}
-			err := j.read(pub, proc.Output(i), seg, r, final, &results[i])
+			err := j.read(pub, proc.Output(i), i, scaled-j.chunks[0].start, final, complete)
 			if err != nil {
-				err = fmt.Errorf("rung %s: %w", r.ID, err)
+				err = fmt.Errorf("rung %s: %w", j.spec.Rungs[i].ID, err)
 				proc.Kill(err)
 			}
 			return err
 		})
 	}
+	last := j.chunks[len(j.chunks)-1]
+	committer.Go(func() error {
+		for c := range complete {
+			if c == last {
+				break // only ffmpeg's good end tells that nothing follows
+			}
+			if !c.stores.wait() {
+				break // the publisher has the reason
+			}
+			if err := j.commit(ctx, c, true); err != nil {
+				proc.Kill(err)
+				return err
+			}
+		}
+		return nil
+	})
 	rerr := readers.Wait()
 	perr := proc.Wait()
+	encoded := time.Now()
+	close(complete)
+	cerr := committer.Wait()
 	uerr := pub.wait()
+	j.e.metrics.stage("store", time.Since(encoded))
 	switch {
 	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	case uerr != nil:
-		return nil, uerr
+		return uerr
+	case cerr != nil:
+		return cerr
 	case perr != nil && (rerr == nil || isTruncated(rerr)):
-		return nil, perr
+		return perr
 	case rerr != nil:
-		return nil, rerr
+		return rerr
 	}
-	return results, nil
+	seconds := j.seconds()
+	if err := j.commit(ctx, last, false); err != nil {
+		return err
+	}
+	j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+	return nil
+}
+
+// commit makes a complete and stored chunk count.
+func (j *videoJob) commit(ctx context.Context, c *chunk, more bool) error {
+	if err := j.verify(c); err != nil {
+		return err
+	}
+	rec := j.e.record(j.t, j.plan, j.track, c.n)
+	rec.Start, rec.Last = c.start, c.Last
+	codecs := map[string]string{}
+	for i, r := range j.spec.Rungs {
+		rec.Renditions[r.ID] = hls.RenditionSegments{Init: c.rungs[i].init.Name, Segments: c.rungs[i].segments}
+		codecs[r.ID] = c.rungs[i].init.Codecs
+	}
+	renditions, err := describe(j.track, codecs)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	defer func() { j.e.metrics.stage("commit", time.Since(began)) }()
+	j.frames += c.frames
+	return j.t.CommitChunk(ctx, catalog.ChunkCommit{Record: rec, Renditions: renditions, Frames: j.frames, More: more})
 }
 
 // isTruncated reports whether a reader failed only because its writer ended.
@@ -179,24 +276,52 @@ func isTruncated(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
-// read turns one rung's stream into published segments.
-func (j *videoJob) read(pub *publisher, out io.Reader, seg *fmp4.VideoSegmenter, rung plan.Rung, final bool, res *rungResult) error {
+// read turns one rung's stream into published segments, chunk after chunk.
+// offset is what ffmpeg added to the times of the run.
+func (j *videoJob) read(pub *publisher, out io.Reader, rung int, offset int64, final bool, complete chan<- *chunk) error {
+	began := time.Now()
 	r := fmp4.NewReader(out)
 	moov, err := r.Moov()
 	if err != nil {
 		return err
 	}
-	if res.init, err = fmp4.VideoInit(moov, uint32(j.track.Timescale)); err != nil {
+	if rung == 0 {
+		j.e.metrics.stage("start", time.Since(began))
+		began = time.Now()
+		defer func() { j.e.metrics.stage("encode", time.Since(began)) }()
+	}
+	init, err := fmp4.VideoInit(moov, uint32(j.track.Timescale))
+	if err != nil {
 		return err
 	}
-	if res.init.Width != rung.Width || res.init.Height != rung.Height {
-		return fmt.Errorf("encoded %d × %d, planned %d × %d", res.init.Width, res.init.Height, rung.Width, rung.Height)
+	planned := j.spec.Rungs[rung]
+	if init.Width != planned.Width || init.Height != planned.Height {
+		return fmt.Errorf("encoded %d × %d, planned %d × %d", init.Width, init.Height, planned.Width, planned.Height)
 	}
+	at := 0
+	c := j.chunks[at]
+	segmenter := func() *fmp4.VideoSegmenter {
+		c.rungs[rung].init = init
+		return &fmp4.VideoSegmenter{Start: c.start, End: c.end, Offset: offset, Sequence: c.Segment}
+	}
+	seg := segmenter()
 	keep := func(s *fmp4.Segment) {
 		if s != nil {
-			res.segments = append(res.segments, pub.segment(rung.ID, j.t.Chunk, len(res.segments), s))
+			res := &c.rungs[rung]
+			res.segments = append(res.segments, pub.segment(planned.ID, c.n, len(res.segments), s, &c.stores))
 			res.pts = append(res.pts, s.PTS...)
 		}
+	}
+	end := func() error {
+		s, err := seg.Close()
+		if err != nil {
+			return err
+		}
+		keep(s)
+		if c.open.Add(-1) == 0 {
+			complete <- c // has room for all
+		}
+		return nil
 	}
 	for first := true; ; first = false {
 		samples, err := r.Next()
@@ -207,11 +332,19 @@ func (j *videoJob) read(pub *publisher, out io.Reader, seg *fmp4.VideoSegmenter,
 			return err
 		}
 		// Before anything is stored: every rung sees the same frames, so all stop here.
-		if first && !final && len(samples) > 0 && samples[0].PTS-seg.Offset != j.start {
+		if first && !final && len(samples) > 0 && samples[0].PTS-offset != c.start {
 			return errHead
 		}
 		if first {
-			pub.init(rung.ID, res.init)
+			pub.init(planned.ID, init, &c.stores)
+		}
+		for at < len(j.chunks)-1 && len(samples) > 0 && samples[0].PTS-offset >= c.end {
+			if err := end(); err != nil {
+				return err
+			}
+			at++
+			c = j.chunks[at]
+			seg = segmenter()
 		}
 		s, err := seg.Add(samples)
 		if err != nil {
@@ -219,36 +352,34 @@ func (j *videoJob) read(pub *publisher, out io.Reader, seg *fmp4.VideoSegmenter,
 		}
 		keep(s)
 	}
-	s, err := seg.Close()
-	if err != nil {
-		return err
+	if at < len(j.chunks)-1 {
+		return fmt.Errorf("the video ends in chunk %d: %w", c.n, io.ErrUnexpectedEOF)
 	}
-	keep(s)
-	return nil
+	return end()
 }
 
 // verify compares what came out with the chunk's slice of the frame index.
-func (j *videoJob) verify(results []rungResult) error {
-	for i, r := range results {
+func (j *videoJob) verify(c *chunk) error {
+	for i, r := range c.rungs {
 		if err := j.in.Err(); err != nil {
 			// ffmpeg takes a broken connection for the end of the file.
 			return err
 		}
-		if plan.FramesHash(r.pts) == j.chunk.Hash {
+		if plan.FramesHash(r.pts) == c.Hash {
 			continue
 		}
-		err := fmt.Errorf("chunk %s has %d frames in rung %s, the source's index %d", j.t.ID, len(r.pts), j.spec.Rungs[i].ID, j.frames)
+		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)
 		switch {
 		case len(r.pts) == 0:
 			return &probe.InputError{Code: probe.CodeDamaged, Detail: "a part of the video can't be decoded"}
-		case j.t.Failures == 0 || int64(len(r.pts)) > j.frames:
+		case j.t.Failures == 0 || int64(len(r.pts)) > c.frames:
 			return err
-		case len(r.pts) != len(results[0].pts):
+		case len(r.pts) != len(c.rungs[0].pts):
 			return err
 		case i == 0:
 			// Seen twice, so the source is damaged here. Show what there is; the
 			// timeline is the same.
-			j.e.log.Warn("source is damaged, frames are missing", "task", j.t.ID, "asset", j.t.Asset, "missing", j.frames-int64(len(r.pts)))
+			j.e.log.Warn("source is damaged, frames are missing", "task", j.t.ID, "chunk", c.n, "asset", j.t.Asset, "missing", c.frames-int64(len(r.pts)))
 		}
 	}
 	return nil

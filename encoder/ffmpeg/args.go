@@ -161,7 +161,7 @@ type Audio struct {
 	PadTo int64
 	// Seek lets the demuxer seek; else the track is decoded from its beginning.
 	Seek bool
-	// GainDB is applied before a limiter; 0 changes nothing.
+	// GainDB changes the level; what it raises is limited to -1 dBTP.
 	GainDB float64
 }
 
@@ -181,7 +181,11 @@ func (t Audio) Args() []string {
 	f := fmt.Sprintf("asetpts=round(PTS-%d*%d/%d/TB),aresample=%d:async=1:min_hard_comp=0.02:first_pts=%d,aformat=sample_fmts=fltp:sample_rates=%d:channel_layouts=stereo",
 		t.Zero, t.ZeroBase.Num, t.ZeroBase.Den, t.SampleRate, t.From, t.SampleRate)
 	if t.GainDB != 0 {
-		f += fmt.Sprintf(",volume=%.2fdB,alimiter=limit=0.891:level=disabled", t.GainDB)
+		f += fmt.Sprintf(",volume=%.2fdB", t.GainDB)
+	}
+	if t.GainDB > 0 {
+		// Four times the rate shows the peaks between samples (ITU-R BS.1770-4, annex 2).
+		f += fmt.Sprintf(",aresample=%d,alimiter=limit=0.891:level=0:latency=1,aresample=%d,aformat=sample_fmts=fltp", 4*t.SampleRate, t.SampleRate)
 	}
 	if n := t.PadTo - t.From; n > 0 {
 		f += fmt.Sprintf(",apad=whole_len=%d", n)

@@ -56,14 +56,45 @@ func segmentStarts(pts []int64, t Timeline, seconds int) []int {
 // the given speed, it is complete when a viewer who began after the first gets
 // to its start; at twice real time that doubles them. A slower encoder can't
 // stay ahead, but its chunks still grow, because every chunk has a cost of its own.
-func chunkLengths(segments, longest int, speed float64) []int {
+//
+// preroll, in source time units, is how much is decoded in vain to start at a
+// segment: long chunks end where the next one starts cheaply.
+func chunkLengths(segments, longest int, speed float64, preroll func(segment int) int64) []int {
 	var out []int
 	speed = min(max(speed, 1.25), 2)
 	for start := 0; start < segments; {
 		n := int(math.Floor((speed-1)*float64(start) + 1))
 		n = min(max(n, 1), longest, segments-start)
+		if n >= flexible && start+n < segments {
+			best := n
+			for shorter := n - 1; shorter >= n-n/4; shorter-- {
+				if preroll(start+shorter) < preroll(start+best) {
+					best = shorter
+				}
+			}
+			n = best
+		}
 		out = append(out, n)
 		start += n
+	}
+	return out
+}
+
+// flexible is from how many segments on a chunk may be up to a quarter shorter.
+const flexible = 4
+
+// joined says which chunks are done by the task of the chunk before: as many as
+// make a task no longer than the longest chunk, for every process costs its
+// start. The first chunk is a task of its own where somebody waits for it.
+func joined(lengths []int, longest int, waited bool) []bool {
+	out := make([]bool, len(lengths))
+	total := 0
+	for i, n := range lengths {
+		if out[i] = i > 0 && total+n <= longest && !(i == 1 && waited); out[i] {
+			total += n
+		} else {
+			total = n
+		}
 	}
 	return out
 }

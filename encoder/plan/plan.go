@@ -53,8 +53,10 @@ type Chunk struct {
 	// first: the second is for demuxers that land too late. -1 is the beginning.
 	Seeks []int64 `json:"seeks"`
 	// Keyframes are where segments after the first start: a source time between
-	// two frames, doubled to stay whole.
+	// two frames, doubled to stay whole. Boundary is where the first one starts,
+	// for a process that began with an earlier chunk; 0 in the first chunk.
 	Keyframes []int64 `json:"keyframes,omitempty"`
+	Boundary  int64   `json:"boundary,omitempty"`
 	// Hash of the presentation times expected, see FramesHash.
 	Hash string `json:"hash"`
 	// Segment is the position of the chunk's first segment.
@@ -70,11 +72,13 @@ type AudioTrack struct {
 	Num  int64 `json:"num"`
 	Den  int64 `json:"den"`
 	// PadTo extends the track to the video's end; in samples.
-	PadTo          int64  `json:"pad_to,omitempty"`
-	Bitrate        int64  `json:"bitrate"`
-	Language       string `json:"language"`
-	SegmentSeconds int    `json:"segment_seconds"`
-	MaxChunk       int    `json:"max_chunk"`
+	PadTo   int64 `json:"pad_to,omitempty"`
+	Bitrate int64 `json:"bitrate"`
+	// Loudness to bring the track to, in LUFS; 0 leaves it as it is.
+	Loudness       float64 `json:"loudness,omitempty"`
+	Language       string  `json:"language"`
+	SegmentSeconds int     `json:"segment_seconds"`
+	MaxChunk       int     `json:"max_chunk"`
 }
 
 // Speed predicts how fast a worker is.
@@ -196,7 +200,18 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 		if n > 0 {
 			pace = 2
 		}
-		chunks, err := cut(pts, x, t, starts, chunkLengths(len(starts), p.MaxChunk, pace), every)
+		lengths := chunkLengths(len(starts), p.MaxChunk, pace, func(segment int) int64 {
+			at := pts[starts[segment]]
+			i, found := slices.BinarySearch(x.Keys, at)
+			switch {
+			case found:
+				return 0
+			case i == 0:
+				return at - x.PTS[0]
+			}
+			return at - x.Keys[i-1]
+		})
+		chunks, err := cut(pts, x, t, starts, lengths, joined(lengths, p.MaxChunk, n == 0))
 		if err != nil {
 			return nil, err
 		}
@@ -210,10 +225,10 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 }
 
 // cut makes the chunks. pts are the frames kept, x all of the source.
-func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, every int) ([]catalog.PlanChunk, error) {
+func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, joined []bool) ([]catalog.PlanChunk, error) {
 	var out []catalog.PlanChunk
 	segment := 0
-	for _, n := range lengths {
+	for i, n := range lengths {
 		first := starts[segment]
 		last, end := len(pts), x.End
 		if segment+n < len(starts) {
@@ -226,6 +241,8 @@ func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, every in
 		}
 		if first == 0 {
 			c.Seeks = []int64{-1}
+		} else {
+			c.Boundary = pts[first-1] + pts[first]
 		}
 		expected := make([]int64, 0, last-first)
 		for _, p := range pts[first:last] {
@@ -236,7 +253,7 @@ func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, every in
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, catalog.PlanChunk{Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc})
+		out = append(out, catalog.PlanChunk{Joined: joined[i], Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc})
 		segment += n
 	}
 	return out, nil
@@ -279,6 +296,7 @@ func reduced(num, den int64) hls.Rational {
 func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) (catalog.PlanTrack, error) {
 	t := base
 	t.Stream, t.Bitrate, t.Language, t.SegmentSeconds, t.MaxChunk = a.Stream, p.AudioBitrate, a.Language, p.SegmentSeconds, p.MaxChunk
+	t.Loudness = p.Loudness
 	name := a.Title
 	if name == "" {
 		name = "Audio"

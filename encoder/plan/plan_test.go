@@ -82,7 +82,24 @@ func TestChunkLengths(t *testing.T) {
 		{20, 1.5, []int{1, 1, 2, 3, 4, 6, 3}},
 		{12, 0.3, []int{1, 1, 1, 1, 2, 2, 3, 1}},
 	} {
-		require.Equal(t, c.want, chunkLengths(c.segments, 30, c.speed), "%d segments at %v", c.segments, c.speed)
+		require.Equal(t, c.want, chunkLengths(c.segments, 30, c.speed, func(int) int64 { return 0 }), "%d segments at %v", c.segments, c.speed)
+	}
+	// Every seventh segment starts with a keyframe of the source.
+	require.Equal(t, []int{1, 2, 4, 7, 14, 28, 28, 16}, chunkLengths(100, 30, 9, func(s int) int64 { return int64(s % 7) }))
+}
+
+func TestJoinedChunksMakeTasks(t *testing.T) {
+	for _, c := range []struct {
+		lengths []int
+		waited  bool
+		want    []bool
+	}{
+		{[]int{1, 2, 4, 8, 16, 30, 30, 9}, true, []bool{false, false, true, true, true, false, false, false}},
+		{[]int{1, 2, 2}, true, []bool{false, false, true}},
+		{[]int{1, 2, 4, 8, 16, 30, 3}, false, []bool{false, true, true, true, false, false, false}},
+		{[]int{1}, true, []bool{false}},
+	} {
+		require.Equal(t, c.want, joined(c.lengths, 30, c.waited), "%v", c.lengths)
 	}
 }
 
@@ -91,7 +108,7 @@ func TestChunkLengths(t *testing.T) {
 func TestChunksKeepAhead(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		speed := rapid.Float64Range(1.25, 4).Draw(t, "speed")
-		lengths := chunkLengths(rapid.IntRange(1, 2000).Draw(t, "segments"), 30, speed)
+		lengths := chunkLengths(rapid.IntRange(1, 2000).Draw(t, "segments"), 30, speed, func(s int) int64 { return int64(s % 5) })
 		start, done := 0, float64(lengths[0])/speed
 		began := done
 		for _, n := range lengths[1:] {
@@ -184,6 +201,11 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 			require.Equal(t, next, ch.Start)
 			require.Equal(t, segment, ch.Segment)
 			require.Len(t, ch.Keyframes, c.Segments-1)
+			if i > 0 {
+				require.Greater(t, ch.Boundary, 2*next-x.End+x.PTS[0])
+				require.Less(t, ch.Boundary, 2*ch.Start)
+			}
+			require.False(t, c.Joined && i < 2, "the first chunk is a task of its own")
 			require.Equal(t, i == len(v.Chunks)-1, ch.Last)
 			for _, s := range ch.Seeks {
 				require.True(t, s == -1 || s <= tr.Timeline.Micros(ch.Start), "seek to %d", s)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -66,7 +67,28 @@ func (p *Publisher) advance(ctx context.Context, q *db.Queries, a db.Asset) erro
 	if err := emit(ctx, q, a, Event{Type: EventReady, Run: runOf(run.N)}, out); err != nil {
 		return err
 	}
-	return insertCleanup(ctx, q, a, int(run.N), "work", 0, objects.WorkPrefix(a.ID, runOf(run.N)))
+	if err := insertExtra(ctx, q, a, run); err != nil {
+		return err
+	}
+	return insertCleanup(ctx, q, a, int(run.N), "work", workGrace, objects.WorkPrefix(a.ID, runOf(run.N)))
+}
+
+// workGrace leaves a run's intermediate objects to its extras.
+const workGrace = 30 * time.Minute
+
+// insertExtra makes the task of a complete run's pictures.
+func insertExtra(ctx context.Context, q *db.Queries, a db.Asset, run db.Run) error {
+	var plan Plan
+	if err := json.Unmarshal(run.Plan, &plan); err != nil {
+		return fmt.Errorf("plan of %s: %w", runOf(run.N), err)
+	}
+	for _, t := range plan.Tracks {
+		if t.Kind == hls.Video && !t.Late {
+			return q.InsertTask(ctx, db.InsertTaskParams{ID: fmt.Sprintf("%s/%s/extra", a.ID, runOf(run.N)), Asset: a.ID, Run: run.N, Owner: a.Owner,
+				Class: string(Extra), Kind: string(KindExtra), Track: t.ID, Spec: json.RawMessage("{}"), Region: a.Region, Pinned: a.Regions})
+		}
+	}
+	return nil
 }
 
 // runOf is a run's name in keys and events.
@@ -234,36 +256,13 @@ func (p *Publisher) playbackRecord(ctx context.Context, q *db.Queries, a db.Asse
 }
 
 // Measure returns the peak and average bit rate of a rendition over its
-// records, in bits per second. The peak is taken, as RFC 8216bis 4.4.6.2 defines
-// it, over every run of segments that lasts between half and one and a half
-// target durations.
+// records, in bits per second; see hls.Rates.
 func Measure(records []hls.Record, rendition string, target int) (peak, average int64) {
-	type segment struct{ seconds, bits float64 }
-	var all []segment
-	var total segment
+	var all []hls.SegmentSize
 	for _, r := range records {
 		for _, s := range r.Renditions[rendition].Segments {
-			seg := segment{float64(s.Duration) / float64(r.Timescale), float64(s.Bytes) * 8}
-			all = append(all, seg)
-			total.seconds, total.bits = total.seconds+seg.seconds, total.bits+seg.bits
+			all = append(all, hls.SegmentSize{Seconds: float64(s.Duration) / float64(r.Timescale), Bytes: s.Bytes})
 		}
 	}
-	if total.seconds == 0 {
-		return 0, 0
-	}
-	highest := total.bits / total.seconds
-	low, high := float64(target)/2, float64(target)*1.5
-	for i := range all {
-		var run segment
-		for _, s := range all[i:] {
-			run.seconds, run.bits = run.seconds+s.seconds, run.bits+s.bits
-			if run.seconds > high {
-				break
-			}
-			if run.seconds >= low {
-				highest = max(highest, run.bits/run.seconds)
-			}
-		}
-	}
-	return int64(highest + 0.5), int64(total.bits/total.seconds + 0.5)
+	return hls.Rates(all, target)
 }

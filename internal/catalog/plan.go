@@ -56,6 +56,9 @@ func (p Plan) validate() error {
 			if c.End <= c.Start || c.Frames < 0 || i > 0 && c.Start != t.Chunks[i-1].End {
 				bad("track %s: chunk %d [%d, %d), %d frames: want dense, growing times", t.ID, i, c.Start, c.End, c.Frames)
 			}
+			if i == 0 && c.Joined {
+				bad("track %s: the first chunk has none before it to be joined to", t.ID)
+			}
 		}
 	}
 	if required == 0 {
@@ -85,11 +88,22 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 		return q.InsertTask(ctx, task)
 	}
 	for i, c := range t.Chunks {
+		if c.Joined {
+			continue
+		}
+		frames := c.Frames
+		for _, next := range t.Chunks[i+1:] {
+			if !next.Joined {
+				break
+			}
+			frames += next.Frames
+			c.Joins++
+		}
 		spec, err := json.Marshal(c)
 		if err != nil {
 			return err
 		}
-		task.ID, task.Kind, task.Chunk, task.Spec, task.FramesTotal = TrackTaskID(plan.Asset, plan.RunName(), t.ID, i), string(KindVideo), int32(i), spec, c.Frames
+		task.ID, task.Kind, task.Chunk, task.Spec, task.FramesTotal = TrackTaskID(plan.Asset, plan.RunName(), t.ID, i), string(KindVideo), int32(i), spec, frames
 		switch {
 		case t.Late:
 			task.Class = string(Extra)

@@ -98,8 +98,8 @@ func (c *Catalog) Retry(ctx context.Context, t Task, f Failure, delay time.Durat
 		if err != nil {
 			return err
 		}
-		if again = row.State == "queued"; again {
-			return nil
+		if again = row.State == "queued"; again || t.Kind == KindExtra {
+			return nil // a run is complete without its extras
 		}
 		return failRun(ctx, q, t.Asset, t.Run, f)
 	})
@@ -118,6 +118,9 @@ func (c *Catalog) Fail(ctx context.Context, t Task, f Failure) error {
 		}
 		if n == 0 {
 			return ErrFenced
+		}
+		if t.Kind == KindExtra {
+			return nil // a run is complete without its extras
 		}
 		return failRun(ctx, q, t.Asset, t.Run, f)
 	})
@@ -176,7 +179,12 @@ type ChunkCommit struct {
 	Renditions []hls.Rendition
 	// Frames done by the task so far, this chunk included.
 	Frames int64
+	// More says that a video task goes on with the chunk after this one.
+	More bool
 }
+
+// Ends reports whether a task of kind k is done with the chunk.
+func (ch ChunkCommit) Ends(k Kind) bool { return k == KindVideo && !ch.More || ch.Record.Last }
 
 // describes checks that the master playlist can be composed of what is known
 // once the first chunk is committed.
@@ -196,14 +204,26 @@ func (ch ChunkCommit) describes(t Task) error {
 	return nil
 }
 
+// does reports whether a chunk of its track is the task's to do.
+func (t Task) does(chunk int) bool {
+	if t.Kind != KindVideo {
+		return true
+	}
+	var spec PlanChunk
+	if err := json.Unmarshal(t.Spec, &spec); err != nil {
+		return false
+	}
+	return chunk >= t.Chunk && chunk <= t.Chunk+spec.Joins
+}
+
 // CommitChunk makes a chunk count, in one statement fenced by the task's
 // attempt: chunk row, outbox row with the record, progress; the task is done
-// with it when it is a video task or the chunk its track's last. It returns the
+// with it when the chunk is its last. It returns the
 // outbox row, to be passed to MarkStored once the record is PUT. Committing the
 // same chunk again is no error.
 func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Object, int64, error) {
 	r := ch.Record
-	if r.Asset != t.Asset || r.Run != t.RunName() || r.Track != t.Track || r.Attempt != t.Attempt || t.Kind == KindVideo && r.Chunk != t.Chunk {
+	if r.Asset != t.Asset || r.Run != t.RunName() || r.Track != t.Track || r.Attempt != t.Attempt || !t.does(r.Chunk) {
 		return Object{}, 0, fmt.Errorf("commit %s attempt %d: record is of %s/%s/%s/%d attempt %d", t.ID, t.Attempt, r.Asset, r.Run, r.Track, r.Chunk, r.Attempt)
 	}
 	if err := ch.describes(t); err != nil {
@@ -215,7 +235,7 @@ func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Obje
 	}
 	object := Object{Key: objects.RecordKey(r.Asset, r.Run, r.Track, r.Chunk), Body: body}
 	params := db.CommitChunkParams{Task: t.ID, Attempt: int32(t.Attempt), Chunk: int32(r.Chunk), Last: r.Last, Record: body,
-		Frames: ch.Frames, Finished: t.Kind == KindVideo || r.Last, Hold: recordHold}
+		Frames: ch.Frames, Finished: ch.Ends(t.Kind), Hold: recordHold}
 	for _, f := range []struct {
 		to *json.RawMessage
 		v  any
@@ -249,6 +269,37 @@ func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Obje
 		return err
 	})
 	return object, id, err
+}
+
+// CommitExtras ends an extra task: the index of what it has stored becomes
+// visible. Committing again is no error.
+func (c *Catalog) CommitExtras(ctx context.Context, t Task, x hls.Extras) error {
+	if x.Asset != t.Asset || x.Run != t.RunName() {
+		return fmt.Errorf("commit %s: extras are of %s/%s", t.ID, x.Asset, x.Run)
+	}
+	body, err := x.Encode()
+	if err != nil {
+		return fmt.Errorf("commit %s: %w", t.ID, err)
+	}
+	return c.write(ctx, "commit "+t.ID, func(q *db.Queries) error {
+		asset, err := q.LockAsset(ctx, t.Asset)
+		if err != nil {
+			return err
+		}
+		n, err := q.FinishTask(ctx, t.ID, int32(t.Attempt))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			// An earlier call's answer may have been lost.
+			if done, err := q.GetTask(ctx, t.ID); err == nil && done.State == "done" && int(done.Attempt) == t.Attempt {
+				return nil
+			}
+			return ErrFenced
+		}
+		return emit(ctx, q, asset, Event{Type: EventChanged, Run: x.Run},
+			outboxEntry{objects: []Object{{Key: objects.ExtrasKey(x.Asset, x.Run), Body: body}}})
+	})
 }
 
 // MarkStored tells that the objects of an outbox row are PUT, which spares the

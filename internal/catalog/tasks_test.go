@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 func expireLeases(t *testing.T, c *Catalog) {
@@ -260,4 +262,63 @@ func TestLateTracksAreExtra(t *testing.T) {
 			require.Equal(t, track, strings.Split(w.ID, "/")[2])
 		}
 	}
+}
+
+// A task of several chunks commits each as it comes; who takes over does the rest.
+func TestJoinedChunksAreOneTask(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	p := testPlan(false)
+	p.Tracks = p.Tracks[:1]
+	p.Tracks[0].Chunks = []PlanChunk{{End: 2000, Frames: 60, Segments: 1}, {Start: 2000, End: 4000, Frames: 60, Segments: 1}, {Start: 4000, End: 6000, Frames: 60, Segments: 1, Joined: true}}
+	id := upload(t, c)
+	require.NoError(t, c.CommitPlan(ctx, claim(t, c, id+"/r1/plan"), p))
+	require.Equal(t, int64(2), one[int64](t, c, "SELECT count(*) FROM tasks WHERE kind = 'video'"))
+	task := TrackTaskID(id, "r1", "v0", 1)
+	require.Equal(t, int64(120), one[int64](t, c, "SELECT frames_total FROM tasks WHERE id = $1", task))
+	rung := video("v360", "v0", 900_000)
+
+	first := claim(t, c, task)
+	ch := chunk(first, 1, 1, false, rung)
+	ch.More = true
+	commit(t, c, first, ch)
+	commit(t, c, first, ch)
+	require.Equal(t, "running", one[string](t, c, "SELECT state FROM tasks WHERE id = $1", task))
+	_, _, err := c.CommitChunk(ctx, first, chunk(first, 0, 1, false, rung))
+	require.Error(t, err, "another task's")
+	expireLeases(t, c)
+	second := claim(t, c, task)
+	last := chunk(second, 2, 1, true, rung)
+	_, _, err = c.CommitChunk(ctx, first, chunk(first, 2, 1, true, rung))
+	require.ErrorIs(t, err, ErrFenced)
+	commit(t, c, second, last)
+	commit(t, c, second, last)
+	require.Equal(t, "done", one[string](t, c, "SELECT state FROM tasks WHERE id = $1", task))
+	require.Error(t, Plan{Target: 2, DurationMS: 1, Tracks: []PlanTrack{{ID: "v0", Kind: hls.Video, Timescale: 1, Renditions: []hls.Rendition{rung}, Chunks: []PlanChunk{{End: 1, Joined: true}}}}}.validate())
+}
+
+// A run stays complete whatever becomes of its extras.
+func TestExtras(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	id := planned(t, c, false)
+	sql(t, c, "INSERT INTO tasks (id, asset, run, owner, class, kind, track, region) SELECT asset || '/r1/extra', asset, 1, owner, 'extra', 'extra', 'v0', region FROM tasks WHERE kind = 'plan'")
+	for {
+		again, err := c.Retry(ctx, claim(t, c, id+"/r1/extra"), Failure{Code: InternalFailure}, 0)
+		require.NoError(t, err)
+		if !again {
+			break
+		}
+	}
+	a, err := c.GetAsset(ctx, "ann", id)
+	require.NoError(t, err)
+	require.Nil(t, a.Failure)
+	sql(t, c, "UPDATE tasks SET state = 'queued', failures = 0 WHERE kind = 'extra'")
+	task := claim(t, c, id+"/r1/extra")
+	x := hls.Extras{V: hls.ExtrasVersion, Asset: id, Run: "r1"}
+	require.NoError(t, c.CommitExtras(ctx, task, x))
+	require.NoError(t, c.CommitExtras(ctx, task, x), "repeated after a lost answer")
+	require.Equal(t, int64(1), one[int64](t, c, "SELECT count(*) FROM outbox WHERE objects::text LIKE '%extra/index.json%'"))
+	x.Run = "r2"
+	require.Error(t, c.CommitExtras(ctx, task, x))
 }

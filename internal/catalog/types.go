@@ -174,15 +174,19 @@ type PlanTrack struct {
 	// Renditions of the track. Codecs may be left for the first chunk to tell,
 	// Bandwidth is the cap.
 	Renditions []hls.Rendition `json:"renditions"`
-	// Chunks of a video track, each of which becomes a task. An audio track is
-	// one task, which commits chunks as it advances.
+	// Chunks of a video track; each, with those joined to it, becomes a task. An
+	// audio track is one task. A task commits its chunks as it advances.
 	Chunks  []PlanChunk     `json:"chunks,omitempty"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
 
-// PlanChunk is one task's share of a video track: source times [Start, End) in
+// PlanChunk is one record's share of a video track: source times [Start, End) in
 // the track's timescale.
 type PlanChunk struct {
+	// Joined chunks are done by the task of the chunk before them.
+	Joined bool `json:"joined,omitempty"`
+	// Joins is, in a task's spec, how many chunks are joined to this one.
+	Joins    int             `json:"joins,omitempty"`
 	Start    int64           `json:"start"`
 	End      int64           `json:"end"`
 	Frames   int64           `json:"frames"`
@@ -227,7 +231,7 @@ type Task struct {
 	// Track and Chunk of video and audio tasks.
 	Track string
 	Chunk int
-	// Spec is a PlanChunk for video tasks, else empty.
+	// Spec is the first PlanChunk for video tasks, else empty.
 	Spec json.RawMessage
 	// Attempt fences results; Failures counts attempts that ended badly.
 	Attempt, Failures int

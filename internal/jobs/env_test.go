@@ -167,6 +167,8 @@ func encode(ctx context.Context, t *Task) error {
 		return t.CommitPlan(ctx, filmPlan())
 	case catalog.KindVideo:
 		return t.CommitChunk(ctx, result(t, t.Chunk, t.Chunk == 2, v360))
+	case catalog.KindExtra:
+		return t.CommitExtras(ctx, hls.Extras{V: hls.ExtrasVersion, Asset: t.Asset, Run: t.RunName()})
 	case catalog.KindAudio:
 		done, err := t.CommittedChunks(ctx)
 		if err != nil {

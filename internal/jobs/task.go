@@ -41,7 +41,7 @@ func (t *Task) CommitPlan(ctx context.Context, p Plan) error {
 }
 
 // CommitChunk makes an encoded chunk count, whose segments are stored. It ends a
-// video task; an audio task ends with the chunk whose record is marked Last.
+// video task unless More follows; an audio task ends with the record marked Last.
 // Afterwards the record is PUT; should that fail, the publisher does it.
 func (t *Task) CommitChunk(ctx context.Context, ch ChunkCommit) error {
 	var object catalog.Object
@@ -55,7 +55,7 @@ func (t *Task) CommitChunk(ctx context.Context, ch ChunkCommit) error {
 		return err
 	}
 	t.frames.Store(max(t.frames.Load(), ch.Frames))
-	if t.Kind == catalog.KindVideo || ch.Record.Last {
+	if ch.Ends(t.Kind) {
 		t.done.Store(true)
 	}
 	if row == 0 {
@@ -71,6 +71,15 @@ func (t *Task) CommitChunk(ctx context.Context, ch ChunkCommit) error {
 		t.worker.Log.Warn("record is left to the publisher", "task", t.ID, "key", object.Key, "err", err)
 	}
 	return nil
+}
+
+// CommitExtras ends an extra task with the index of what it has stored.
+func (t *Task) CommitExtras(ctx context.Context, x hls.Extras) error {
+	err := t.again(ctx, func(ctx context.Context) error { return t.worker.Catalog.CommitExtras(ctx, t.Task, x) })
+	if err == nil {
+		t.done.Store(true)
+	}
+	return err
 }
 
 // recordTimeout is how long a worker tries to PUT a record itself.

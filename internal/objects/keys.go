@@ -59,6 +59,11 @@ func ExtraKey(asset, run, name string, attempt int) string {
 	return fmt.Sprintf("streams/%s/%s/extra/%s-%d", asset, run, name, attempt)
 }
 
+// ExtrasKey is the index of a run's extras.
+func ExtrasKey(asset, run string) string {
+	return "streams/" + asset + "/" + run + "/extra/index.json"
+}
+
 // HealthKey is the object router probes fetch through a region's edges.
 func HealthKey(region string) string { return "health/" + region + ".bin" }
 

@@ -83,3 +83,37 @@ func encodeInit(init *mp4.InitSegment) (Init, error) {
 	sum := sha256.Sum256(b.Bytes())
 	return Init{Name: "init-" + hex.EncodeToString(sum[:4]) + ".mp4", Data: b.Bytes()}, nil
 }
+
+// Track is what an initialisation segment says about its one track.
+type Track struct {
+	// Timescale in units per second.
+	Timescale int64
+	// Codecs is the RFC 6381 string, empty for codecs this package doesn't know.
+	Codecs string
+	// Width and Height as coded; 0 for audio.
+	Width, Height int
+}
+
+// Describe reads what moov says about its one track.
+func Describe(moov *mp4.MoovBox) (Track, error) {
+	t := moov.Trak
+	if t == nil || t.Mdia == nil || t.Mdia.Mdhd == nil || t.Mdia.Mdhd.Timescale == 0 ||
+		t.Mdia.Minf == nil || t.Mdia.Minf.Stbl == nil || t.Mdia.Minf.Stbl.Stsd == nil {
+		return Track{}, fmt.Errorf("%w: track without a timescale or sample description", ErrMalformed)
+	}
+	out := Track{Timescale: int64(t.Mdia.Mdhd.Timescale)}
+	stsd := t.Mdia.Minf.Stbl.Stsd
+	if c := avcConfiguration(moov); c != nil && len(c.SPSnalus) > 0 {
+		sps, err := avc.ParseSPSNALUnit(c.SPSnalus[0], true)
+		if err != nil {
+			return Track{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		out.Codecs, out.Width, out.Height = avc.CodecString("avc1", sps), int(sps.Width), int(sps.Height)
+	}
+	if stsd.Mp4a != nil && stsd.Mp4a.Esds != nil && stsd.Mp4a.Esds.DecConfigDescriptor != nil {
+		if d := stsd.Mp4a.Esds.DecConfigDescriptor; d.DecSpecificInfo != nil && len(d.DecSpecificInfo.DecConfig) > 0 {
+			out.Codecs = fmt.Sprintf("mp4a.%x.%d", d.ObjectType, d.DecSpecificInfo.DecConfig[0]>>3)
+		}
+	}
+	return out, nil
+}

@@ -22,10 +22,11 @@ var ErrMalformed = errors.New("malformed fragmented MP4")
 
 // Sample is one coded frame.
 type Sample struct {
-	// PTS in the track's timescale.
-	PTS  int64
-	Sync bool
-	Data []byte
+	// PTS, DTS and Duration in the track's timescale; what segmenters are given
+	// needs only PTS.
+	PTS, DTS, Duration int64
+	Sync               bool
+	Data               []byte
 }
 
 // Reader reads a fragmented MP4 with one track from a pipe.
@@ -194,7 +195,7 @@ func samples(moof *mp4.MoofBox, moofSize int, mdat []byte, trex *mp4.TrexBox) ([
 			if at < header || end > len(mdat) {
 				return nil, fmt.Errorf("%w: sample outside mdat", ErrMalformed)
 			}
-			out = append(out, Sample{PTS: dts + int64(s.CompositionTimeOffset), Sync: s.Flags&mp4.NonSyncSampleFlags == 0, Data: mdat[at:end]})
+			out = append(out, Sample{PTS: dts + int64(s.CompositionTimeOffset), DTS: dts, Duration: int64(s.Dur), Sync: s.Flags&mp4.NonSyncSampleFlags == 0, Data: mdat[at:end]})
 			dts += int64(s.Dur)
 			at = end
 		}

@@ -1,6 +1,7 @@
 // Package fmp4 turns what ffmpeg writes into the segments that are published:
 // fragmented MP4 video into one CMAF segment per keyframe, ADTS audio into
-// segments on the 1024-sample grid, each with its initialisation segment.
+// segments on the 1024-sample grid, each with its initialisation segment. Its
+// Reader also reads published segments back.
 //
 // Invariants
 //

@@ -213,14 +213,23 @@ func stream(t testing.TB) []byte {
 	return append(append(bytes.Clone(init.Data), a.Data...), b.Data...)
 }
 
+// timed is group as it is read back.
+func timed(start, step int64, n int) []Sample {
+	out := group(start, step, n)
+	for i := range out {
+		out[i].DTS, out[i].Duration = start+int64(i)*step, step
+	}
+	return out
+}
+
 func TestReader(t *testing.T) {
 	r := NewReader(bytes.NewReader(stream(t)))
 	first, err := r.Next()
 	require.NoError(t, err)
-	require.Equal(t, group(0, 100, 5), first)
+	require.Equal(t, timed(0, 100, 5), first)
 	second, err := r.Next()
 	require.NoError(t, err)
-	require.Equal(t, group(500, 100, 7), second)
+	require.Equal(t, timed(500, 100, 7), second)
 	_, err = r.Next()
 	require.ErrorIs(t, err, io.EOF)
 }
@@ -278,4 +287,15 @@ func FuzzADTS(f *testing.F) {
 		}
 		_, _ = seg.Close()
 	})
+}
+
+func TestDescribe(t *testing.T) {
+	r := NewReader(bytes.NewReader(stream(t)))
+	moov, err := r.Moov()
+	require.NoError(t, err)
+	track, err := Describe(moov)
+	require.NoError(t, err)
+	require.Equal(t, Track{Timescale: 48000, Codecs: "mp4a.40.2"}, track)
+	_, err = Describe(&mp4.MoovBox{})
+	require.ErrorIs(t, err, ErrMalformed)
 }

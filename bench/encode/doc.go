@@ -1,0 +1,10 @@
+// Command encode compares the encoding pipeline with bare ffmpeg: the same
+// source, ladder, threads and segment grid, alternately in one run. The pipeline
+// is the real one: `meridian encoder` as a process of its own, fed through
+// PostgreSQL, NATS JetStream and MinIO, from the received upload to `ready`.
+// Bare ffmpeg is one process that decodes once and writes HLS with fragmented
+// MP4 to local files.
+//
+// It prints the ratio of throughputs, of CPU times, and where the pipeline's
+// time went.
+package main

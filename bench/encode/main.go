@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/meridian-video/meridian/encoder"
+	"github.com/meridian-video/meridian/internal/cli"
+)
+
+type options struct {
+	source          string
+	seconds, rounds int
+	height, threads int
+	slots           int
+	workers         int
+	limit           time.Duration
+}
+
+// workerCommand is what this program is with "encoder" as its first argument: the
+// command of `meridian encoder`, so that the pipeline runs in processes of its own.
+type workerCommand struct {
+	Encoder encoder.Command `cmd:""`
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "encoder" {
+		os.Exit(cli.Main(os.Args[1:], &workerCommand{}))
+	}
+	var o options
+	flag.StringVar(&o.source, "source", "testdata/media/bbb-1080p30.mp4", "a 1080p30 source, repeated to the length wanted")
+	flag.IntVar(&o.seconds, "seconds", 30, "length of the encode in seconds")
+	flag.IntVar(&o.rounds, "rounds", 2, "rounds of both sides")
+	flag.IntVar(&o.height, "height", 1080, "highest rung")
+	flag.IntVar(&o.threads, "threads", 2, "x264 threads of each rung, on both sides")
+	flag.IntVar(&o.slots, "slots", 0, "tasks a worker does at once; 0: its default")
+	flag.IntVar(&o.workers, "workers", 1, "workers of the pipeline")
+	flag.DurationVar(&o.limit, "limit", 14*time.Minute, "the longest the whole run may take")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, o.limit)
+	defer cancel()
+	if err := run(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-encode:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	dir, err := os.MkdirTemp("", "meridian-bench-encode-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	file := filepath.Join(dir, "source.mp4")
+	loop := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-nostdin", "-stream_loop", "-1", "-i", o.source, "-t", strconv.Itoa(o.seconds),
+		"-map", "0:v:0", "-map", "0:a:0", "-c", "copy", "-movflags", "+faststart", file)
+	if b, err := loop.CombinedOutput(); err != nil {
+		return fmt.Errorf("make the source: %w: %s", err, b)
+	}
+	p, err := startPipeline(ctx, o, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.stop()) }()
+	fmt.Fprintf(out, "%d s of 1080p30, rungs up to %d, %d threads a rung, %d worker(s)\n", o.seconds, o.height, o.threads, o.workers)
+	var bares, ours []result
+	for n := range o.rounds {
+		// The order changes, so that neither side always runs on a warmer machine.
+		for _, side := range []bool{n%2 == 0, n%2 != 0} {
+			if side {
+				r, err := bare(ctx, o, file, dir)
+				if err != nil {
+					return err
+				}
+				bares = append(bares, r)
+				fmt.Fprintf(out, "bare  %6.2f s wall %6.2f s CPU\n", r.wall.Seconds(), r.cpu.Seconds())
+				continue
+			}
+			r, err := p.encode(ctx, file)
+			if err != nil {
+				return err
+			}
+			ours = append(ours, r)
+			fmt.Fprintf(out, "ours  %6.2f s wall %6.2f s CPU, playable after %.2f s; %s\n", r.wall.Seconds(), r.cpu.Seconds(), r.playable.Seconds(), r.detail)
+		}
+	}
+	wall := func(r result) time.Duration { return r.wall }
+	cpu := func(r result) time.Duration { return r.cpu }
+	fmt.Fprintf(out, "throughput ratio %.3f (best %.3f), CPU ratio %.3f\n", ratio(bares, ours, wall), best(bares, ours), 1/ratio(bares, ours, cpu))
+	return nil
+}
+
+// result is one encode.
+type result struct {
+	wall, cpu time.Duration
+	// playable is when the first parts could be watched.
+	playable time.Duration
+	detail   string
+}
+
+func ratio(a, b []result, of func(result) time.Duration) float64 {
+	var x, y time.Duration
+	for _, r := range a {
+		x += of(r)
+	}
+	for _, r := range b {
+		y += of(r)
+	}
+	return float64(x) / float64(y)
+}
+
+// best compares each side's fastest round: the one other work disturbed least.
+func best(a, b []result) float64 {
+	fastest := func(rs []result) time.Duration {
+		return slices.MinFunc(rs, func(x, y result) int { return int(x.wall - y.wall) }).wall
+	}
+	return float64(fastest(a)) / float64(fastest(b))
+}

@@ -1,0 +1,124 @@
+package encoder
+
+import (
+	"bytes"
+	"image/jpeg"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/hls/validate"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// checkStream publishes a run into a directory, as an edge would compose it, and
+// has it validated, every segment included.
+func checkStream(t testing.TB, b *bench) {
+	t.Helper()
+	dir := t.TempDir()
+	prefix := objects.RunPrefix(asset, "r1")
+	for key, data := range b.store.objects {
+		if path, ok := strings.CutPrefix(key, prefix); ok {
+			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, path), data, 0o600))
+		}
+	}
+	var renditions []hls.Rendition
+	for _, tr := range b.board.plan.Tracks {
+		var records []hls.Record
+		for i := range len(b.board.chunks[tr.ID]) {
+			records = append(records, b.board.chunks[tr.ID][i])
+		}
+		for _, r := range tr.Renditions {
+			playlist, err := hls.Media(records, r.ID, "")
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, r.ID, "index.m3u8"), playlist, 0o600))
+			r.Codecs = b.board.codecs[r.ID]
+			r.Bandwidth, r.AverageBandwidth = catalog.Measure(records, r.ID, records[0].Target)
+			renditions = append(renditions, r)
+		}
+	}
+	master, err := hls.Master(renditions)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "master.m3u8"), master, 0o600))
+	var out bytes.Buffer
+	require.NoError(t, (&validate.CheckCommand{Stream: dir, Timeout: time.Minute, Out: &out}).Run(t.Context()), "%s", &out)
+	require.Contains(t, out.String(), "complete")
+}
+
+// loudness of a file in LUFS, and its true peak in dBTP.
+func loudness(t testing.TB, path string) (integrated, peak float64) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "ffmpeg", "-nostdin", "-hide_banner", "-i", path, "-af", "ebur128=peak=true", "-f", "null", "-").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	_, summary, ok := strings.Cut(string(out), "Summary:")
+	require.True(t, ok, "%s", out)
+	_, i, _ := strings.Cut(summary, "I:")
+	_, p, _ := strings.Cut(summary, "Peak:")
+	return parseFloat(t, strings.Fields(i)[0]), parseFloat(t, strings.Fields(p)[0])
+}
+
+func TestLoudness(t *testing.T) {
+	for name, c := range map[string]struct {
+		source string
+		want   float64
+		within float64
+	}{
+		"quiet": {"sine=f=440:d=8,volume=-10dB", -16, 0.5},
+		// Peaks 24 dB above the rest stay below full scale.
+		"peaks":  {"aevalsrc='0.06*sin(2*PI*440*t)+if(lt(mod(t\\,1)\\,0.01)\\,0.9*sin(2*PI*997*t)\\,0)':d=8", -16, 3.5},
+		"loud":   {"anoisesrc=d=8:a=0.9:c=pink:seed=1", -16, 1},
+		"silent": {"anullsrc=d=4", -70, 0.1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, makeFile(t, "a.wav", "-f", "lavfi", "-t", "8", "-i", c.source), nil)
+			b.encode(t)
+			path := filepath.Join(t.TempDir(), "a.mp4")
+			require.NoError(t, os.WriteFile(path, b.joined(t, "a0", "a0-aac128"), 0o600))
+			got, peak := loudness(t, path)
+			require.InDelta(t, c.want, got, c.within)
+			// AAC adds a little to what it is given.
+			require.Less(t, peak, 0.0)
+		})
+	}
+	require.Zero(t, gainFor(-16.3, -16))
+	require.InDelta(t, maxGain, gainFor(-50, -16), 1e-9)
+	require.InDelta(t, -11.2, gainFor(-4.8, -16), 1e-9)
+}
+
+func TestExtras(t *testing.T) {
+	b := newBench(t, mediaFile("small-426x240-27s.mp4"), oneRung)
+	b.encode(t)
+	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 3)))
+	x := b.board.extras
+	picture := func(path string) (w, h int) {
+		name, attempt, _ := strings.Cut(path, ".jpg-")
+		require.Equal(t, "3", attempt)
+		data, ok := b.store.objects[objects.ExtraKey(asset, "r1", name+".jpg", 3)]
+		require.True(t, ok, path)
+		c, err := jpeg.DecodeConfig(bytes.NewReader(data))
+		require.NoError(t, err)
+		return c.Width, c.Height
+	}
+	require.Len(t, x.Posters, 2)
+	for _, p := range x.Posters {
+		w, h := picture(p.Path)
+		require.Equal(t, [2]int{426, 240}, [2]int{w, h})
+		require.Equal(t, [2]int{p.Width, p.Height}, [2]int{w, h})
+	}
+	require.Equal(t, &hls.Storyboard{VTT: "storyboard.vtt-3", Sprites: []string{"storyboard-00000.jpg-3"}, Width: 160, Height: 90,
+		Columns: 10, Rows: 10, Pictures: 14}, x.Storyboard)
+	w, h := picture(x.Storyboard.Sprites[0])
+	require.Equal(t, [2]int{1600, 900}, [2]int{w, h})
+	vtt := string(b.store.objects[objects.ExtraKey(asset, "r1", "storyboard.vtt", 3)])
+	require.True(t, strings.HasPrefix(vtt, "WEBVTT\n\n00:00:00.000 --> 00:00:02"), vtt)
+	require.Contains(t, vtt, "storyboard-00000.jpg-3#xywh=480,90,160,90")
+	require.Equal(t, 14, strings.Count(vtt, "-->"))
+}

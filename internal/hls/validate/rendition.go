@@ -1,0 +1,155 @@
+package validate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+
+	"github.com/meridian-video/meridian/internal/fmp4"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+// tolerance of durations in playlists, in seconds: they are rounded there.
+const tolerance = 0.001
+
+// rendition is one media playlist and how far it has been read.
+type rendition struct {
+	// uri as its master names it.
+	uri string
+	url *url.URL
+	// first is the playlist if it was read already.
+	first []byte
+	// segments says whether they are to be read.
+	segments bool
+
+	info hls.MediaInfo
+	// gone: it couldn't be read.
+	gone  bool
+	track fmp4.Track
+	// init is the initialisation segment in force, at mapURI.
+	init   []byte
+	mapURI string
+	// read is how many segments were; at is where the last ended, in the track's
+	// timescale, known once one was read.
+	read  int
+	at    int64
+	known bool
+	sizes []hls.SegmentSize
+}
+
+// rates are the peak and average of what was read, in bit/s.
+func (r *rendition) rates() (peak, average int64) { return hls.Rates(r.sizes, r.info.Target) }
+
+// advance reads the playlist, again if it was, and the segments it has gained.
+// The error is ctx's only.
+func (c *check) advance(ctx context.Context, r *rendition) error {
+	b := r.first
+	r.first = nil
+	if b == nil {
+		var err error
+		if b, err = c.playlist(ctx, r.url); err != nil {
+			c.bad(r.url, err)
+			r.gone = true
+			return ctx.Err()
+		}
+	}
+	r.gone = false
+	info, err := hls.CheckMedia(b)
+	c.bad(r.url, err)
+	if r.info.Target > 0 {
+		c.bad(r.url, hls.CheckGrown(r.info, info))
+	}
+	r.info = info
+	if !r.segments {
+		return nil
+	}
+	for ; r.read < len(info.Segments); r.read++ {
+		s := info.Segments[r.read]
+		u, err := r.url.Parse(s.URI)
+		if err != nil {
+			c.bad(r.url, err)
+			continue
+		}
+		if err := c.segment(ctx, r, s, u); err != nil {
+			c.bad(u, err)
+			r.known = false
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// segment reads one segment after its initialisation segment.
+func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u *url.URL) error {
+	if s.Map != r.mapURI {
+		at, err := r.url.Parse(s.Map)
+		if err != nil {
+			return err
+		}
+		if r.init, _, err = c.open.Open(ctx, at); err != nil {
+			return fmt.Errorf("%s: %w", s.Map, err)
+		}
+		if r.mapURI != "" {
+			c.badf(r.url, "another initialisation segment, %s, within a rendition", s.Map)
+		}
+		r.mapURI = s.Map
+	}
+	data, _, err := c.open.Open(ctx, u)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.segments++
+	c.mu.Unlock()
+	r.sizes = append(r.sizes, hls.SegmentSize{Seconds: s.Duration, Bytes: int64(len(data))})
+	reader := fmp4.NewReader(io.MultiReader(bytes.NewReader(r.init), bytes.NewReader(data)))
+	moov, err := reader.Moov()
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Map, err)
+	}
+	if r.track, err = fmp4.Describe(moov); err != nil {
+		return fmt.Errorf("%s: %w", s.Map, err)
+	}
+	start, end, frames := int64(0), int64(0), 0
+	earliest, latest := int64(0), int64(0)
+	for {
+		samples, err := reader.Next()
+		if errors.Is(err, io.EOF) && frames > 0 {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if frames == 0 {
+			start, end = samples[0].DTS, samples[0].DTS
+			earliest, latest = samples[0].PTS, samples[0].PTS
+			if !samples[0].Sync {
+				return errors.New("doesn't begin with a keyframe, though segments are said to be independent")
+			}
+		}
+		if samples[0].DTS != end {
+			return fmt.Errorf("a fragment begins at %d, the one before it ends at %d", samples[0].DTS, end)
+		}
+		for _, x := range samples {
+			end = x.DTS + x.Duration
+			earliest, latest = min(earliest, x.PTS), max(latest, x.PTS)
+		}
+		frames += len(samples)
+	}
+	if r.known && start != r.at {
+		return fmt.Errorf("begins at %d, the one before it ends at %d (timescale %d)", start, r.at, r.track.Timescale)
+	}
+	r.at, r.known = end, true
+	if d := float64(end-start) / float64(r.track.Timescale); diff(d, s.Duration) > tolerance {
+		return fmt.Errorf("lasts %.6f s, EXTINF says %.6f", d, s.Duration)
+	}
+	if earliest < start || latest >= end {
+		return fmt.Errorf("shows frames from %d to %d, outside its time %d to %d", earliest, latest, start, end)
+	}
+	return nil
+}
