@@ -47,6 +47,9 @@ func TestMasterGolden(t *testing.T) {
 		"master-pinned":   {nil, "p=us-1,ap-1", objects.Placement{Mode: objects.PlacePinned, Regions: []string{"eu", "ap"}}},
 		"master-alone":    {[]string{"eu"}, "", objects.Placement{}},
 		"master-plain":    {nil, "steering=0&p=us-1", objects.Placement{}},
+		"master-router":   {nil, "p=eu-1,us-1,ap-1&r=ap", objects.Placement{}},
+		// An unknown router is none.
+		"master-plain-router": {nil, "steering=0&r=mars", objects.Placement{}},
 	} {
 		table, err := region.Loopback(c.regions...)
 		require.NoError(t, err)

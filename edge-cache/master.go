@@ -35,10 +35,12 @@ type sites struct {
 type query struct {
 	plain    bool
 	pathways []string
+	// router names the region whose router the session is to ask again.
+	router string
 }
 
-// parseQuery reads ?steering=0 and ?p=; other parameters are ignored, because
-// pages and players add their own.
+// parseQuery reads ?steering=0, ?p= and ?r=; other parameters are ignored,
+// because pages and players add their own.
 func parseQuery(raw string) (query, error) {
 	var q query
 	if raw == "" {
@@ -55,6 +57,7 @@ func parseQuery(raw string) (query, error) {
 	if p := v.Get("p"); p != "" {
 		q.pathways = strings.Split(p, ",")
 	}
+	q.router = v.Get("r")
 	return q, nil
 }
 
@@ -100,9 +103,13 @@ func (s *sites) pathways(named []string, asset string, p objects.Placement) []re
 	return out
 }
 
-// steeringRouter is a router outside the region the viewer is sent to, the
-// nearest to it, because that region's own dies with it.
-func (s *sites) steeringRouter(first region.Edge) string {
+// router is the one a session that plays from first asks again: the named one,
+// which the router that redirected knows to be alive, else the nearest outside
+// first's region, because that region's own dies with it.
+func (s *sites) router(named string, first region.Edge) string {
+	if r, ok := s.table.Get(named); ok {
+		return r.Router.URL
+	}
 	_, r, ok := s.table.Edge(first.Name)
 	if !ok {
 		r = s.here
@@ -138,7 +145,7 @@ func startSession(t target, g grant, key *token.Signer, now time.Time) (session,
 func (s *sites) master(stored []byte, asset, run string, ses session, q query, p objects.Placement) ([]byte, error) {
 	at := "/v/" + ses.token + "/" + asset + "/" + run + "/"
 	if q.plain {
-		return hls.Plain(stored, s.here.Router.URL+at, "?steering=0"), nil
+		return hls.Plain(stored, s.router(q.router, s.self)+at, "?steering=0"), nil
 	}
 	edges := s.pathways(q.pathways, asset, p)
 	ways, names := make([]hls.Pathway, len(edges)), make([]string, len(edges))
@@ -149,6 +156,6 @@ func (s *sites) master(stored []byte, asset, run string, ses session, q query, p
 		return nil, errRule
 	}
 	// Commas and the ids' characters need no escape in a query.
-	reload := s.steeringRouter(edges[0]) + "/steer?a=" + asset + "&s=" + ses.id + "&p=" + strings.Join(names, ",")
+	reload := s.router(q.router, edges[0]) + "/steer?a=" + asset + "&s=" + ses.id + "&p=" + strings.Join(names, ",")
 	return hls.Expand(stored, ways, hls.Steering{TTL: steeringTTL, ReloadURI: reload, Priority: names})
 }
