@@ -95,8 +95,10 @@ export class HlsEngine {
     state.height = level?.height ?? 0;
     state.bitrate = level?.bitrate ?? 0;
     state.bandwidth = Number.isFinite(hls.bandwidthEstimate) ? hls.bandwidthEstimate : 0;
-    state.pathway = this.steering?.pathway ?? '';
-    state.pathways = hls.pathwayPriority ?? this.steering?.pathways ?? [];
+    // The plain form has one pathway, which hls.js calls ".".
+    const named = (p: string): boolean => p !== '.';
+    state.pathway = [this.steering?.pathway ?? ''].find(named) ?? '';
+    state.pathways = (hls.pathwayPriority ?? this.steering?.pathways ?? []).filter(named);
     this.finish();
   }
 

@@ -27,8 +27,8 @@ export function retryElsewhere(status: number): boolean {
  * loaderClass makes the loader hls.js uses for everything. Masters and steering
  * manifests come from routers: one that doesn't answer is replaced by the next
  * within the same request, so a dead router never costs a refresh. Anything
- * else comes from edges, and a body that stops arriving is given up after the
- * time allowed for the first byte.
+ * else comes from edges, in the plain form by a router's redirect, and a body
+ * that stops arriving is given up after the time allowed for the first byte.
  */
 export function loaderClass(ring: RouterRing, report: LoaderReport): new (config: HlsConfig) => Loader<LoaderContext> {
   class MeridianLoader extends XhrLoader {
@@ -52,12 +52,32 @@ export function loaderClass(ring: RouterRing, report: LoaderReport): new (config
         this.attempt(urls, 0, context, config, callbacks, type);
         return;
       }
-      const settled = () => clearInterval(this.watch);
-      super.load(context, config, {
+      // In the plain form a router redirects every request.
+      const url = ring.has(context.url) ? ring.candidates(context.url)[0]! : context.url;
+      const failed = (why: string) => {
+        clearInterval(this.watch);
+        if (!ring.has(url)) return;
+        // It or the edge it sent us to: the next router may know better.
+        ring.failed(url);
+        report.routerFailed(url, why);
+      };
+      super.load({ ...context, url }, config, {
         ...callbacks,
-        onSuccess: (...args) => (settled(), callbacks.onSuccess(...args)),
-        onError: (...args) => (settled(), callbacks.onError(...args)),
-        onTimeout: (...args) => (settled(), callbacks.onTimeout(...args)),
+        onSuccess: (response, stats, _, details) => {
+          clearInterval(this.watch);
+          ring.answered(url);
+          callbacks.onSuccess(response, stats, context, details);
+        },
+        onError: (error, _, details, stats) => {
+          failed(`status ${error.code}`);
+          callbacks.onError(error, context, details, stats);
+        },
+        onTimeout: (stats, _, details) => {
+          failed('timeout');
+          callbacks.onTimeout(stats, context, details);
+        },
+        onAbort: (stats, _, details) => callbacks.onAbort?.(stats, context, details),
+        onProgress: callbacks.onProgress && ((stats, _, data, details) => callbacks.onProgress?.(stats, context, data, details)),
       });
       this.watchBody(config.loadPolicy.maxTimeToFirstByteMs);
     }

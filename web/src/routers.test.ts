@@ -14,6 +14,8 @@ describe('RouterRing', () => {
   });
   it('leaves a URL of somebody else alone', () => {
     const ring = new RouterRing(bases, () => 1);
+    expect(ring.has('http://127.1.0.1:80810/steer')).toBe(false);
+    expect(ring.has('http://127.1.0.1:8081/steer')).toBe(true);
     expect(ring.candidates('http://127.1.0.1:80810/steer')).toEqual(['http://127.1.0.1:80810/steer']);
     expect(ring.candidates('http://edge/v')).toEqual(['http://edge/v']);
   });

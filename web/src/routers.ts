@@ -38,6 +38,11 @@ export class RouterRing {
       .map((c) => c.base + rest);
   }
 
+  /** has says whether url is at one of the routers. */
+  has(url: string): boolean {
+    return this.baseOf(url) !== null;
+  }
+
   failed(url: string): void {
     const base = this.baseOf(url);
     // 0 would read as "not failed".
