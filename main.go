@@ -29,6 +29,7 @@ type commands struct {
 	Encoder     encoder.Command        `cmd:"" help:"Run an encoding worker."`
 	GeoDNS      geodns.Command         `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages."`
 	EdgeCache   edgecache.Command      `cmd:"" help:"Run an edge cache."`
+	Cache       edgecache.ProxyCommand `cmd:"" help:"Run an HTTP cache in front of any origin."`
 }
 
 func main() { os.Exit(cli.Main(os.Args[1:], &commands{})) }

@@ -77,7 +77,7 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.observe(rt.Metrics, e.cache)
+	observeCache(rt.Metrics, "edge", e.cache)
 	finder := playback.NewFinder(store, e.keys.Current, e.log)
 	e.handler = &handler{
 		sites: sites{table: rt.Table, self: self, here: here}, store: store, cache: e.cache, session: session,
@@ -135,11 +135,15 @@ func (e *edge) serve(ctx context.Context) error {
 		e.addr.Store(a)
 	}
 	e.log.Info("listening", "addr", l.Addr().String())
-	srv := newServer(e.handler, e.log)
+	return serveFast(ctx, newServer(e.handler, e.log), l, e.cmd.MaxConnections, newFast(e.handler))
+}
+
+// serveFast serves until ctx ends, with a fast path before srv.
+func serveFast(ctx context.Context, srv *http.Server, l net.Listener, maxConnections int, r fastpath.Responder) error {
 	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
-		WriteSize: deliver.WriteSize, MaxConnections: e.cmd.MaxConnections}, newFast(e.handler))
+		WriteSize: deliver.WriteSize, MaxConnections: maxConnections}, r)
 	srv.ConnState = fl.ConnState
-	err = service.ServeHTTP(ctx, srv, fl, drainTime)
+	err := service.ServeHTTP(ctx, srv, fl, drainTime)
 	// What is being answered past net/http has the same time.
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()

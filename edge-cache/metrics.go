@@ -53,10 +53,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// observe registers gauges over the cache's sizes.
-func (m *metrics) observe(reg prometheus.Registerer, c *cache.Cache) {
+// observeCache registers gauges over the cache's sizes.
+func observeCache(reg prometheus.Registerer, component string, c *cache.Cache) {
 	gauge := func(name, help string, f func(cache.Stats) int64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_" + name, Help: help},
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_" + component + "_" + name, Help: help},
 			func() float64 { return float64(f(c.Stats())) }))
 	}
 	gauge("memory_bytes", "Bytes of objects in memory.", func(s cache.Stats) int64 { return s.Bytes })
@@ -66,7 +66,7 @@ func (m *metrics) observe(reg prometheus.Registerer, c *cache.Cache) {
 	gauge("disk_bytes", "Bytes in the disk log.", func(s cache.Stats) int64 { return s.DiskBytes })
 	gauge("disk_objects", "Objects in the disk log.", func(s cache.Stats) int64 { return int64(s.DiskObjects) })
 	gauge("disk_capacity_bytes", "Bytes the disk log may hold.", func(s cache.Stats) int64 { return s.DiskCapacity })
-	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_disk_failed", Help: "1 while the disk can't be used."},
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_" + component + "_disk_failed", Help: "1 while the disk can't be used."},
 		func() float64 {
 			if c.DiskErr() != nil {
 				return 1

@@ -74,6 +74,20 @@ func (b *bench) meridian(ctx context.Context) (*server, error) {
 	return &server{name: nameMeridian, ours: true, path: path, base: "http://" + addr}, b.process(ctx, "meridian", addr, env, bin, "edge-cache")
 }
 
+// proxy runs the same cache before the origin the peers have.
+func (b *bench) proxy(ctx context.Context) (*server, error) {
+	bin, err := b.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	return &server{name: nameProxy, ours: true, path: originPath, base: "http://" + addr},
+		b.process(ctx, "proxy", addr, nil, bin, "cache", "--origin", "http://"+b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"))
+}
+
 // publish puts what the edge reads into the store.
 func (b *bench) publish(ctx context.Context, table *region.Table, secrets string, cfg objects.Config) error {
 	store, err := objects.New(table, "eu", cfg, b.log)

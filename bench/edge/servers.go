@@ -35,16 +35,17 @@ const (
 	nameNginx    = "nginx"
 	nameVarnish  = "Varnish"
 	nameMeridian = "Meridian"
+	nameProxy    = "Meridian-proxy"
 )
 
-var serverNames = []string{nameNginx, nameVarnish, nameMeridian}
+var serverNames = []string{nameNginx, nameVarnish, nameMeridian, nameProxy}
 
 func originPath(name string, size int) string { return "/" + name + "/" + strconv.Itoa(size) }
 
 // start runs the servers.
 func (b *bench) start(ctx context.Context, names []string) error {
 	starts := map[string]func(context.Context) (*server, error){
-		nameNginx: b.nginx, nameVarnish: b.varnish, nameMeridian: b.meridian,
+		nameNginx: b.nginx, nameVarnish: b.varnish, nameMeridian: b.meridian, nameProxy: b.proxy,
 	}
 	for _, name := range names {
 		f, ok := starts[name]

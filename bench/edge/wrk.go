@@ -15,7 +15,7 @@ func (b *bench) wrk(ctx context.Context, url string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.duration+20*time.Second)
 	defer cancel()
 	seconds := strconv.Itoa(max(1, int(b.duration/time.Second)))
-	out, err := exec.CommandContext(ctx, "wrk", "-t", "1", "-c", strconv.Itoa(b.connections), "-d", seconds, "--latency", url).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "wrk", "-t", "1", "-c", strconv.Itoa(b.connections), "-d", seconds, "--timeout", "30s", "--latency", url).CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("wrk: %w: %s", err, out)
 	}

@@ -227,6 +227,33 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 	return o, out, nil
 }
 
+// Put adds a whole object that didn't come through a Source, replacing one of the
+// same key; false when memory has no room for it. body is the cache's from now on.
+func (c *Cache) Put(key string, info Info, body []byte) bool {
+	hash := xxhash.Sum64String(key)
+	o := newObject(key, hash)
+	info.Size = int64(len(body))
+	o.info, o.body = info, body
+	o.finish()
+	close(o.opened)
+	s := &c.shards[hash%shards]
+	s.mu.Lock()
+	old := s.m[key]
+	s.m[key] = o
+	s.mu.Unlock()
+	if old != nil {
+		c.forget(old)
+	}
+	if info.Size > c.cfg.MaxObject || !c.admit(o, info.Size+overhead) {
+		c.forget(o)
+		return false
+	}
+	if c.disk != nil && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
+		c.cfg.Events.DiskDropped()
+	}
+	return true
+}
+
 // stale reports whether an entry's failure is old enough to ask again. Only
 // absence is remembered; other failures end with the fill.
 func stale(o *Object) bool {

@@ -1,0 +1,299 @@
+package httpcache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+)
+
+var errClosed = errors.New("the cache is shutting down")
+
+// flight is one request to the origin that several may wait for.
+type flight struct {
+	request http.Header   // of who asked first
+	known   chan struct{} // closed when what follows is set
+	// stored is the response as it will be, or has been, stored; nil when it isn't
+	// shared. body is set while its body arrives.
+	stored    *response
+	body      *arriving
+	validated bool // stored is an old response the origin confirmed
+	status    int  // of the origin
+	err       error
+	void      bool // invalidated while it flew; under Proxy.mu
+
+	mu     sync.Mutex
+	direct *http.Response // not shared: of who asked first
+	left   bool
+	cancel context.CancelFunc
+}
+
+// take returns the response that isn't shared; nil when it was taken.
+func (f *flight) take() *http.Response {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	res := f.direct
+	f.direct = nil
+	return res
+}
+
+// leave is called by who asked first when it goes without having read the response.
+func (f *flight) leave() {
+	f.mu.Lock()
+	f.left = true
+	res, body := f.direct, f.body
+	f.direct = nil
+	f.mu.Unlock()
+	if body != nil {
+		_ = body.leave()
+	}
+	if res != nil {
+		_ = res.Body.Close()
+		f.cancel()
+	}
+}
+
+func (f *flight) give(res *http.Response) {
+	f.mu.Lock()
+	left := f.left
+	if !left {
+		f.direct = res
+	}
+	f.mu.Unlock()
+	if left {
+		_ = res.Body.Close()
+		f.cancel()
+	}
+}
+
+// join returns the flight for uri, starting one that validates old (nil: there is
+// nothing to validate) if none runs or the running one may not be shared.
+func (p *Proxy) join(r *http.Request, uri string, old *response, share bool) (f *flight, started bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, false, errClosed
+	}
+	if f := p.flights[uri]; f != nil && share {
+		return f, false, nil
+	}
+	f = &flight{request: r.Header, known: make(chan struct{})}
+	if share {
+		p.flights[uri] = f
+	}
+	p.fetches.Add(1)
+	out := p.outgoing(r, true)
+	if old != nil {
+		if old.etag != "" {
+			out.Header["If-None-Match"] = []string{old.etag}
+		}
+		if lm := old.header.Get("Last-Modified"); lm != "" {
+			out.Header["If-Modified-Since"] = []string{lm}
+		}
+	}
+	// Who asks may go; the others wait on.
+	ctx, cancel := context.WithCancel(p.ctx)
+	f.cancel = cancel
+	go func() {
+		defer p.fetches.Done()
+		p.fetch(out.WithContext(ctx), f, uri, old)
+		p.land(uri, f)
+	}()
+	return f, true, nil
+}
+
+func (p *Proxy) land(uri string, f *flight) {
+	p.mu.Lock()
+	if p.flights[uri] == f {
+		delete(p.flights, uri)
+	}
+	p.mu.Unlock()
+}
+
+// fetch asks the origin and, when the answer may be stored, reads all of it.
+func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
+	timer := time.AfterFunc(p.cfg.HeaderTimeout, f.cancel)
+	asked := p.now()
+	res, err := p.transport.RoundTrip(r)
+	answered := p.now()
+	if !timer.Stop() {
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		err = errors.Join(context.DeadlineExceeded, err)
+	}
+	if err != nil {
+		f.err = fmt.Errorf("origin: %w", err)
+		f.cancel()
+		close(f.known)
+		return
+	}
+	f.status = res.StatusCode
+	if old != nil && res.StatusCode == http.StatusNotModified {
+		if s := old.updated(r, res.Header, asked, answered, p.cfg.Heuristics); s != nil {
+			_ = res.Body.Close()
+			f.cancel()
+			f.stored, f.validated = s, true
+			if s.noStore || s.private {
+				p.index.remove(uri, old)
+			} else {
+				p.index.put(uri, s, old) // does nothing where old was invalidated
+			}
+			close(f.known)
+			return
+		}
+		// It confirms something else. Ask again, for the whole.
+		_ = res.Body.Close()
+		r.Header.Del("If-None-Match")
+		r.Header.Del("If-Modified-Since")
+		p.fetch(r, f, uri, nil)
+		return
+	}
+	terms := assess(res.StatusCode, res.Header, asked, answered, p.cfg.Heuristics)
+	size := res.ContentLength
+	reserve := p.cfg.MaxObject
+	if size >= 0 {
+		reserve = size
+	}
+	// An error is no reason to forget what there is: it is stored only where the
+	// origin says for how long.
+	fits := size <= p.cfg.MaxObject && (res.StatusCode < 500 || terms.explicit)
+	if !storable(r, requestDirectives(r.Header), res.StatusCode, res.Header, terms) || !fits || !p.reserve(reserve) {
+		p.land(uri, f)
+		if res.StatusCode < 500 {
+			p.index.pass(uri, answered)
+		}
+		f.give(res)
+		close(f.known)
+		return
+	}
+	defer p.release(reserve)
+	s := newResponse(r, res.StatusCode, res.Header, terms, answered)
+	s.id, s.size = "http/"+rand.Text(), size
+	body := newArriving(size)
+	f.mu.Lock()
+	f.stored, f.body = s, body
+	body.left = f.left
+	f.mu.Unlock()
+	close(f.known)
+	late := time.AfterFunc(p.cfg.BodyTimeout, f.cancel)
+	err = body.fill(res.Body, size, p.cfg.MaxObject, func(b []byte) { p.keep(uri, f, s, b) })
+	late.Stop()
+	switch {
+	case errors.Is(err, errOverflow):
+		p.index.pass(uri, p.now())
+		if body.abandoned() {
+			f.cancel()
+		}
+		return // the context lives on with who asked first
+	case err != nil:
+		p.cfg.Log.Debug("origin's body broke off", "uri", uri, "err", err)
+	}
+	f.cancel()
+}
+
+// keep stores a response whose body is whole, unless it was invalidated meanwhile.
+func (p *Proxy) keep(uri string, f *flight, s *response, body []byte) {
+	stored := *s
+	stored.size = int64(len(body))
+	if !p.cfg.Cache.Put(s.id, cache.Info{Size: stored.size, ETag: s.etag, Modified: s.modified, Fetched: s.answered}, body) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !f.void {
+		p.index.put(uri, &stored, nil)
+		if p.flights[uri] == f {
+			delete(p.flights, uri)
+		}
+	}
+}
+
+// invalidate forgets what is stored for the URI, and has what is on its way not
+// be stored.
+func (p *Proxy) invalidate(uri string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.flights[uri]; f != nil {
+		f.void = true
+		delete(p.flights, uri)
+	}
+	return p.index.invalidate(uri)
+}
+
+// purge forgets every response with the key. What is on its way might have it:
+// it isn't stored.
+func (p *Proxy) purge(key string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for uri, f := range p.flights {
+		f.void = true
+		delete(p.flights, uri)
+	}
+	return p.index.purge(key)
+}
+
+func (p *Proxy) reserve(n int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.room < n {
+		return false
+	}
+	p.room -= n
+	return true
+}
+
+func (p *Proxy) release(n int64) {
+	p.mu.Lock()
+	p.room += n
+	p.mu.Unlock()
+}
+
+// conditions are the fields that ask for less than the whole.
+var conditions = []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range"}
+
+// outgoing makes the origin's request of a client's; whole leaves out what asks
+// for less than the whole representation.
+func (p *Proxy) outgoing(r *http.Request, whole bool) *http.Request {
+	u := &url.URL{Scheme: p.cfg.Origin.Scheme, Host: p.cfg.Origin.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	out := &http.Request{Method: r.Method, URL: u, Host: r.Host, Header: endToEnd(r.Header), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if whole {
+		for _, name := range conditions {
+			delete(out.Header, name)
+		}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = nil // not net/http's own
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		out.Header["X-Forwarded-For"] = []string{strings.Join(append(out.Header["X-Forwarded-For"], host), ", ")}
+	}
+	out.Header["Via"] = []string{strings.Join(append(out.Header["Via"], p.via(r.ProtoMajor, r.ProtoMinor)), ", ")}
+	return out.WithContext(r.Context())
+}
+
+func (p *Proxy) via(major, minor int) string {
+	if major >= 2 {
+		return fmt.Sprintf("%d %s", major, p.cfg.Name)
+	}
+	return fmt.Sprintf("%d.%d %s", major, minor, p.cfg.Name)
+}
+
+// errEvicted: the body isn't in the cache any more.
+var errEvicted = errors.New("body was evicted")
+
+// stored returns the body of a stored response.
+func (p *Proxy) stored(ctx context.Context, s *response) (*cache.Object, cache.Outcome, error) {
+	return p.cfg.Cache.Get(ctx, s.id, func(context.Context, int64) (io.ReadCloser, cache.Info, error) {
+		return nil, cache.Info{}, errEvicted
+	})
+}

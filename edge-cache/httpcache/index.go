@@ -1,0 +1,189 @@
+package httpcache
+
+import (
+	"container/list"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// maxVariants bounds the responses kept for one URI.
+	maxVariants = 32
+	// passFor is how long a URI whose answers can't be shared isn't waited for.
+	passFor = 2 * time.Minute
+)
+
+// index finds stored responses by URI and Surrogate-Key, least recently used
+// dropped first.
+type index struct {
+	capacity int64
+
+	mu     sync.Mutex
+	bytes  int64
+	byURI  map[string]*list.Element
+	recent list.List // of *entry
+	byKey  map[string]map[*entry]struct{}
+}
+
+type entry struct {
+	uri       string
+	responses []*response // newest first
+	bytes     int64
+	// passUntil: requests aren't collapsed before.
+	passUntil time.Time
+}
+
+func newIndex(capacity int64) *index {
+	return &index{capacity: capacity, byURI: map[string]*list.Element{}, byKey: map[string]map[*entry]struct{}{}}
+}
+
+// find returns the newest response that answers a request with these fields;
+// known: there is one that answers others.
+func (x *index) find(uri string, h http.Header) (s *response, known bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	if !ok {
+		return nil, false
+	}
+	x.recent.MoveToFront(el)
+	e := el.Value.(*entry)
+	for _, s := range e.responses {
+		if s.matches(h) {
+			return s, true
+		}
+	}
+	return nil, len(e.responses) > 0
+}
+
+func (x *index) passing(uri string, now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	return ok && now.Before(el.Value.(*entry).passUntil)
+}
+
+// pass says that the URI's answers can't be shared.
+func (x *index) pass(uri string, now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entry(uri).passUntil = now.Add(passFor)
+	x.trim()
+}
+
+// entry returns the URI's entry, making it; x.mu is held.
+func (x *index) entry(uri string) *entry {
+	if el, ok := x.byURI[uri]; ok {
+		x.recent.MoveToFront(el)
+		return el.Value.(*entry)
+	}
+	e := &entry{uri: uri, bytes: 256 + int64(len(uri))}
+	x.byURI[uri] = x.recent.PushFront(e)
+	x.bytes += e.bytes
+	return e
+}
+
+// put stores a response in the place of those it supersedes: old, and all that
+// have the same selecting fields.
+func (x *index) put(uri string, s, old *response) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.entry(uri)
+	e.passUntil = time.Time{}
+	if old != nil && !slices.Contains(e.responses, old) {
+		return // purged meanwhile, or superseded: an update of it is no news
+	}
+	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool {
+		return o == old || slices.Equal(o.vary, s.vary) && s.matches(o.request)
+	})
+	e.responses = slices.Insert(e.responses, 0, s)
+	if len(e.responses) > maxVariants {
+		e.responses = e.responses[:maxVariants]
+	}
+	x.account(e)
+	x.trim()
+}
+
+// account brings the sums and keys of a changed entry up to date; x.mu is held.
+func (x *index) account(e *entry) {
+	x.bytes -= e.bytes
+	e.bytes = 256 + int64(len(e.uri))
+	for _, s := range e.responses {
+		e.bytes += s.cost()
+		for _, k := range s.keys {
+			if x.byKey[k] == nil {
+				x.byKey[k] = map[*entry]struct{}{}
+			}
+			x.byKey[k][e] = struct{}{}
+			e.bytes += 64
+		}
+	}
+	x.bytes += e.bytes
+}
+
+func (x *index) trim() {
+	for x.bytes > x.capacity && x.recent.Len() > 1 {
+		x.drop(x.recent.Back().Value.(*entry))
+	}
+}
+
+func (x *index) drop(e *entry) {
+	el, ok := x.byURI[e.uri]
+	if !ok || el.Value.(*entry) != e {
+		return
+	}
+	x.recent.Remove(el)
+	delete(x.byURI, e.uri)
+	x.bytes -= e.bytes
+	for _, s := range e.responses {
+		for _, k := range s.keys {
+			if delete(x.byKey[k], e); len(x.byKey[k]) == 0 {
+				delete(x.byKey, k)
+			}
+		}
+	}
+}
+
+// remove forgets one response.
+func (x *index) remove(uri string, s *response) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	if !ok {
+		return
+	}
+	e := el.Value.(*entry)
+	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool { return o == s })
+	x.account(e)
+}
+
+// invalidate forgets all responses of a URI; how many there were.
+func (x *index) invalidate(uri string) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	if !ok {
+		return 0
+	}
+	n := len(el.Value.(*entry).responses)
+	x.drop(el.Value.(*entry))
+	return n
+}
+
+// purge forgets all URIs with a response of the key; how many there were.
+func (x *index) purge(key string) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := 0
+	for e := range x.byKey[key] {
+		// The key may have been of a response that was superseded.
+		if slices.ContainsFunc(e.responses, func(s *response) bool { return slices.Contains(s.keys, key) }) {
+			x.drop(e)
+			n++
+		}
+	}
+	delete(x.byKey, key)
+	return n
+}
