@@ -28,6 +28,7 @@ type Command struct {
 	ScratchDir   string         `help:"Directory for temporary files; a directory inside it is emptied at the start." default:"/var/tmp/meridian-encoder" env:"MERIDIAN_SCRATCH_DIR" placeholder:"DIR"`
 	Slots        int            `help:"Tasks done at once; of four or more, two are kept for the first parts of new videos and one for what viewers may be near. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_SLOTS"`
 	Threads      int            `help:"x264 threads of each rung, fixed in every run this worker plans. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_THREADS"`
+	Copy         bool           `help:"Publish H.264 sources that are fit for it as their own highest rung, without encoding them." default:"true" negatable:"" env:"MERIDIAN_ENCODER_COPY"`
 	MaxHeight    int            `help:"Highest rung, in lines of a 16:9 picture." default:"2160" env:"MERIDIAN_ENCODER_MAX_HEIGHT"`
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
 	Nice         int            `help:"Added to ffmpeg's niceness." default:"5" env:"MERIDIAN_ENCODER_NICE"`
@@ -71,6 +72,7 @@ func (c *Command) options() Options {
 		threads = min(max(cpus, 2), 8)
 	}
 	profile := plan.Default(threads)
+	profile.Copy = c.Copy
 	for len(profile.Rungs) > 1 && profile.Rungs[0] > c.MaxHeight {
 		profile.Rungs = profile.Rungs[1:]
 	}

@@ -3,9 +3,50 @@ package encoder
 import (
 	"errors"
 	"io"
+	"time"
 
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/internal/fmp4"
 )
+
+// copyAttempts is how many attempts may fail before a copied rung is encoded:
+// the first may be a worker's fault.
+const copyAttempts = 2
+
+// copying says whether this attempt copies the source's frames. What couldn't
+// be copied is encoded.
+func (j *videoJob) copying() bool { return j.spec.Copy && j.t.Failures < copyAttempts }
+
+// copyCommand is the ffmpeg that copies from seek on; offset is what is added to the times of the run.
+func (j *videoJob) copyCommand(seek int64) (c ffmpeg.Command, offset int64) {
+	tl := j.spec.Timeline
+	limits := j.e.opt.Child
+	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 1)
+	args := ffmpeg.Copy{URL: j.in.url, Stream: j.spec.Stream, SeekMicros: seek, Timescale: tl.Scale}.Args()
+	return ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: 1, Limits: limits}, (ffmpeg.CopyOffset*tl.Den + tl.Zero) * (tl.Scale / tl.Den)
+}
+
+// grouped reads a rung's segments; a copied stream's fragments are joined to them.
+func (j *videoJob) grouped(r *fmp4.Reader, offset int64) fragments {
+	if !j.copying() {
+		return r
+	}
+	tl := j.spec.Timeline
+	g := &regroup{from: r, first: j.chunks[0].start + offset}
+	start := func(k int64) {
+		// k is twice a source time.
+		g.starts = append(g.starts, (k+2*ffmpeg.CopyOffset*tl.Den)*(tl.Scale/tl.Den))
+	}
+	for i, c := range j.chunks {
+		if i > 0 {
+			start(c.Boundary)
+		}
+		for _, k := range c.Keyframes {
+			start(k)
+		}
+	}
+	return g
+}
 
 // fragments is a stream of samples, one segment at a time.
 type fragments interface {

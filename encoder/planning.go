@@ -50,6 +50,9 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if err != nil {
 		return catalog.Plan{}, err
 	}
+	if src.Duration > 0 {
+		src.BitRate = int64(float64(in.Size()) * 8 / src.Duration.Seconds())
+	}
 	p, err := plan.Make(src, index, e.opt.Profile, e.currentSpeed())
 	if err != nil {
 		return catalog.Plan{}, err

@@ -134,9 +134,12 @@ func (j *videoJob) run(ctx context.Context) error {
 	return j.in.blame(errHead)
 }
 
-// command is the ffmpeg that decodes from seek; scaled is the time it gives to
-// the first frame.
-func (j *videoJob) command(seek int64) (c ffmpeg.Command, scaled int64) {
+// command is the ffmpeg that decodes from seek; added is what it adds to the
+// times of the run.
+func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
+	if j.copying() {
+		return j.copyCommand(seek)
+	}
 	tl := j.spec.Timeline
 	head, last := j.chunks[0], j.chunks[len(j.chunks)-1]
 	offset := (outputOffset*tl.Den + tl.Num - 1) / tl.Num // in source time base units
@@ -170,12 +173,12 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, scaled int64) {
 		limits.Nice = min(limits.Nice+extraNice, 19)
 	}
 	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 60)
-	frames := int64(0)
+	frames, base := int64(0), j.frames
 	for _, c := range j.chunks {
 		frames += c.frames
 	}
 	return ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,
-		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(j.frames + min(p.Frames, frames)) }}, offset * tl.Num * (tl.Scale / tl.Den)
+		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(base + min(p.Frames, frames)) }}, offset*tl.Num*(tl.Scale/tl.Den) - head.start
 }
 
 // seconds of video the task is about.
@@ -187,7 +190,7 @@ func (j *videoJob) seconds() float64 {
 func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 	began := time.Now()
 	pub := j.e.publisher(ctx, j.t)
-	cmd, scaled := j.command(seek)
+	cmd, offset := j.command(seek)
 	// What can't be stored needn't be encoded: a failed PUT ends the child.
 	proc, err := ffmpeg.Start(pub.ctx, cmd)
 	if err != nil {
@@ -198,7 +201,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 	var readers, committer errgroup.Group
 	for i := range j.spec.Rungs {
 		readers.Go(func() error {
-			err := j.read(pub, proc.Output(i), i, scaled-j.chunks[0].start, final, complete)
+			err := j.read(pub, proc.Output(i), i, offset, final, complete)
 			if err != nil {
 				err = fmt.Errorf("rung %s: %w", j.spec.Rungs[i].ID, err)
 				proc.Kill(err)
@@ -245,7 +248,9 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 	if err := j.commit(ctx, last, false); err != nil {
 		return err
 	}
-	j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+	if !j.copying() {
+		j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+	}
 	return nil
 }
 
@@ -323,8 +328,9 @@ func (j *videoJob) read(pub *publisher, out io.Reader, rung int, offset int64, f
 		}
 		return nil
 	}
+	segments := j.grouped(r, offset)
 	for first := true; ; first = false {
-		samples, err := r.Next()
+		samples, err := segments.Next()
 		if errors.Is(err, io.EOF) && !first {
 			break
 		}

@@ -41,6 +41,9 @@ type VideoTrack struct {
 	CRF         int      `json:"crf"`
 	Threads     int      `json:"threads"`
 	Rungs       []Rung   `json:"rungs"`
+	// Copy publishes the source's frames as they are, in the only rung; the
+	// other fields are for a source that turns out not to be what it seemed.
+	Copy bool `json:"copy,omitempty"`
 	// PixelRate is what the track costs: pixels encoded per second of video.
 	PixelRate float64 `json:"pixel_rate"`
 }
@@ -107,7 +110,7 @@ func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog
 	zero := AudioTrack{Zero: src.StartMicros, Num: 1, Den: 1_000_000}
 	run := Run{Profile: p.Name, Seekable: true}
 	if src.Video != nil {
-		tracks, err := video(*src.Video, *index, p, speed, &out)
+		tracks, err := video(src, *index, p, speed, &out)
 		if err != nil {
 			return catalog.Plan{}, err
 		}
@@ -131,7 +134,8 @@ func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog
 	return out, err
 }
 
-func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Plan) ([]catalog.PlanTrack, error) {
+func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog.Plan) ([]catalog.PlanTrack, error) {
+	v := *src.Video
 	t := NewTimeline(v.TimeBase.Num, v.TimeBase.Den, x.PTS[0])
 	end := t.At(x.End)
 	length := float64(end) / float64(t.Scale)
@@ -168,6 +172,10 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 
 	w, h := v.Display()
 	all := Ladder(w, h, fps, p.Rungs)
+	var copied []Rung
+	if p.Copy && len(all) > 1 && every == 1 && copyable(src, x, pts, starts, all[0]) {
+		copied, all = all[:1], all[1:]
+	}
 	decode := decodeCost * float64(v.Width*v.Height) * fps
 	// The lowest rungs that keep pace together are v0; slower ones come later.
 	split, sum := 0, decode
@@ -181,20 +189,29 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 	base := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: x.Repeats, Rotate: v.Rotate,
 		Deinterlace: v.Interlaced, ToneMap: v.HDR, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
 	var tracks []catalog.PlanTrack
-	for n, rungs := range [][]Rung{all[split:], all[:split]} {
+	for n, rungs := range [][]Rung{all[split:], all[:split], copied} {
 		if len(rungs) == 0 {
 			continue
 		}
+		isCopy := n == 2
 		tr := base
+		tr.Copy = isCopy
 		tr.Rungs = rungs
 		tr.PixelRate = decode
 		for _, r := range rungs {
 			tr.PixelRate += float64(r.Width*r.Height) * fps
 		}
-		pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n > 0, Timescale: t.Scale}
+		pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n == 1, Timescale: t.Scale}
+		if isCopy {
+			pt.ID = "vc"
+		}
 		for _, r := range rungs {
 			pt.Renditions = append(pt.Renditions, hls.Rendition{ID: r.ID, Track: pt.ID, Kind: hls.Video, Codecs: r.Codecs(),
 				Width: r.Width, Height: r.Height, FrameRate: rate, Bandwidth: r.Peak()})
+		}
+		if isCopy {
+			// What a source does within two seconds is known once they are copied.
+			pt.Renditions[0].Bandwidth = max(rungs[0].Peak(), 3*src.BitRate)
 		}
 		pace := speed.Pixels / tr.PixelRate
 		if n > 0 {
@@ -211,7 +228,14 @@ func video(v probe.Video, x probe.Index, p Profile, speed Speed, out *catalog.Pl
 			}
 			return at - x.Keys[i-1]
 		})
-		chunks, err := cut(pts, x, t, starts, lengths, joined(lengths, p.MaxChunk, n == 0))
+		joins := joined(lengths, p.MaxChunk, n == 0)
+		if isCopy {
+			// Copying is as fast as reading: one task does it all.
+			for i := range joins {
+				joins[i] = i > 0
+			}
+		}
+		chunks, err := cut(pts, x, t, starts, lengths, joins)
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,8 @@ type Profile struct {
 	// SegmentSeconds is the grid; MaxChunk the longest chunk in segments.
 	SegmentSeconds int
 	MaxChunk       int
+	// Copy publishes a source's own picture as the highest rung where it can be.
+	Copy bool
 	// MaxFrameRate in frames per second.
 	MaxFrameRate int
 	AudioBitrate int64
@@ -27,7 +29,7 @@ type Profile struct {
 // Default is the profile of general use, with the given number of threads per rung.
 func Default(threads int) Profile {
 	return Profile{Name: "default", Rungs: []int{2160, 1440, 1080, 720, 480, 360, 240}, Preset: "veryfast", CRF: 23,
-		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16, MaxAudioTracks: 8}
+		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, Copy: true, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16, MaxAudioTracks: 8}
 }
 
 // SampleRate of all audio renditions.

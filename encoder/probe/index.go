@@ -24,6 +24,9 @@ type Index struct {
 	Keys []int64
 	// End is the time after the last frame.
 	End int64
+	// Closed says that no frame shown before a keyframe is decoded after it, nor
+	// the other way round: decoding can start at every one, and nothing is lost.
+	Closed bool
 	// Repeats says that some frames have another's time; one of each is kept.
 	Repeats bool
 }
@@ -163,13 +166,19 @@ const maxTime = 1 << 50
 
 type indexBuilder struct {
 	pts, keys []int64
-	last      int64
-	duration  int64
+	// open: see Index.Closed.
+	open     bool
+	last     int64
+	duration int64
 }
 
 func (b *indexBuilder) add(pts, duration int64, key bool) error {
 	if len(b.pts) >= maxFrames {
 		return bad(CodeDuration, "the video has more than %d frames", maxFrames)
+	}
+	switch n := len(b.keys); {
+	case n == 0 && !key, key && len(b.pts) > 0 && pts <= b.last, !key && n > 0 && pts < b.keys[n-1]:
+		b.open = true
 	}
 	if len(b.pts) == 0 || pts >= b.last {
 		b.last, b.duration = pts, duration
@@ -188,7 +197,7 @@ func (b *indexBuilder) index(v Video) (Index, error) {
 	slices.Sort(b.pts)
 	slices.Sort(b.keys)
 	n := len(b.pts)
-	x := Index{PTS: slices.Compact(b.pts), Keys: slices.Compact(b.keys)}
+	x := Index{PTS: slices.Compact(b.pts), Keys: slices.Compact(b.keys), Closed: !b.open}
 	x.Repeats = len(x.PTS) != n
 	duration := b.duration
 	if duration <= 0 {

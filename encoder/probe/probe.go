@@ -76,6 +76,8 @@ type stream struct {
 	Rate        string `json:"r_frame_rate"`
 	Average     string `json:"avg_frame_rate"`
 	FieldOrder  string `json:"field_order"`
+	Pixels      string `json:"pix_fmt"`
+	Profile     string `json:"profile"`
 	Transfer    string `json:"color_transfer"`
 	Channels    int    `json:"channels"`
 	Disposition struct {
@@ -152,7 +154,7 @@ func Parse(b []byte, limits Limits) (Source, error) {
 }
 
 func parseVideo(st stream, limits Limits) (Video, error) {
-	v := Video{Stream: st.Index, Codec: st.Codec, Width: st.Width, Height: st.Height,
+	v := Video{Stream: st.Index, Codec: st.Codec, Pixels: st.Pixels, Profile: st.Profile, Width: st.Width, Height: st.Height,
 		SAR: ratio(st.SAR, ":"), TimeBase: ratio(st.TimeBase, "/"), FrameRate: ratio(st.Rate, "/")}
 	if id, err := strconv.ParseInt(st.ID, 0, 32); err == nil {
 		v.TrackID = int(id)

@@ -185,11 +185,18 @@ func TestParseIndex(t *testing.T) {
 	v := Video{TimeBase: hls.Rational{Num: 1, Den: 1000}, FrameRate: hls.Rational{Num: 25, Den: 1}}
 	x, err := parseIndex(strings.NewReader("pts=80|duration=40|flags=K_\npts=0|duration=40|flags=KD\npts=160|duration=N/A|flags=__\n\npts=120|duration=40|flags=__|\npts=120|duration=40|flags=__\n"), v)
 	require.NoError(t, err)
-	require.Equal(t, Index{PTS: []int64{80, 120, 160}, Keys: []int64{80}, End: 200, Repeats: true}, x)
+	require.Equal(t, Index{PTS: []int64{80, 120, 160}, Keys: []int64{80}, End: 200, Closed: true, Repeats: true}, x)
 
 	x, err = parseIndex(strings.NewReader("key_frame=1|pts=0|pkt_duration=40\nkey_frame=0|pts=40|pkt_duration=40\n"), v)
 	require.NoError(t, err)
-	require.Equal(t, Index{PTS: []int64{0, 40}, Keys: []int64{0}, End: 80}, x)
+	require.Equal(t, Index{PTS: []int64{0, 40}, Keys: []int64{0}, End: 80, Closed: true}, x)
+
+	// A frame shown before its keyframe, one of the group before shown after it.
+	for _, open := range []string{"pts=0|flags=K_\npts=80|flags=K_\npts=40|flags=__\n", "pts=0|flags=K_\npts=80|flags=__\npts=40|flags=K_\n", "pts=0|flags=__\npts=40|flags=K_\n"} {
+		x, err = parseIndex(strings.NewReader(open), v)
+		require.NoError(t, err)
+		require.False(t, x.Closed, open)
+	}
 
 	_, err = parseIndex(strings.NewReader("pts=N/A|duration=1|flags=K_\npts=N/A|duration=1|flags=K_\n"), v)
 	require.ErrorIs(t, err, ErrRemux)

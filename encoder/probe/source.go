@@ -14,6 +14,8 @@ type Source struct {
 	Duration time.Duration
 	// StartMicros is the container's first time, for sources without video.
 	StartMicros int64
+	// BitRate is the whole file's average in bit/s, 0 when unknown.
+	BitRate int64
 	// Video is nil for audio-only sources.
 	Video *Video
 	Audio []Audio
@@ -34,6 +36,8 @@ type Video struct {
 	TimeBase   hls.Rational
 	FrameRate  hls.Rational
 	Interlaced bool
+	// Pixels is ffmpeg's name of the pixel format, Profile of the codec's profile.
+	Pixels, Profile string
 	// HDR transfer (PQ or HLG), which needs tone mapping.
 	HDR bool
 	// first holds the first packets' times, to check the sample tables against.
