@@ -46,8 +46,8 @@ func (p *purged) revoked(c token.Claims) bool {
 	if len(p.jtis) == 0 {
 		return false
 	}
-	_, own := p.jtis[c.ID]
-	_, parent := p.jtis[c.ParentID]
+	_, own := p.jtis[journal.TokenName(c.Asset, c.ID)]
+	_, parent := p.jtis[journal.TokenName(c.Asset, c.ParentID)]
 	return own || c.ParentID != "" && parent
 }
 

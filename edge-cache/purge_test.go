@@ -126,7 +126,7 @@ func TestRevokedTokens(t *testing.T) {
 		res, _ := w.get(segURL(tok, 0))
 		require.Equal(t, 200, res.StatusCode)
 	}
-	w.purge(journal.Purge{N: 1, At: time.Now(), JTIs: []string{"stolen"}})
+	w.purge(journal.Purge{N: 1, At: time.Now(), JTIs: []string{journal.TokenName(asset, "stolen"), journal.TokenName(foreign, "kept")}})
 	w.purge(journal.Purge{N: 2, At: time.Now(), JTIs: []string{"another"}, Revoking: 1})
 	w.purge(journal.Purge{N: 3, At: time.Now(), Assets: []journal.Void{{Asset: foreign, N: 1}}, Revoking: 2})
 	check := func() {

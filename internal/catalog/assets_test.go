@@ -197,6 +197,42 @@ func TestUploadsThatRestExpire(t *testing.T) {
 	require.Equal(t, "done", one[string](t, c, "SELECT state FROM tasks"))
 }
 
+// Whoever takes the last part may die before it marks the upload complete; its
+// creator has been told of every byte.
+func TestCompleteUploadsAreFinished(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	open := func(size int64, parts ...int64) string {
+		a, err := c.CreateAsset(ctx, NewAsset{Owner: "ann", Region: "eu"})
+		require.NoError(t, err)
+		u, err := c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: a.ID, Size: size})
+		require.NoError(t, err)
+		start := int64(0)
+		for n, part := range parts {
+			require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: start, Size: part, SHA256: hash("p"), Regions: []string{"eu", "us"}}))
+			start += part
+		}
+		return a.ID
+	}
+	complete, short, deferred := open(30, 20, 10), open(30, 20), open(-1, 30)
+	n, err := c.FinishUploads(ctx)
+	require.NoError(t, err)
+	require.Zero(t, n, "its own request may be about to")
+	sql(t, c, "UPDATE uploads SET expires_at = expires_at - interval '6 seconds'")
+	n, err = c.FinishUploads(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	for id, want := range map[string]State{complete: Received, short: Uploading, deferred: Uploading} {
+		a, err := c.GetAsset(ctx, "ann", id)
+		require.NoError(t, err)
+		require.Equal(t, want, a.State)
+	}
+	require.Equal(t, 1, one[int](t, c, "SELECT count(*) FROM tasks WHERE kind = 'plan'"))
+	n, err = c.FinishUploads(ctx)
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
 // Deleting an asset while parts are still being added must neither deadlock nor
 // leave a part that counts.
 func TestDeleteDuringUpload(t *testing.T) {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -40,16 +41,22 @@ func insertPurge(ctx context.Context, q *db.Queries, p purgeEffect) error {
 // maxRevoked bounds the tokens of one purge, and so its size.
 const maxRevoked = 1000
 
-// RevokeTokens ends playback tokens and the sessions they started, by their
-// jti, at every edge.
-func (c *Catalog) RevokeTokens(ctx context.Context, jtis []string) error {
-	return c.write(ctx, "revoke tokens", func(q *db.Queries) error {
-		for len(jtis) > 0 {
-			n := min(len(jtis), maxRevoked)
-			if err := insertPurge(ctx, q, purgeEffect{JTIs: jtis[:n]}); err != nil {
+// RevokeTokens ends playback tokens of an owner's asset and the sessions they
+// started, by their jti, at every edge. Tokens of other assets stay valid, also
+// if they have the same jti. An empty owner means anybody's asset.
+func (c *Catalog) RevokeTokens(ctx context.Context, owner, asset string, jtis []string) error {
+	return c.write(ctx, "revoke tokens of "+asset, func(q *db.Queries) error {
+		if _, err := lockOwned(ctx, q, owner, asset); err != nil {
+			return err
+		}
+		for revoked := range slices.Chunk(jtis, maxRevoked) {
+			names := make([]string, len(revoked))
+			for i, jti := range revoked {
+				names[i] = journal.TokenName(asset, jti)
+			}
+			if err := insertPurge(ctx, q, purgeEffect{JTIs: names}); err != nil {
 				return err
 			}
-			jtis = jtis[n:]
 		}
 		return nil
 	})

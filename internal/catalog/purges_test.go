@@ -43,6 +43,8 @@ func TestDeletingPurges(t *testing.T) {
 	eventually(t, "playable", func() bool { return m.get(objects.JournalKey(objects.PlaybackJournal(id), 1)) != nil })
 	settled(t, c)
 	last := one[int64](t, c, "SELECT n FROM sequences WHERE scope = $1", "playback/"+id)
+	other, err := c.CreateAsset(ctx, NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
 	require.NoError(t, c.DeleteAsset(ctx, "", id))
 
 	p := purgeOf(t, m, 1)
@@ -51,11 +53,13 @@ func TestDeletingPurges(t *testing.T) {
 	require.True(t, said(t, m, id, last+1).Gone())
 
 	// Revoked tokens are found from any later purge.
-	require.NoError(t, c.RevokeTokens(ctx, []string{"x", "y"}))
-	require.NoError(t, c.RevokeTokens(ctx, []string{"z"}))
-	require.Equal(t, []string{"x", "y"}, purgeOf(t, m, 2).JTIs)
+	require.NoError(t, c.RevokeTokens(ctx, "ann", other.ID, []string{"x", "y"}))
+	require.NoError(t, c.RevokeTokens(ctx, "ann", other.ID, []string{"z"}))
+	require.ErrorIs(t, c.RevokeTokens(ctx, "bob", other.ID, []string{"x"}), ErrNotFound)
+	require.ErrorIs(t, c.RevokeTokens(ctx, "ann", id, []string{"x"}), ErrNotFound, "deleted")
+	require.Equal(t, []string{other.ID + "/x", other.ID + "/y"}, purgeOf(t, m, 2).JTIs)
 	require.Zero(t, purgeOf(t, m, 2).Revoking)
-	require.Equal(t, []string{"z"}, purgeOf(t, m, 3).JTIs)
+	require.Equal(t, []string{other.ID + "/z"}, purgeOf(t, m, 3).JTIs)
 	require.Equal(t, int64(2), purgeOf(t, m, 3).Revoking)
 	settled(t, c)
 	require.Len(t, m.keys(objects.PurgesJournal), 3)

@@ -69,6 +69,33 @@ func (c *Catalog) MarkBuried(ctx context.Context, task string) error {
 // UploadExpired is the code of assets whose upload wasn't finished in time.
 const UploadExpired = "upload-expired"
 
+// uploadRest is how long a complete upload may wait for whoever took its last
+// part to mark it.
+const uploadRest = 5 * time.Second
+
+// FinishUploads finishes uploads that are complete and were not marked so,
+// because the process that took the last part died right after: the creator was
+// told of every byte. It returns how many there were.
+func (c *Catalog) FinishUploads(ctx context.Context) (int, error) {
+	var ids []string
+	err := c.direct(ctx, "unfinished uploads", func(ctx context.Context, q *db.Queries) error {
+		var err error
+		// Each part sets the expiry anew.
+		ids, err = q.UnfinishedUploads(ctx, UploadExpiry-uploadRest, sweepBatch)
+		return err
+	})
+	n := 0
+	for _, id := range ids {
+		_, ferr := c.FinishUpload(ctx, id)
+		if ferr == nil {
+			n++
+		} else if !errors.Is(ferr, ErrState) && !errors.Is(ferr, ErrNotFound) {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return n, err
+}
+
 // ExpireUploads fails the assets of uploads that rested for too long and
 // returns how many there were.
 func (c *Catalog) ExpireUploads(ctx context.Context) (int, error) {

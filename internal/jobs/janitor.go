@@ -31,7 +31,8 @@ type Janitor struct {
 }
 
 const (
-	sweepEvery = time.Second
+	// sweepEvery is each janitor's; there is one a region.
+	sweepEvery = 3 * time.Second
 	// sweepPause follows a sweep that failed.
 	sweepPause = 5 * time.Second
 	// leaseGrace leaves expired tasks to redelivered messages, which come first as a rule.
@@ -69,9 +70,11 @@ func (j *Janitor) sweep(ctx context.Context) error {
 	j.Metrics.sweep("expired", requeued)
 	j.Metrics.sweep("exhausted", failed)
 
+	finished, ferr := j.Catalog.FinishUploads(ctx)
+	j.Metrics.sweep("unmarked uploads", finished)
 	expired, uerr := j.Catalog.ExpireUploads(ctx)
 	j.Metrics.sweep("uploads", expired)
-	return errors.Join(err, uerr, j.bury(ctx), j.cleanUp(ctx))
+	return errors.Join(err, ferr, uerr, j.bury(ctx), j.cleanUp(ctx))
 }
 
 // bury tells dead tasks to the DEAD stream.

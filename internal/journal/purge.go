@@ -15,12 +15,16 @@ type Purge struct {
 	At time.Time `json:"at"`
 	// Assets whose objects edges drop, and whose playback records so far are void.
 	Assets []Void `json:"assets,omitempty"`
-	// JTIs are the ids of revoked playback tokens; their sessions end with them.
+	// JTIs are the TokenNames of revoked playback tokens; their sessions end with them.
 	JTIs []string `json:"jtis,omitempty"`
 	// Revoking is the number of the newest earlier entry with JTIs, 0 if there is
 	// none: an edge that starts at the newest purge finds all revoked tokens by it.
 	Revoking int64 `json:"revoking,omitempty"`
 }
+
+// TokenName is what a purge calls a playback token: its asset and its jti, so that
+// whoever may revoke an asset's tokens can't end those of others.
+func TokenName(asset, jti string) string { return asset + "/" + jti }
 
 // Void says that an asset's playback records up to number N allow nothing any
 // more. A later record may allow it again.

@@ -18,8 +18,8 @@ type Purger interface {
 	// Purge drops what the entry names, refuses it from now on, and notes the
 	// checkpoint.
 	Purge(p Purge) error
-	// Revoke refuses the tokens with these ids from now on.
-	Revoke(jtis []string)
+	// Revoke refuses the tokens with these TokenNames from now on.
+	Revoke(names []string)
 	// Empty drops everything, and notes n as the checkpoint: what was purged up
 	// to it can't be told any more.
 	Empty(n int64) error
