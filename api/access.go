@@ -173,3 +173,24 @@ func (s *Server) createToken(c echo.Context) error {
 		"master": s.master(tok, id), "watch": s.Region.Router.URL + "/watch/" + id + "?t=" + url.QueryEscape(tok),
 	})
 }
+
+// tokenID is what can be the id of a playback token, also of one its owner's own
+// program has signed.
+var tokenID = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,128}$`)
+
+// revokeToken ends a token and the sessions it started. Whether there is such a
+// token nobody knows: tokens aren't stored.
+func (s *Server) revokeToken(c echo.Context) error {
+	id, err := id(c)
+	if err != nil {
+		return err
+	}
+	jti := c.Param("token")
+	if !tokenID.MatchString(jti) {
+		return problem.Invalid(problem.Field{Field: "token", Detail: "pass the token's id (its jti), which creating it returned"})
+	}
+	if err := s.Assets.RevokeTokens(c.Request().Context(), keyOf(c).Owner, id, []string{jti}); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,33 @@ func testAssets(t *testing.T, pl *platform, p *process) {
 		for _, bad := range []map[string]any{{"expires_in": 0}, {"expires_in": 1 << 40}, {"geo": []string{"Germany"}}, {"cidr": []string{"x"}}, {"origins": []string{"example.org/x"}}} {
 			require.Equal(t, "invalid-field", p.do("POST", "/v1/assets/"+one.ID+"/tokens", bad).code(t))
 		}
+	})
+	t.Run("revoke", func(t *testing.T) {
+		var made struct{ ID, Token string }
+		p.do("POST", "/v1/assets/"+one.ID+"/tokens", map[string]any{}).json(t, &made)
+		path := "/v1/assets/" + one.ID + "/tokens/"
+		require.Equal(t, "not-found", p.by(t).do("DELETE", path+made.ID, nil).code(t))
+		require.Equal(t, "invalid-field", p.do("DELETE", path+strings.Repeat("x", 129), nil).code(t))
+		require.Equal(t, "invalid-field", p.do("DELETE", path+"a%2fb", nil).code(t))
+		require.Equal(t, 204, p.do("DELETE", path+made.ID, nil).StatusCode)
+		require.Equal(t, 204, p.do("DELETE", path+made.ID, nil).StatusCode, "again")
+		require.Eventually(t, func() bool {
+			n, err := journal.Newest(t.Context(), pl.store, objects.PurgesJournal)
+			if err != nil {
+				return false
+			}
+			b, err := journal.Read(t.Context(), pl.store, objects.PurgesJournal, n)
+			require.NoError(t, err)
+			keys, err := journal.Read(t.Context(), pl.store, objects.KeysJournal, 1)
+			require.NoError(t, err)
+			root, err := token.ParsePublic(pl.cmd.RootPublicKey.Reveal())
+			require.NoError(t, err)
+			ks, err := token.VerifyKeySet(keys, root)
+			require.NoError(t, err)
+			purge, err := journal.VerifyPurge(b, &ks, time.Now())
+			require.NoError(t, err)
+			return slices.Contains(purge.JTIs, journal.TokenName(one.ID, made.ID))
+		}, 15*time.Second, 50*time.Millisecond, "the purges journal tells edges")
 	})
 	t.Run("delete", func(t *testing.T) {
 		require.Equal(t, 204, p.do("DELETE", "/v1/assets/"+one.ID, nil).StatusCode)

@@ -25,6 +25,7 @@ type Assets interface {
 	GetAsset(ctx context.Context, owner, id string) (catalog.Asset, error)
 	ListAssets(ctx context.Context, owner string, state catalog.State, cursor string, limit int) ([]catalog.Asset, string, error)
 	UpdateAsset(ctx context.Context, owner, id string, title *string, visibility *playback.Visibility) (catalog.Asset, error)
+	RevokeTokens(ctx context.Context, owner, asset string, jtis []string) error
 }
 
 // Keys are an owner's API keys.
@@ -92,6 +93,7 @@ func NewServer(d Deps) *Server {
 	v1(http.MethodPatch, "/assets/:id", s.updateAsset, limit, write)
 	v1(http.MethodDelete, "/assets/:id", s.deleteAsset, limit, write)
 	v1(http.MethodPost, "/assets/:id/tokens", s.createToken, limit, write)
+	v1(http.MethodDelete, "/assets/:id/tokens/:token", s.revokeToken, limit, write)
 	v1(http.MethodGet, "/assets/:id/events", s.assetEvents, read)
 	v1(http.MethodGet, "/events", s.events, read)
 

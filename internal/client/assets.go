@@ -92,3 +92,29 @@ func (c *Client) Assets(ctx context.Context, state, cursor string, limit int) ([
 func (c *Client) DeleteAsset(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(id), nil, nil, nil)
 }
+
+// Token is a new playback token.
+type Token struct {
+	// ID names it when it is to be revoked.
+	ID        string    `json:"id"`
+	KID       string    `json:"kid"`
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+	// Master and Watch are URLs with the token in them.
+	Master string `json:"master"`
+	Watch  string `json:"watch"`
+}
+
+// CreateToken makes a token that lets an asset be watched, to be started within
+// life, in whole seconds.
+func (c *Client) CreateToken(ctx context.Context, asset string, life time.Duration) (Token, error) {
+	var t Token
+	in := map[string]any{"expires_in": int64(life / time.Second)}
+	err := c.call(ctx, http.MethodPost, "/v1/assets/"+url.PathEscape(asset)+"/tokens", in, &t, nil)
+	return t, err
+}
+
+// RevokeToken ends a token, by its id, and the sessions it started.
+func (c *Client) RevokeToken(ctx context.Context, asset, id string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(asset)+"/tokens/"+url.PathEscape(id), nil, nil, nil)
+}

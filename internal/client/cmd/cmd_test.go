@@ -23,12 +23,17 @@ func TestGrammar(t *testing.T) {
 		"assets list --state gone":               "must be one of",
 		"assets show x --json":                   "",
 		"assets delete x y --api http://a.test":  "",
+		"tokens create x --expires 10m":          "",
+		"tokens create":                          "expected",
+		"tokens revoke x a b --json":             "",
+		"tokens revoke x":                        "expected",
 		"assets list --api-key @/does/not/exist": "secret file",
 	} {
 		t.Run(line, func(t *testing.T) {
 			var grammar struct {
 				Upload Upload `cmd:""`
 				Assets Assets `cmd:""`
+				Tokens Tokens `cmd:""`
 			}
 			p, err := kong.New(&grammar, kong.Exit(func(int) {}))
 			require.NoError(t, err)
