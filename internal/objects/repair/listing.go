@@ -76,9 +76,28 @@ func (c *cursor) head() *objects.Info {
 
 // entry is one key over all regions.
 type entry struct {
-	objects.Info        // of the nearest region that has it
-	holders      uint64 // bits by region
-	differ       bool   // its size isn't the same everywhere
+	objects.Info         // of the nearest region that has it
+	holders      uint64  // bits by region
+	sizes        []int64 // by region, if they aren't all Size
+}
+
+// deviates notes that a region holds an object of another size.
+func (e *entry) deviates(region int, size int64, regions int) {
+	if e.sizes == nil {
+		e.sizes = make([]int64, regions)
+		for i := range e.sizes {
+			e.sizes[i] = e.Size
+		}
+	}
+	e.sizes[region] = size
+}
+
+// sizeIn is the size of the object in a region that holds it.
+func (e *entry) sizeIn(region int) int64 {
+	if e.sizes == nil {
+		return e.Size
+	}
+	return e.sizes[region]
 }
 
 // merge calls f for every key below prefix in any of the regions but those in
@@ -122,7 +141,9 @@ func merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix s
 				e = entry{Info: *h, holders: 1 << i}
 			case h.Key == e.Key:
 				e.holders |= 1 << i
-				e.differ = e.differ || h.Size != e.Size
+				if h.Size != e.Size {
+					e.deviates(i, h.Size, len(cursors))
+				}
 			}
 		}
 		if e.holders == 0 {

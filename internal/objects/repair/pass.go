@@ -108,7 +108,7 @@ func (p *pass) visit(ctx context.Context, e entry) error {
 	if n, ok := objects.JournalNumber(objects.PlaybackJournal(o.asset), e.Key); ok && o.asset != "" {
 		p.record = n
 	}
-	if e.differ {
+	if e.sizes != nil {
 		p.r.Metrics.alarm("conflict", p.names[0])
 		p.r.Log.Error("repair: regions hold different objects under one key", "key", e.Key)
 	}
