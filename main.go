@@ -12,6 +12,7 @@ import (
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/client/cmd"
 	"github.com/meridian-video/meridian/internal/hls/validate"
+	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/platform"
 )
 
@@ -21,8 +22,10 @@ type commands struct {
 	Status      platform.StatusCommand `cmd:"" help:"Show the processes of the platform running here."`
 	Region      platform.RegionCommand `cmd:"" help:"Kill, hang, silence, stop and start regions of the platform running here."`
 	RegionAgent platform.AgentCommand  `cmd:"" hidden:""`
+	Reconcile   repair.Command         `cmd:"" help:"Compare all object stores with the catalog: what is missing, foreign or wrong."`
 	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
 	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`
+	Tokens      cmd.Tokens             `cmd:"" help:"Make and revoke playback tokens."`
 	HLS         validate.Command       `cmd:"" name:"hls" help:"Check published streams."`
 	Provision   deploy.Command         `cmd:"" help:"Make keys, certificates and the stores' configuration of a platform on several machines."`
 	API         api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`
