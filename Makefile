@@ -99,6 +99,12 @@ bench-go: install-develop tools ## Go benchmarks of all packages
 bench-edge: install-develop tools ## The edge beside nginx and Varnish (ARGS="-rounds 5")
 	@$(GO) run ./bench/edge $(ARGS)
 
+.PHONY: bench-encode
+bench-encode: install-develop tools ## The encoding pipeline beside bare ffmpeg (ARGS="-seconds 60 -rounds 3")
+	@$(GO) run ./bench/encode $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache and the platform's state stay)
 	@rm -rf bin web/node_modules
+
+include deploy/deploy.mk

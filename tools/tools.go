@@ -32,6 +32,8 @@ func All() []Tool {
 			Module: "github.com/sqlc-dev/sqlc", Version: "v1.31.1", Develop: true},
 		{Name: "staticcheck", Package: "honnef.co/go/tools/cmd/staticcheck",
 			Module: "honnef.co/go/tools", Version: "v0.8.2", Develop: true},
+		{Name: "compose", Package: "github.com/docker/compose/v2/cmd",
+			Module: "github.com/docker/compose/v2", Version: "v2.40.3", Develop: true},
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 
 // configFile adds --config to every command.
 type configFile struct {
-	Config kong.ConfigFlag `help:"YAML file with any of the flags as keys; unknown keys are errors." env:"MERIDIAN_CONFIG" placeholder:"FILE"`
+	Config  kong.ConfigFlag  `help:"YAML file with any of the flags as keys; unknown keys are errors." env:"MERIDIAN_CONFIG" placeholder:"FILE"`
+	Version kong.VersionFlag `help:"Say which version this is, and exit."`
 }
 
 // Main parses args against grammar (a pointer to a struct of kong commands,
@@ -27,6 +28,7 @@ func Main(args []string, grammar any) int {
 		kong.Embed(&configFile{}),
 		kong.Configuration(service.YAMLFile),
 		kong.UsageOnError(),
+		kong.Vars{"version": version},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
 	if err != nil {

@@ -22,11 +22,21 @@ const buildTimeout = 30 * time.Minute
 
 func main() {
 	develop := flag.Bool("develop", false, "also build the tools of developers")
+	path := flag.String("path", "", "only print where the tool `NAME` is")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: go run ./tools/build [-develop] [NAME…]")
+		fmt.Fprintln(os.Stderr, "usage: go run ./tools/build [-develop] [NAME…] | -path NAME")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if *path != "" {
+		where, err := tools.Path(*path)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "tools:", err)
+			os.Exit(1)
+		}
+		fmt.Println(where)
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *develop, flag.Args()); err != nil {

@@ -1,0 +1,305 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+// Command is `meridian provision`.
+type Command struct {
+	Regions     string `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
+	Out         string `help:"Directory for the result; secrets already in it are kept." required:"" placeholder:"DIR"`
+	GeoDatabase string `help:"City database (mmdb) for routers and edges. Default: the development database, which places 127.11-13/16 and 198.18.11-13/24 only." placeholder:"FILE"`
+}
+
+// Run writes the directory.
+func (c *Command) Run(context.Context) error {
+	t, err := region.Load(c.Regions)
+	if err != nil {
+		return err
+	}
+	var geoDB []byte
+	if c.GeoDatabase != "" {
+		if geoDB, err = os.ReadFile(c.GeoDatabase); err != nil {
+			return fmt.Errorf("geo database: %w", err)
+		}
+	}
+	return Provision(t, c.Out, geoDB)
+}
+
+// Where a component finds its directory, and a store its data.
+const (
+	Mount = "/run/meridian"
+	Data  = "/var/lib/meridian"
+)
+
+// keysDir holds what no region needs to run.
+const keysDir = "keys"
+
+// Secret files of the keys directory beside those of internal/token.
+const (
+	apiKeyFile      = "api.key"
+	s3SecretFile    = "s3.secret"
+	natsFile        = "nats.secret"
+	databaseFile    = "postgres.secret"
+	superuserFile   = "postgres-superuser.secret"
+	replicationFile = "postgres-replication.secret"
+	patroniFile     = "patroni.secret"
+)
+
+// Modes: the directory is its owner's; below it components may read as whatever
+// user they run, because only what is mounted reaches them.
+const (
+	privateDir  = 0o700
+	sharedDir   = 0o755
+	privateFile = 0o600
+	sharedFile  = 0o444
+)
+
+// Components of a region, the directories Provision makes.
+const (
+	API      = "api"
+	Encoder  = "encoder"
+	GeoDNS   = "geodns"
+	Edge     = "edge"
+	Etcd     = "etcd"
+	Postgres = "postgres"
+	NATS     = "nats"
+	MinIO    = "minio"
+)
+
+// Components returns the components of a region; etcd and PostgreSQL only run in control regions.
+func Components(r region.Region) []string {
+	out := []string{API, Encoder, GeoDNS, Edge, NATS, MinIO}
+	if r.Control {
+		out = append(out, Etcd, Postgres)
+	}
+	return out
+}
+
+// provision is one run.
+type provision struct {
+	table   *region.Table
+	out     string
+	geoDB   []byte
+	secrets map[string]string
+	ca      *authority
+}
+
+// Provision makes the directory out for the regions of t. geoDB is the geo
+// database for routers and edges; nil: the development one. Called again it
+// keeps secrets and certificates that are still good.
+func Provision(t *region.Table, out string, geoDB []byte) error {
+	if err := checkTable(t); err != nil {
+		return err
+	}
+	if geoDB == nil {
+		var b bytes.Buffer
+		if err := geo.BuildDevelopment(&b); err != nil {
+			return err
+		}
+		geoDB = b.Bytes()
+	}
+	p := &provision{table: t, out: out, geoDB: geoDB, secrets: map[string]string{}}
+	if err := os.MkdirAll(p.key(), privateDir); err != nil {
+		return fmt.Errorf("provision: %w", err)
+	}
+	if err := os.Chmod(out, privateDir); err != nil {
+		return fmt.Errorf("provision: %w", err)
+	}
+	if err := p.loadSecrets(); err != nil {
+		return fmt.Errorf("provision: %w", err)
+	}
+	for _, r := range t.Regions {
+		for _, c := range Components(r) {
+			files, err := p.files(r, c)
+			if err == nil {
+				err = p.write(filepath.Join(r.Name, c), files)
+			}
+			if err != nil {
+				return fmt.Errorf("provision %s of %s: %w", c, r.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkTable refuses what TLS between regions can't work with.
+func checkTable(t *region.Table) error {
+	var errs []error
+	for _, r := range t.Regions {
+		if !strings.HasPrefix(r.S3, "https://") {
+			errs = append(errs, fmt.Errorf("region %s: s3 %q: want https, regions talk over TLS", r.Name, r.S3))
+		}
+		if !strings.HasPrefix(r.NATS, "tls://") {
+			errs = append(errs, fmt.Errorf("region %s: nats %q: want tls, regions talk over TLS", r.Name, r.NATS))
+		}
+		if strings.Contains(r.NATS, "@") {
+			errs = append(errs, fmt.Errorf("region %s: nats: leave out user and password, they are made here", r.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *provision) key(elem ...string) string {
+	return filepath.Join(append([]string{p.out, keysDir}, elem...)...)
+}
+
+func (p *provision) loadSecrets() error {
+	for _, f := range []struct{ name, prefix string }{
+		{apiKeyFile, "mk_"}, {s3SecretFile, ""}, {natsFile, ""}, {databaseFile, ""}, {superuserFile, ""}, {replicationFile, ""}, {patroniFile, ""},
+	} {
+		v, err := ensureSecret(p.key(f.name), f.prefix)
+		if err != nil {
+			return err
+		}
+		p.secrets[f.name] = v
+	}
+	if err := token.GenerateSecrets(p.key(), p.table.Names()); err != nil {
+		return err
+	}
+	var err error
+	p.ca, err = loadAuthority(p.key())
+	return err
+}
+
+func ensureSecret(path, prefix string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		v := strings.TrimSpace(string(b))
+		if v == "" {
+			return "", fmt.Errorf("%s is empty; delete it to have it made anew", path)
+		}
+		return v, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	v := prefix + strings.ToLower(rand.Text()+rand.Text())
+	return v, replace(path, []byte(v+"\n"), privateFile)
+}
+
+// files is the content of a component's directory, by path in it.
+func (p *provision) files(r region.Region, component string) (map[string][]byte, error) {
+	out := map[string][]byte{"ca.crt": p.ca.pem}
+	var keys []string
+	switch component {
+	case API:
+		keys = []string{token.RootPublicFile, token.RecordKeyFile, token.PlaybackKeyFile, token.KeySetFile, apiKeyFile, s3SecretFile, databaseFile}
+	case Encoder:
+		keys = []string{s3SecretFile, databaseFile}
+	case GeoDNS:
+		keys = []string{token.RootPublicFile, s3SecretFile}
+	case Edge:
+		keys = []string{token.RootPublicFile, s3SecretFile}
+	case Postgres:
+		keys = []string{databaseFile}
+	case MinIO:
+		keys = []string{s3SecretFile}
+	}
+	for _, k := range keys {
+		b, err := os.ReadFile(p.key(k))
+		if err != nil {
+			return nil, err
+		}
+		out[k] = b
+	}
+	if slices.Contains([]string{API, Encoder, GeoDNS, Edge}, component) {
+		// An edge needs no NATS.
+		b, err := p.tableFor(component != Edge)
+		if err != nil {
+			return nil, err
+		}
+		out["regions.yaml"] = b
+	}
+	if component == GeoDNS || component == Edge {
+		out["geo.mmdb"] = p.geoDB
+	}
+	if component == Edge {
+		b, err := os.ReadFile(p.key(token.SessionKeyFile(r.Name)))
+		if err != nil {
+			return nil, err
+		}
+		out["session.key"] = b
+	}
+	return out, p.addStore(r, component, out)
+}
+
+// tableFor is the region table with the credentials for NATS, which has them in its URLs.
+func (p *provision) tableFor(nats bool) ([]byte, error) {
+	t := *p.table
+	t.Regions = slices.Clone(t.Regions)
+	if nats {
+		for i, r := range t.Regions {
+			t.Regions[i].NATS = strings.Replace(r.NATS, "://", "://"+natsUser+":"+p.secrets[natsFile]+"@", 1)
+		}
+	}
+	return t.Marshal()
+}
+
+// write makes a component's directory hold these files and no others.
+func (p *provision) write(dir string, files map[string][]byte) error {
+	path := filepath.Join(p.out, dir)
+	if err := os.MkdirAll(path, sharedDir); err != nil {
+		return err
+	}
+	for _, d := range []string{filepath.Dir(path), path} {
+		if err := os.Chmod(d, sharedDir); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, ok := files[e.Name()]; !ok {
+			if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for name, b := range files {
+		if old, err := os.ReadFile(filepath.Join(path, name)); err == nil && bytes.Equal(old, b) {
+			continue
+		}
+		if err := replace(filepath.Join(path, name), b, sharedFile); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace never leaves half a file under the name.
+func replace(path string, b []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
