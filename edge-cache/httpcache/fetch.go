@@ -20,8 +20,10 @@ var errClosed = errors.New("the cache is shutting down")
 
 // flight is one request to the origin that several may wait for.
 type flight struct {
-	request http.Header   // of who asked first
-	known   chan struct{} // closed when what follows is set
+	// uri is what it asks for, key is that and the range it asks for.
+	uri, key string
+	request  http.Header   // of who asked first
+	known    chan struct{} // closed when what follows is set
 	// stored is the response as it will be, or has been, stored; nil when it isn't
 	// shared. body is set while its body arrives.
 	stored    *response
@@ -77,21 +79,29 @@ func (f *flight) give(res *http.Response) {
 
 // join returns the flight for uri, starting one that validates old (nil: there is
 // nothing to validate) if none runs or the running one may not be shared.
-func (p *Proxy) join(r *http.Request, uri string, old *response, share bool) (f *flight, started bool, err error) {
+// With rng it asks for that range.
+func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool) (f *flight, started bool, err error) {
+	key := uri
+	if rng != "" {
+		key += " " + rng
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, false, errClosed
 	}
-	if f := p.flights[uri]; f != nil && share {
+	if f := p.flights[key]; f != nil && share {
 		return f, false, nil
 	}
-	f = &flight{request: r.Header, known: make(chan struct{})}
+	f = &flight{uri: uri, key: key, request: r.Header, known: make(chan struct{})}
 	if share {
-		p.flights[uri] = f
+		p.flights[key] = f
 	}
 	p.fetches.Add(1)
 	out := p.outgoing(r, true)
+	if rng != "" {
+		out.Header["Range"] = []string{rng}
+	}
 	if old != nil {
 		if old.etag != "" {
 			out.Header["If-None-Match"] = []string{old.etag}
@@ -105,22 +115,28 @@ func (p *Proxy) join(r *http.Request, uri string, old *response, share bool) (f 
 	f.cancel = cancel
 	go func() {
 		defer p.fetches.Done()
-		p.fetch(out.WithContext(ctx), f, uri, old)
-		p.land(uri, f)
+		p.fetch(out.WithContext(ctx), f, old)
+		p.land(f)
 	}()
 	return f, true, nil
 }
 
-func (p *Proxy) land(uri string, f *flight) {
+func (p *Proxy) land(f *flight) {
 	p.mu.Lock()
-	if p.flights[uri] == f {
-		delete(p.flights, uri)
+	defer p.mu.Unlock()
+	p.landed(f)
+}
+
+// landed has nobody join the flight any more; p.mu is held.
+func (p *Proxy) landed(f *flight) {
+	if p.flights[f.key] == f {
+		delete(p.flights, f.key)
 	}
-	p.mu.Unlock()
 }
 
 // fetch asks the origin and, when the answer may be stored, reads all of it.
-func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
+func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
+	uri := f.uri
 	timer := time.AfterFunc(p.cfg.HeaderTimeout, f.cancel)
 	asked := p.now()
 	res, err := p.transport.RoundTrip(r)
@@ -155,7 +171,7 @@ func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
 		_ = res.Body.Close()
 		r.Header.Del("If-None-Match")
 		r.Header.Del("If-Modified-Since")
-		p.fetch(r, f, uri, nil)
+		p.fetch(r, f, nil)
 		return
 	}
 	terms := assess(res.StatusCode, res.Header, asked, answered, p.cfg.Heuristics)
@@ -167,9 +183,14 @@ func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
 	// An error is no reason to forget what there is: it is stored only where the
 	// origin says for how long.
 	fits := size <= p.cfg.MaxObject && (res.StatusCode < 500 || terms.explicit)
-	if !storable(r, requestDirectives(r.Header), res.StatusCode, res.Header, terms) || !fits || !p.reserve(reserve) {
-		p.land(uri, f)
-		if res.StatusCode < 500 {
+	status := res.StatusCode
+	piece := partOf(res)
+	if piece != nil && r.Header["Range"] != nil {
+		status = http.StatusOK // what holds for the whole holds for the part
+	}
+	if !storable(r, requestDirectives(r.Header), status, res.Header, terms) || !fits || !p.reserve(reserve) {
+		p.land(f)
+		if res.StatusCode < 500 && f.key == f.uri {
 			p.index.pass(uri, answered)
 		}
 		f.give(res)
@@ -178,7 +199,8 @@ func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
 	}
 	defer p.release(reserve)
 	s := newResponse(r, res.StatusCode, res.Header, terms, answered)
-	s.id, s.size = "http/"+rand.Text(), size
+	s.id, s.size, s.part = "http/"+rand.Text(), size, piece
+	s.header.Del("Content-Range")
 	body := newArriving(size)
 	f.mu.Lock()
 	f.stored, f.body = s, body
@@ -186,7 +208,7 @@ func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
 	f.mu.Unlock()
 	close(f.known)
 	late := time.AfterFunc(p.cfg.BodyTimeout, f.cancel)
-	err = body.fill(res.Body, size, p.cfg.MaxObject, func(b []byte) { p.keep(uri, f, s, b) })
+	err = body.fill(res.Body, size, p.cfg.MaxObject, func(b []byte) { p.keep(f, s, b) })
 	late.Stop()
 	switch {
 	case errors.Is(err, errOverflow):
@@ -202,19 +224,21 @@ func (p *Proxy) fetch(r *http.Request, f *flight, uri string, old *response) {
 }
 
 // keep stores a response whose body is whole, unless it was invalidated meanwhile.
-func (p *Proxy) keep(uri string, f *flight, s *response, body []byte) {
-	stored := *s
+func (p *Proxy) keep(f *flight, s *response, body []byte) {
+	c := *s
+	stored := &c
 	stored.size = int64(len(body))
-	if !p.cfg.Cache.Put(s.id, cache.Info{Size: stored.size, ETag: s.etag, Modified: s.modified, Fetched: s.answered}, body) {
+	if stored.part != nil {
+		stored, body = p.combine(f.uri, stored, body)
+	}
+	if !p.cfg.Cache.Put(stored.id, cache.Info{Size: stored.size, ETag: s.etag, Modified: s.modified, Fetched: s.answered}, body) {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !f.void {
-		p.index.put(uri, &stored, nil)
-		if p.flights[uri] == f {
-			delete(p.flights, uri)
-		}
+		p.index.put(f.uri, stored, nil)
+		p.landed(f)
 	}
 }
 
@@ -223,9 +247,11 @@ func (p *Proxy) keep(uri string, f *flight, s *response, body []byte) {
 func (p *Proxy) invalidate(uri string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f := p.flights[uri]; f != nil {
-		f.void = true
-		delete(p.flights, uri)
+	for _, f := range p.flights {
+		if f.uri == uri {
+			f.void = true
+			p.landed(f)
+		}
 	}
 	return p.index.invalidate(uri)
 }
@@ -235,9 +261,9 @@ func (p *Proxy) invalidate(uri string) int {
 func (p *Proxy) purge(key string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for uri, f := range p.flights {
+	for _, f := range p.flights {
 		f.void = true
-		delete(p.flights, uri)
+		p.landed(f)
 	}
 	return p.index.purge(key)
 }

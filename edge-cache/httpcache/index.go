@@ -51,11 +51,29 @@ func (x *index) find(uri string, h http.Header) (s *response, known bool) {
 	x.recent.MoveToFront(el)
 	e := el.Value.(*entry)
 	for _, s := range e.responses {
-		if s.matches(h) {
+		known = known || s.part == nil
+		if s.part == nil && s.matches(h) {
 			return s, true
 		}
 	}
-	return nil, len(e.responses) > 0
+	return nil, known
+}
+
+// parts returns the parts of representations that answer these fields.
+func (x *index) parts(uri string, h http.Header) []*response {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	if !ok {
+		return nil
+	}
+	var out []*response
+	for _, s := range el.Value.(*entry).responses {
+		if s.part != nil && s.matches(h) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func (x *index) passing(uri string, now time.Time) bool {
@@ -86,7 +104,7 @@ func (x *index) entry(uri string) *entry {
 }
 
 // put stores a response in the place of those it supersedes: old, and all that
-// have the same selecting fields.
+// have the same selecting fields. A part supersedes only the parts in it.
 func (x *index) put(uri string, s, old *response) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -96,7 +114,17 @@ func (x *index) put(uri string, s, old *response) {
 		return // purged meanwhile, or superseded: an update of it is no news
 	}
 	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool {
-		return o == old || slices.Equal(o.vary, s.vary) && s.matches(o.request)
+		switch {
+		case o == old:
+			return true
+		case !slices.Equal(o.vary, s.vary) || !s.matches(o.request):
+			return false
+		case s.part == nil:
+			return true
+		case o.part == nil:
+			return o.etag != s.etag
+		}
+		return o.etag != s.etag || s.part.covers(o.part.span)
 	})
 	e.responses = slices.Insert(e.responses, 0, s)
 	if len(e.responses) > maxVariants {

@@ -98,13 +98,19 @@ func (x *exchange) get() {
 			x.fail(http.StatusGatewayTimeout, "only-if-cached", nil)
 			return
 		}
-		if x.r.Method == http.MethodHead || s == nil && (x.rd.noStore || p.index.passing(x.uri, p.now()) || x.r.Header["Range"] != nil && x.r.Header["If-Range"] == nil && !x.wholeWorthIt()) {
+		if x.r.Method == http.MethodHead || s == nil && (x.rd.noStore || p.index.passing(x.uri, p.now())) {
 			x.forward(reason, s)
 			return
 		}
+		if s == nil && x.r.Header["Range"] != nil && x.r.Header.Get("Range") != "bytes=0-" {
+			if x.getRange(reason, turn) {
+				return
+			}
+			continue
+		}
 		// A request that insists on the origin's answer doesn't take another's, nor does one with credentials.
 		share := !x.rd.noCache && !x.rd.noStore && x.r.Header["Authorization"] == nil && turn < maxTurns
-		f, first, err := p.join(x.r, x.uri, s, share)
+		f, first, err := p.join(x.r, x.uri, "", s, share)
 		if err != nil {
 			x.fail(http.StatusServiceUnavailable, "closing", err)
 			return
@@ -114,10 +120,6 @@ func (x *exchange) get() {
 		}
 	}
 }
-
-// wholeWorthIt reports whether a range of something unknown is fetched as the
-// whole: only where the client wants its beginning to the end.
-func (x *exchange) wholeWorthIt() bool { return x.r.Header.Get("Range") == "bytes=0-" }
 
 // land answers from a flight; false: look again.
 func (x *exchange) land(f *flight, started bool, old *response, reason string) bool {
@@ -227,7 +229,7 @@ func (x *exchange) head(s *response, status string) {
 	if h["Content-Type"] == nil {
 		h["Content-Type"] = nil // net/http would guess one
 	}
-	if s.status == http.StatusOK && s.size >= 0 {
+	if s.part != nil || s.status == http.StatusOK && s.size >= 0 {
 		h["Accept-Ranges"] = []string{"bytes"}
 	}
 	x.mark(h, status)
@@ -240,6 +242,10 @@ func (x *exchange) mark(h http.Header, status string) {
 }
 
 func (x *exchange) deliver(s *response, b deliver.Body, size int64) {
+	if s.part != nil {
+		x.deliverPart(s, b)
+		return
+	}
 	c := deliver.Content{Body: b, Size: size, ETag: s.etag, Modified: s.modified, Status: s.status}
 	switch err := c.Serve(x.w, x.r, &x.sent); {
 	case errors.Is(err, deliver.ErrCondition):
@@ -402,7 +408,7 @@ func (b *relayed) Bytes(context.Context, int64) ([]byte, error) {
 // revalidate asks the origin about a stale response that is being used (RFC 5861
 // section 3), once however many use it.
 func (p *Proxy) revalidate(r *http.Request, uri string, s *response) {
-	f, started, err := p.join(r, uri, s, true)
+	f, started, err := p.join(r, uri, "", s, true)
 	if err == nil && started {
 		f.leave()
 	}

@@ -26,7 +26,8 @@ type response struct {
 	modified time.Time
 	keys     []string // Surrogate-Key
 	id       string   // of the body, in the cache
-	size     int64
+	size     int64    // of the body; -1 until it is known
+	part     *part    // nil for a whole representation
 }
 
 // newResponse makes a response of what the origin said.

@@ -139,6 +139,17 @@ func (x *rig) send(method, path string, f fields) (*http.Response, string) {
 	return res, string(b)
 }
 
+// settle waits until what is on its way is stored: a client that wanted less than
+// the whole has its answer before.
+func (x *rig) settle() {
+	x.t.Helper()
+	require.Eventually(x.t, func() bool {
+		x.proxy.mu.Lock()
+		defer x.proxy.mu.Unlock()
+		return len(x.proxy.flights) == 0
+	}, 10*time.Second, 100*time.Microsecond)
+}
+
 // reply answers with status, fields and a body; a 304 where its ETag or
 // Last-Modified is asked about.
 func reply(status int, body string, f fields) func(http.ResponseWriter, *http.Request) {
@@ -226,6 +237,7 @@ func run(t *testing.T, heuristics bool, steps []step) {
 		}
 		before := x.count()
 		res, got := x.send(method, path, s.request)
+		x.settle()
 		asked := x.count() - before
 		require.Equal(t, want, res.StatusCode, "%s: %s", name, res.Header.Get("Cache-Status"))
 		switch s.want {
