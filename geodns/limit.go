@@ -59,7 +59,11 @@ func newLimiter(l limits, n int) *limiter {
 		}
 		return max(1, rate/n)
 	}
-	return &limiter{limits: limits{share(l.answers), share(l.large)}, seed: rand.Uint64(), buckets: make([]limitBucket, limitBuckets)}
+	out := &limiter{limits: limits{share(l.answers), share(l.large)}, seed: rand.Uint64()}
+	if l != (limits{}) {
+		out.buckets = make([]limitBucket, limitBuckets)
+	}
+	return out
 }
 
 // take counts an answer to client. now is any clock in milliseconds.

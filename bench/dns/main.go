@@ -1,0 +1,153 @@
+// Command dns measures the router's name server beside gdnsd on this machine.
+//
+// Both answer the same name for the same three data centres from the same geo
+// database; a bare responder that always sends one prepared answer shows what
+// the machine allows. dnsperf asks them with client subnets, one after the other
+// in rounds whose order turns, so that a machine that slows down slows all of
+// them. What it prints are medians, and ratios within a round.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	rounds   int
+	duration time.Duration
+	clients  int
+	servers  string
+	database string
+	binary   string
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "measurements of each server")
+	flag.DurationVar(&o.duration, "time", 3*time.Second, "length of one measurement, in whole seconds")
+	flag.IntVar(&o.clients, "clients", 8, "sockets of dnsperf")
+	flag.StringVar(&o.servers, "servers", strings.Join(serverNames, ","), "who takes part")
+	flag.StringVar(&o.database, "database", "testdata/geo/GeoLite2-City-Test.mmdb", "geo database of all servers")
+	flag.StringVar(&o.binary, "binary", "", "meridian binary; empty builds it")
+	bare := flag.String("bare", "", "be the bare responder at this address")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := error(nil)
+	if *bare != "" {
+		err = serveBare(ctx, *bare)
+	} else {
+		err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench/dns:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if o.rounds < 1 || o.duration < time.Second || o.duration%time.Second != 0 || o.clients < 1 {
+		return errors.New("want at least one round, one client and one whole second")
+	}
+	dir, err := os.MkdirTemp("", "bench-dns-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	b := &bench{options: o, dir: dir}
+	defer b.stop()
+	for _, name := range strings.Split(o.servers, ",") {
+		s, err := b.start(ctx, name)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+		b.servers = append(b.servers, s)
+	}
+	for _, s := range b.servers {
+		if err := s.check(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	for round := range o.rounds {
+		for i := range b.servers {
+			s := b.servers[(i+round)%len(b.servers)]
+			r, err := b.measure(ctx, s, subnets[round%len(subnets)])
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			s.results = append(s.results, r)
+		}
+	}
+	fmt.Printf("dnsperf, EDNS with client subnet, %d sockets, %s, medians of %d rounds.\n\n%s", o.clients, o.duration, o.rounds, table(b.servers))
+	return nil
+}
+
+// result is one measurement.
+type result struct {
+	rate  float64       // answers per second
+	cpu   time.Duration // the server's, user and system
+	spent time.Duration // how long it took
+	lost  int
+	mean  time.Duration // of the latency, as dnsperf says
+}
+
+// perCPU is answers for each second of the server's processor time.
+func (r result) perCPU() float64 {
+	if r.cpu <= 0 {
+		return 0
+	}
+	return r.rate * r.spent.Seconds() / r.cpu.Seconds()
+}
+
+func median(rs []result, of func(result) float64) float64 {
+	v := make([]float64, len(rs))
+	for i, r := range rs {
+		v[i] = of(r)
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// table compares the servers; ratios are to the peer, round by round.
+func table(servers []*server) string {
+	var peer *server
+	for _, s := range servers {
+		if s.name == nameGdnsd {
+			peer = s
+		}
+	}
+	rate := func(r result) float64 { return r.rate }
+	var b strings.Builder
+	b.WriteString("| Server | queries/s | ÷ gdnsd | queries per CPU second | ÷ gdnsd | mean latency | lost | memory |\n|---|---|---|---|---|---|---|---|\n")
+	for _, s := range servers {
+		fmt.Fprintf(&b, "| %s | %.0f | %s | %.0f | %s | %s | %d | %d MiB |\n", s.name, median(s.results, rate), ratio(s, peer, rate),
+			median(s.results, result.perCPU), ratio(s, peer, result.perCPU),
+			time.Duration(median(s.results, func(r result) float64 { return float64(r.mean) })).Round(time.Microsecond), s.lost(), s.memory()>>20)
+	}
+	return b.String()
+}
+
+func ratio(s, peer *server, of func(result) float64) string {
+	if peer == nil || s == peer {
+		return "1"
+	}
+	var rs []float64
+	for i := range min(len(s.results), len(peer.results)) {
+		if p := of(peer.results[i]); p > 0 {
+			rs = append(rs, of(s.results[i])/p)
+		}
+	}
+	if len(rs) == 0 {
+		return "–"
+	}
+	slices.Sort(rs)
+	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", rs[len(rs)/2], rs[0], rs[len(rs)-1])
+}
