@@ -38,6 +38,8 @@ type Claim interface {
 	CommitExtras(ctx context.Context, x hls.Extras) error
 	Finish(ctx context.Context) error
 	Progress(frames int64)
+	// Draining says that the next task may begin.
+	Draining()
 }
 
 // Store is the object store.

@@ -86,11 +86,14 @@ type claim struct {
 	b      *board
 	t      catalog.Task
 	frames int64
+	// drained: the worker was told to go on.
+	drained bool
 }
 
 func (c *claim) Source(context.Context) (catalog.Source, error) { return c.b.source, nil }
 func (c *claim) Plan(context.Context) (catalog.Plan, error)     { return *c.b.plan, nil }
 func (c *claim) Finish(context.Context) error                   { return nil }
+func (c *claim) Draining()                                      { c.drained = true }
 func (c *claim) Progress(n int64)                               { c.frames = max(c.frames, n) }
 
 func (c *claim) CommitExtras(_ context.Context, x hls.Extras) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/hls/validate"
@@ -121,4 +122,22 @@ func TestExtras(t *testing.T) {
 	require.True(t, strings.HasPrefix(vtt, "WEBVTT\n\n00:00:00.000 --> 00:00:02"), vtt)
 	require.Contains(t, vtt, "storyboard-00000.jpg-3#xywh=480,90,160,90")
 	require.Equal(t, 14, strings.Count(vtt, "-->"))
+}
+
+// TestLoudnessOfWindows: a long track is judged by parts of it all over.
+func TestLoudnessOfWindows(t *testing.T) {
+	file := makeFile(t, "a.mka", "-f", "lavfi", "-i", "sine=f=440:d=60", "-f", "lavfi", "-i", "sine=f=440:d=60", "-filter_complex", "[0]volume=-20dB[a];[a][1]concat=v=0:a=1", "-c:a", "flac")
+	b := newBench(t, file, nil)
+	task := b.task(catalog.KindAudio, "a0", 0, 1)
+	in, err := b.open(t.Context(), task, plan.Run{})
+	require.NoError(t, err)
+	defer in.Close()
+	spec := plan.AudioTrack{Num: 1, Den: 1_000_000, Loudness: -16}
+	// Half of it is 20 dB louder and counts alone: the rest is below the gate.
+	got, err := b.gain(t.Context(), task, in, spec, 2*time.Minute, true)
+	require.NoError(t, err)
+	require.InDelta(t, 5.8, got, 0.4)
+	got, err = b.gain(t.Context(), task, in, spec, 2*time.Minute, false)
+	require.NoError(t, err)
+	require.InDelta(t, maxGain, got, 0.01, "only the quiet beginning was heard")
 }

@@ -26,6 +26,9 @@ const (
 	extraNice  = 10
 )
 
+// tailFrames from its end a task lets the next one begin.
+const tailFrames = 60
+
 // outputOffset moves a chunk's first frame away from 0, in seconds: the muxer
 // would shift negative decode times, and with them all others.
 const outputOffset = 10
@@ -178,7 +181,13 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 		frames += c.frames
 	}
 	return ffmpeg.Command{Name: "ffmpeg", Args: v.Args(), Outputs: len(v.Rungs), Limits: limits,
-		OnProgress: func(p ffmpeg.Progress) { j.t.Progress(base + min(p.Frames, frames)) }}, offset*tl.Num*(tl.Scale/tl.Den) - head.start
+		OnProgress: func(p ffmpeg.Progress) {
+			j.t.Progress(base + min(p.Frames, frames))
+			// The next task starts and decodes its way while this one ends.
+			if p.Frames >= frames-min(tailFrames, frames/8) {
+				j.t.Draining()
+			}
+		}}, offset*tl.Num*(tl.Scale/tl.Den) - head.start
 }
 
 // seconds of video the task is about.
@@ -228,6 +237,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 	rerr := readers.Wait()
 	perr := proc.Wait()
 	encoded := time.Now()
+	j.t.Draining()
 	close(complete)
 	cerr := committer.Wait()
 	uerr := pub.wait()

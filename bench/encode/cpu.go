@@ -12,13 +12,16 @@ import (
 // clockTick is the unit of CPU times in /proc (proc(5)), 100 Hz on every Linux.
 const clockTick = 10 * time.Millisecond
 
+// childrenOf is appended to a program's name for its ended children.
+const childrenOf = "'s children"
+
 // cpuByName sums the CPU time of this process's descendants by program, that of
-// their ended children included. Processes that end meanwhile count for their parent.
+// their ended children apart. Processes that end meanwhile count for their parent.
 func cpuByName() map[string]time.Duration {
 	type process struct {
-		name   string
-		parent int
-		cpu    time.Duration
+		name          string
+		parent        int
+		cpu, children time.Duration
 	}
 	all := map[int]process{}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -40,18 +43,20 @@ func cpuByName() map[string]time.Duration {
 			continue
 		}
 		parent, _ := strconv.Atoi(fields[1])
-		var ticks int64
-		for _, f := range fields[11:15] { // utime, stime, cutime, cstime
-			n, _ := strconv.ParseInt(f, 10, 64)
-			ticks += n
+		ticks := func(i int) time.Duration {
+			a, _ := strconv.ParseInt(fields[i], 10, 64)
+			b, _ := strconv.ParseInt(fields[i+1], 10, 64)
+			return time.Duration(a+b) * clockTick
 		}
-		all[pid] = process{string(b[open+1 : end]), parent, time.Duration(ticks) * clockTick}
+		// utime, stime; cutime, cstime.
+		all[pid] = process{string(b[open+1 : end]), parent, ticks(11), ticks(13)}
 	}
 	out := map[string]time.Duration{}
 	for pid, p := range all {
 		for up := p.parent; up > 1; up = all[up].parent {
 			if up == os.Getpid() && pid != up {
 				out[p.name] += p.cpu
+				out[p.name+childrenOf] += p.children
 				break
 			}
 		}

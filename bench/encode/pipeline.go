@@ -257,7 +257,10 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	var parts []string
 	for name, v := range after {
 		d := v - before[name]
-		if name == program || strings.HasPrefix(name, "ff") {
+		if name == program {
+			parts = append(parts, fmt.Sprintf("worker %.2f s CPU", d.Seconds()))
+		}
+		if name == program || name == program+childrenOf || strings.HasPrefix(name, "ff") {
 			r.cpu += d
 		} else if d >= clockTick {
 			parts = append(parts, fmt.Sprintf("%s %.2f s CPU", name, d.Seconds()))

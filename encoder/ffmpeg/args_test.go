@@ -28,11 +28,17 @@ func TestArgs(t *testing.T) {
 		"audio-takeover": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000,
 			From: 185 * 1024, PadTo: 480000, Seek: true, GainDB: 3.5}.Args(),
 		"audio-takeover-noseek": Audio{URL: url, ZeroBase: hls.Rational{Num: 1, Den: 1_000_000}, SampleRate: 48000, Bitrate: 128000, From: 185 * 1024}.Args(),
-		"remux":                 Remux{URL: url, Video: 0, Audio: []int{2, 3}, Codec: "mpeg4", Format: "mp4", Path: "/scratch/source"}.Args(),
-		"probe":                 ProbeArgs(url),
-		"index":                 IndexArgs(url, 1, false),
-		"index-decoded":         IndexArgs(url, 0, true),
-		"audio-end":             AudioEndArgs(url, 0),
+		"loudness":              Loudness{URL: url, Stream: 1}.Args(),
+		"loudness-windows":      Loudness{URL: url, Stream: 2, Windows: []int64{0, 60_000_000}, Length: 6_000_000_000}.Args(),
+		"copy":                  Copy{URL: url, SeekMicros: 2_000_000, Timescale: 12800}.Args(),
+		"sprites":               Sprites{URL: url, Width: 160, Height: 90, Columns: 10, Rows: 10}.Args(),
+		"poster": Poster(Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 90000}, Start: 7, End: 8, SeekMicros: 0, Every: 1, Rotate: 90,
+			Rungs: []Rung{{Width: 720, Height: 1280}}}),
+		"remux":         Remux{URL: url, Video: 0, Audio: []int{2, 3}, Codec: "mpeg4", Format: "mp4", Path: "/scratch/source"}.Args(),
+		"probe":         ProbeArgs(url),
+		"index":         IndexArgs(url, 1, false),
+		"index-decoded": IndexArgs(url, 0, true),
+		"audio-end":     AudioEndArgs(url, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(args, "\n") + "\n"

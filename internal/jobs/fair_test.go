@@ -99,3 +99,25 @@ func TestSlots(t *testing.T) {
 	require.True(t, s.take(catalog.Ladder))
 	require.False(t, s.take(catalog.First))
 }
+
+// A task that drains makes room for the next, but not for any number of them.
+func TestDrainingSlots(t *testing.T) {
+	s := newSlots(1)
+	var held []*slot
+	for range 2 {
+		require.True(t, s.take(catalog.Ladder))
+		require.False(t, s.take(catalog.Ladder))
+		x := &slot{of: s, class: catalog.Ladder}
+		held = append(held, x)
+		x.drain()
+		x.drain()
+	}
+	require.False(t, s.take(catalog.Ladder), "one drains already, the second keeps its slot")
+	held[0].release()
+	held[1].drain()
+	require.True(t, s.take(catalog.Ladder))
+	held[1].release()
+	held[1].release()
+	s.release(catalog.Ladder)
+	require.Equal(t, [2]int{0, 0}, [2]int{s.used[catalog.Ladder], s.draining})
+}

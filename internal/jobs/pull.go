@@ -99,8 +99,9 @@ func (w *Worker) feed(ctx, taskCtx context.Context, s source) error {
 				return nil
 			}
 			w.tasks.Go(func() {
-				defer w.slots.release(s.class)
-				w.handle(taskCtx, msg)
+				slot := &slot{of: w.slots, class: s.class}
+				defer slot.release()
+				w.handle(taskCtx, msg, slot)
 			})
 			return nil
 		}()
@@ -153,7 +154,9 @@ type slots struct {
 	mu    sync.Mutex
 	total int
 	used  map[catalog.Class]int
-	freed chan struct{}
+	// draining counts tasks that have given up their slot and haven't ended.
+	draining int
+	freed    chan struct{}
 }
 
 func newSlots(n int) *slots {
@@ -184,6 +187,66 @@ func (s *slots) release(c catalog.Class) {
 	s.used[c]--
 	close(s.freed)
 	s.freed = make(chan struct{})
+}
+
+// slot is held by one task, and given up once: when its work ends, or before
+// that, when only what needs no processor is left of it.
+type slot struct {
+	of    *slots
+	class catalog.Class
+	mu    sync.Mutex
+	state slotState
+}
+
+type slotState int
+
+const (
+	slotHeld slotState = iota
+	slotDraining
+	slotFree
+)
+
+// drain lets the next task begin. Of the tasks that drain, no more than there
+// are slots keep others from holding theirs.
+func (s *slot) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == slotHeld && s.of.drain(s.class) {
+		s.state = slotDraining
+	}
+}
+
+func (s *slot) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.state {
+	case slotHeld:
+		s.of.release(s.class)
+	case slotDraining:
+		s.of.drained()
+	case slotFree:
+	}
+	s.state = slotFree
+}
+
+func (s *slots) drain(c catalog.Class) bool {
+	s.mu.Lock()
+	full := s.draining >= s.total
+	if !full {
+		s.draining++
+	}
+	s.mu.Unlock()
+	if full {
+		return false
+	}
+	s.release(c)
+	return true
+}
+
+func (s *slots) drained() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining--
 }
 
 // await waits until the class could take a slot; false when ctx ended.

@@ -27,6 +27,7 @@ type (
 type Task struct {
 	catalog.Task
 	worker *Worker
+	slot   *slot
 	frames atomic.Int64
 	done   atomic.Bool
 }
@@ -96,6 +97,10 @@ func (t *Task) Finish(ctx context.Context) error {
 
 // Progress notes how many frames of the task are done; the next beat tells it.
 func (t *Task) Progress(frames int64) { t.frames.Store(max(t.frames.Load(), frames)) }
+
+// Draining says that little work is left: the worker may begin with its next
+// task.
+func (t *Task) Draining() { t.slot.drain() }
 
 // Source returns the parts of the asset's source.
 func (t *Task) Source(ctx context.Context) (Source, error) {

@@ -148,8 +148,8 @@ func (w *Worker) cancelled(m *nats.Msg) {
 	}
 }
 
-// handle claims the task a message names and does it. The caller holds a slot.
-func (w *Worker) handle(ctx context.Context, msg jetstream.Msg) {
+// handle claims the task a message names and does it. The caller holds the slot.
+func (w *Worker) handle(ctx context.Context, msg jetstream.Msg, held *slot) {
 	id := string(msg.Data())
 	log := w.Log.With("task", id)
 	claimed, err := w.Catalog.Claim(ctx, id, w.id)
@@ -167,7 +167,7 @@ func (w *Worker) handle(ctx context.Context, msg jetstream.Msg) {
 		w.settle(log, "nak", msg.NakWithDelay(heldDelay))
 		return
 	}
-	t := &Task{Task: claimed, worker: w}
+	t := &Task{Task: claimed, worker: w, slot: held}
 	log = w.Log.With("asset", t.Asset, "run", t.RunName(), "task", t.ID, "attempt", t.Attempt)
 	tctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

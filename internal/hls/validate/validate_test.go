@@ -71,7 +71,7 @@ func TestCheck(t *testing.T) {
 			f["a/index.m3u8"] = strings.Replace(f["a/index.m3u8"], "1.002667", "1.500000", 1)
 		},
 		"no such file":     func(f map[string]string) { delete(f, "a/1.m4s") },
-		"malformed":        func(f map[string]string) { f["a/1.m4s"] = f["a/1.m4s"][:300] },
+		"malformed":        func(f map[string]string) { f["a/1.m4s"] = "\x00\x00\x00\x0cmoof\x00\x00\x00\x00" },
 		"unexpected EOF":   func(f map[string]string) { f["a/0.m4s"] = f["a/0.m4s"][:2000] },
 		"CODECS":           func(f map[string]string) { f["master.m3u8"] = strings.Replace(f["master.m3u8"], "40.2", "40.5", 1) },
 		"BANDWIDTH 100000": func(f map[string]string) { f["master.m3u8"] = strings.Replace(f["master.m3u8"], "150000", "100000", 1) },
