@@ -16,7 +16,7 @@ const hintPause = time.Second
 // hintRepair tells repair of assets that have something new, so that it reaches
 // this region within seconds. What it misses the next pass finds.
 func hintRepair(ctx context.Context, f *feed.Feed, r *repair.Repair) error {
-	want := func(e catalog.Event) bool { _, ok := hintOf(e); return ok }
+	want := func(e catalog.Event) bool { return hintOf(e) != nothing }
 	for ctx.Err() == nil {
 		l, _, _, err := f.Listen(0, want)
 		if errors.Is(err, feed.ErrClosed) {
@@ -31,8 +31,14 @@ func hintRepair(ctx context.Context, f *feed.Feed, r *repair.Repair) error {
 				open = false
 			case e, ok := <-l.C():
 				if open = ok; ok {
-					whole, _ := hintOf(e.Event)
-					r.Hint(e.Asset, whole)
+					switch hintOf(e.Event) {
+					case record:
+						r.Hint(e.Asset, false)
+					case stream:
+						r.Hint(e.Asset, true)
+					case growth:
+						r.Grew(e.Asset)
+					}
 				}
 			}
 		}
@@ -46,14 +52,27 @@ func hintRepair(ctx context.Context, f *feed.Feed, r *repair.Repair) error {
 	return nil
 }
 
-// hintOf tells whether an event means new objects, and if of the whole stream or
-// only a playback record.
-func hintOf(e catalog.Event) (whole, ok bool) {
+// news is what an event says about an asset's objects.
+type news int
+
+const (
+	nothing news = iota
+	record       // there is a new playback record
+	growth       // an encode has brought more
+	stream       // there may be anything
+)
+
+func hintOf(e catalog.Event) news {
+	if e.Type == catalog.EventChanged && e.Run != "" {
+		return stream // its extras are there
+	}
 	switch e.Type {
 	case catalog.EventPlayable, catalog.EventReady:
-		return true, true
+		return stream
+	case catalog.EventProgress:
+		return growth
 	case catalog.EventChanged, catalog.EventFailed, catalog.EventDeleted:
-		return false, true
+		return record
 	}
-	return false, false
+	return nothing
 }

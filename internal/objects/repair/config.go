@@ -74,7 +74,8 @@ type Repair struct {
 	kick     chan struct{}
 
 	mu     sync.Mutex
-	hints  map[string]bool // asset → whole, not only its playback records
+	hints  map[string]hint
+	grown  map[string]time.Time // asset → when to look what its encode has brought
 	hinted chan struct{}
 	silent map[string]time.Time // region → not asked for hints until
 
@@ -88,7 +89,7 @@ const maxHints = 10_000
 func New(cfg Config, d Deps) *Repair {
 	r := &Repair{Deps: d, cfg: cfg, regions: d.Store.Regions(), slots: semaphore.NewWeighted(int64(cfg.Parallel)),
 		limiter: rate.NewLimiter(rate.Limit(cfg.Bandwidth<<20), max(cfg.Bandwidth<<20, burst)), kick: make(chan struct{}, 1),
-		hints: map[string]bool{}, hinted: make(chan struct{}, 1), silent: map[string]time.Time{}}
+		hints: map[string]hint{}, grown: map[string]time.Time{}, hinted: make(chan struct{}, 1), silent: map[string]time.Time{}}
 	r.resolver = newResolver(d)
 	r.status.Store(&Status{})
 	return r
@@ -112,13 +113,60 @@ type Status struct {
 // Status returns how the store stands after the last full pass.
 func (r *Repair) Status() Status { return *r.status.Load() }
 
+// hint is how much of an asset is new.
+type hint int
+
+const (
+	hintRecord hint = iota + 1 // its playback record
+	hintGrown                  // what its encode has brought, but what may still be on its writer's way
+	hintWhole
+)
+
+// growPause is how long after a sign of growth an asset is looked at: what the
+// sign was about is settled then, and many signs make one look.
+const growPause = young + time.Second
+
 // Hint says that an asset has new objects: whole for all of them, else only its
 // playback records. Never needed, only faster.
 func (r *Repair) Hint(asset string, whole bool) {
+	h := hintRecord
+	if whole {
+		h = hintWhole
+	}
+	r.put(asset, h)
+}
+
+// Grew says that an asset's encode has brought more, which is looked for after a
+// moment. Never needed, only faster.
+func (r *Repair) Grew(asset string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.grown[asset]; !ok && len(r.grown) < maxHints {
+		r.grown[asset] = time.Now().Add(growPause)
+	}
+}
+
+// due turns growth that is settled into hints.
+func (r *Repair) due(now time.Time) {
+	var due []string
+	r.mu.Lock()
+	for asset, at := range r.grown {
+		if !now.Before(at) {
+			due = append(due, asset)
+			delete(r.grown, asset)
+		}
+	}
+	r.mu.Unlock()
+	for _, asset := range due {
+		r.put(asset, hintGrown)
+	}
+}
+
+func (r *Repair) put(asset string, h hint) {
 	r.mu.Lock()
 	full := len(r.hints) >= maxHints
 	if !full {
-		r.hints[asset] = r.hints[asset] || whole
+		r.hints[asset] = max(r.hints[asset], h)
 	}
 	r.mu.Unlock()
 	if full {

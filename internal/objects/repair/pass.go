@@ -33,11 +33,13 @@ const (
 
 // pass is one comparison of the own store with the others, and the copies due.
 type pass struct {
-	r      *Repair
-	full   bool
-	away   uint64
-	names  []string
-	cancel context.CancelCauseFunc
+	r    *Repair
+	full bool
+	// settled leaves young objects to their writers.
+	settled bool
+	away    uint64
+	names   []string
+	cancel  context.CancelCauseFunc
 
 	asset  string // of the key visited last
 	record int64  // its newest playback record so far
@@ -53,7 +55,7 @@ type pass struct {
 }
 
 func (r *Repair) newPass(full bool) *pass {
-	p := &pass{r: r, full: full, failures: make([]atomic.Int32, len(r.regions))}
+	p := &pass{r: r, full: full, settled: full, failures: make([]atomic.Int32, len(r.regions))}
 	for _, b := range r.regions {
 		p.names = append(p.names, b.Region)
 	}
@@ -119,7 +121,7 @@ func (p *pass) visit(ctx context.Context, e entry) error {
 	if o.reach == everywhere {
 		return p.want(ctx, o)
 	}
-	if age := time.Since(e.Modified); p.full && age >= 0 && age < young {
+	if age := time.Since(e.Modified); p.settled && age >= 0 && age < young {
 		return nil
 	}
 	p.batch = append(p.batch, o)

@@ -366,9 +366,9 @@ func TestHungRegion(t *testing.T) {
 	r := w.repair("eu")
 	started := time.Now()
 	r.Hint(id, true)
-	asset, whole, ok := r.nextHint()
-	require.True(t, ok)
-	r.hint(t.Context(), asset, whole)
+	asset, h := r.nextHint()
+	require.Equal(t, hintWhole, h)
+	r.hint(t.Context(), asset, h)
 	require.Less(t, time.Since(started), 25*time.Second)
 	require.True(t, w.held("eu")[objects.MasterKey(id, "r1", 1)])
 
@@ -419,7 +419,7 @@ func TestDamagedObjectsAreNotCopied(t *testing.T) {
 	require.NoError(t, w.stores["us"].Own().Put(t.Context(), empty, objects.Bytes(nil)))
 
 	r := w.repair("eu")
-	r.hint(t.Context(), id, true)
+	r.hint(t.Context(), id, hintWhole)
 	held := w.held("eu")
 	require.True(t, held[both] && held[empty])
 	require.False(t, held[only] || held[bare])
@@ -435,7 +435,7 @@ func TestDamagedObjectsAreNotCopied(t *testing.T) {
 	odd := objects.SegmentKey(id, "r1", "v360", hls.SegmentPath(0, 1, 4))
 	require.NoError(t, w.stores["us"].Own().Put(t.Context(), odd, objects.Bytes(good)))
 	require.NoError(t, w.stores["eu"].Own().Put(t.Context(), odd, objects.Bytes(good[1:])))
-	r.hint(t.Context(), id, true)
+	r.hint(t.Context(), id, hintWhole)
 	require.Equal(t, 1.0, testutil.ToFloat64(m.alarms.WithLabelValues("conflict", "eu")))
 }
 
@@ -452,7 +452,7 @@ func TestGoneAssetsStayGone(t *testing.T) {
 			for key, b := range w.want {
 				require.NoError(t, w.stores["us"].Own().Put(t.Context(), key, objects.Bytes(b)))
 			}
-			w.repair("eu").hint(t.Context(), id, true)
+			w.repair("eu").hint(t.Context(), id, hintWhole)
 			for key := range w.held("eu") {
 				require.Contains(t, key, "/playback/")
 			}
@@ -508,4 +508,29 @@ func TestCollect(t *testing.T) {
 	require.ErrorContains(t, r.search(ctx, time.Now().Add(25*time.Hour)), "by hand")
 	require.True(t, w.held("eu")[strange])
 	require.Equal(t, 1.0, testutil.ToFloat64(w.metrics["eu"].alarms.WithLabelValues("unknown", "eu")))
+}
+
+// TestGrowthIsFollowed: what an encode brings reaches the third region long before
+// the next pass, and what is still on its writer's way is left to the writer.
+func TestGrowthIsFollowed(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 3))
+	id := w.asset("eu", objects.Placement{})
+	key := objects.SegmentKey(id, "r1", "v360", hls.SegmentPath(0, 1, 0))
+	r := w.repair("ap")
+	now := time.Now()
+	r.Grew(id)
+	r.Grew(id)
+	r.due(now.Add(growPause - time.Second))
+	_, h := r.nextHint()
+	require.Zero(t, h, "not yet")
+	r.due(time.Now().Add(growPause))
+	asset, h := r.nextHint()
+	require.Equal(t, []any{id, hintGrown}, []any{asset, h})
+	_, again := r.nextHint()
+	require.Zero(t, again, "many signs make one look")
+	r.hint(t.Context(), asset, h)
+	require.False(t, w.held("ap")[key], "too young")
+	time.Sleep(time.Until(now.Add(growPause)))
+	r.hint(t.Context(), asset, h)
+	require.True(t, w.held("ap")[key])
 }

@@ -22,6 +22,7 @@ const (
 	// silentFor is how long a region that didn't answer isn't asked for hints.
 	silentFor   = 10 * time.Second
 	hintTimeout = 2 * time.Minute
+	dueEvery    = time.Second
 	// collectFirst is when the first search for what no longer counts starts.
 	collectFirst = time.Minute
 )
@@ -112,32 +113,39 @@ func (r *Repair) fullPass(ctx context.Context) (again bool, err error) {
 
 // follow works on hints, one asset at a time.
 func (r *Repair) follow(ctx context.Context) {
+	tick := time.NewTicker(dueEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-tick.C:
+			r.due(now)
+			continue
 		case <-r.hinted:
 		}
-		for asset, whole, ok := r.nextHint(); ok && ctx.Err() == nil; asset, whole, ok = r.nextHint() {
-			r.hint(ctx, asset, whole)
+		for asset, h := r.nextHint(); h > 0 && ctx.Err() == nil; asset, h = r.nextHint() {
+			r.hint(ctx, asset, h)
 		}
 	}
 }
 
-func (r *Repair) nextHint() (asset string, whole, ok bool) {
+// nextHint takes a hint; 0 when there is none.
+func (r *Repair) nextHint() (asset string, h hint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for asset, whole = range r.hints {
+	for asset, h = range r.hints {
 		delete(r.hints, asset)
-		return asset, whole, true
+		return asset, h
 	}
-	return "", false, false
+	return "", 0
 }
 
-func (r *Repair) hint(ctx context.Context, asset string, whole bool) {
+func (r *Repair) hint(ctx context.Context, asset string, h hint) {
 	ctx, cancel := context.WithTimeout(ctx, hintTimeout)
 	defer cancel()
 	p := r.newPass(false)
+	p.settled = h == hintGrown
 	for i, name := range p.names {
 		if i > 0 && time.Now().Before(r.silent[name]) {
 			p.away |= 1 << i
@@ -145,7 +153,7 @@ func (r *Repair) hint(ctx context.Context, asset string, whole bool) {
 	}
 	before := p.away
 	prefix := objects.PlaybackJournal(asset)
-	if whole {
+	if h > hintRecord {
 		prefix = objects.StreamPrefix(asset)
 	}
 	if err := p.run(ctx, prefix); err != nil && ctx.Err() == nil {
