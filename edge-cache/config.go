@@ -28,6 +28,8 @@ type Command struct {
 	GeoDatabase    string `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
 	AccessSample   int    `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
 
+	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_EDGE_TLS_"`
+
 	RootPublicKey service.Secret `help:"Root public key; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	SessionKey    service.Secret `help:"This region's session signing key; @FILE reads it from a file." required:"" env:"MERIDIAN_SESSION_KEY"`
 	S3            objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
@@ -59,6 +61,7 @@ func (c *Command) Validate() error {
 	if c.MaxConnections < 1 {
 		bad("--max-connections %d: want at least 1", c.MaxConnections)
 	}
+	c.TLS.validate(bad)
 	if c.AccessSample < 1 {
 		bad("--access-sample %d: want at least 1", c.AccessSample)
 	}

@@ -121,6 +121,7 @@ func (e *edge) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return e.serve(ctx) })
+	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.handler, e.log, e.cmd.MaxConnections, nil) })
 	err := g.Wait()
 	e.handler.composer.close()
 	return errors.Join(err, e.cache.Close())

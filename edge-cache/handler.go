@@ -222,6 +222,9 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	if err != nil {
 		return err
 	}
+	if a.target.kind == kindSegment && (out.Tier != cache.Memory || out.Prefetched) {
+		h.ahead(a.target, p)
+	}
 	c := objectContent(o, mime, control)
 	if o.Direct() {
 		a.cache = string(cache.Origin)
@@ -240,6 +243,20 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 		w.Header().Set("Cache-Status", h.cacheStatus(out))
 	}
 	return serveContent(w, r, c, a)
+}
+
+// ahead brings the next segment before it is asked for: of a viewer who was the
+// first here, or had the one brought before, the next will be asked for in a
+// segment's time.
+func (h *handler) ahead(t target, p objects.Placement) {
+	next, ok := h.composer.Next(t.asset, t.run, t.rendition, t.object)
+	if !ok {
+		return
+	}
+	key := objects.SegmentKey(t.asset, t.run, t.rendition, next)
+	if h.cache.Prefetch(key, h.source(key, p)) {
+		h.metrics.ahead.Inc()
+	}
 }
 
 func objectContent(o *cache.Object, mime, control string) *content {

@@ -20,6 +20,7 @@ type metrics struct {
 	refused  *prometheus.CounterVec
 	dropped  prometheus.Counter
 	polls    prometheus.Counter
+	ahead    prometheus.Counter
 	aborted  prometheus.Counter
 	open     prometheus.Gauge
 	purges   *prometheus.CounterVec
@@ -44,12 +45,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused:  counter("refused_total", "Requests not answered as asked, by reason.", "reason"),
 		dropped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_disk_dropped_total", Help: "Objects not written to disk because the writer was behind."}),
 		polls:    prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_record_polls_total", Help: "Looks for a track's next record."}),
+		ahead:    prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_prefetches_total", Help: "Segments fetched before anyone asked for them."}),
 		aborted:  prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_edge_aborted_total", Help: "Responses that ended before their last byte."}),
 		open:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_requests_open", Help: "Requests being answered."}),
 		purges:   counter("purges_total", "Purges obeyed, by what came of them: done, disk_failed, emptied.", "outcome"),
 		purged:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_purge_number", Help: "Number of the last purge obeyed."}),
 	}
-	reg.MustRegister(m.requests, m.fast, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.aborted, m.open, m.purges, m.purged)
+	reg.MustRegister(m.requests, m.fast, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.ahead, m.aborted, m.open, m.purges, m.purged)
 	return m
 }
 

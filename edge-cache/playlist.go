@@ -143,6 +143,41 @@ func (c *composer) Known(run, rendition string) *playlist {
 	return nil
 }
 
+// Next returns the path below the rendition of the segment after object (as in
+// target.object), as far as the records known tell. It doesn't wait.
+func (c *composer) Next(asset, run, rendition, object string) (string, bool) {
+	var chunk, attempt, segment int
+	if n, err := fmt.Sscanf(object, "%05d-%d/%05d.m4s", &chunk, &attempt, &segment); n != 3 || err != nil {
+		return "", false
+	}
+	c.mu.Lock()
+	el, ok := c.runs[asset+"/"+run]
+	c.mu.Unlock()
+	if !ok {
+		return "", false
+	}
+	r := el.Value.(*runTracks)
+	r.mu.Lock()
+	t := r.renditions[rendition]
+	r.mu.Unlock()
+	if t == nil {
+		return "", false
+	}
+	t.mu.Lock()
+	records := t.records // elements never change
+	t.mu.Unlock()
+	if chunk >= len(records) || records[chunk].Attempt != attempt {
+		return "", false
+	}
+	if segment+1 < len(records[chunk].Renditions[rendition].Segments) {
+		return hls.SegmentPath(chunk, attempt, segment+1), true
+	}
+	if chunk+1 < len(records) && len(records[chunk+1].Renditions[rendition].Segments) > 0 {
+		return hls.SegmentPath(chunk+1, records[chunk+1].Attempt, 0), true
+	}
+	return "", false
+}
+
 func (c *composer) tracksOf(asset, run string, p objects.Placement) *runTracks {
 	key := asset + "/" + run
 	c.mu.Lock()

@@ -38,6 +38,8 @@ type ProxyCommand struct {
 	StaleFor   time.Duration  `help:"How long after its lifetime a response may answer while the origin can't be reached." default:"1h" env:"MERIDIAN_CACHE_STALE_FOR"`
 	PurgeFrom  []netip.Prefix `help:"Networks PURGE requests are obeyed from." default:"127.0.0.0/8,::1/128" env:"MERIDIAN_CACHE_PURGE_FROM"`
 
+	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_CACHE_TLS_"`
+
 	MaxConnections int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_CACHE_MAX_CONNECTIONS"`
 	AdminListen    string        `help:"Address of /livez, /readyz and /metrics; keep it private." default:"127.0.0.1:0" env:"MERIDIAN_ADMIN_LISTEN" placeholder:"HOST:PORT"`
 	Log            telemetry.Log `embed:"" prefix:"log-" envprefix:"MERIDIAN_LOG_"`
@@ -71,6 +73,7 @@ func (c *ProxyCommand) Validate() error {
 	if c.StaleFor < 0 {
 		bad("--stale-for %s: want no less than 0", c.StaleFor)
 	}
+	c.TLS.validate(bad)
 	if c.MaxConnections < 1 {
 		bad("--max-connections %d: want at least 1", c.MaxConnections)
 	}
@@ -145,6 +148,7 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 			ReadHeaderTimeout: headerTimeout, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return service.ServeHTTP(gctx, srv, admin, time.Second)
 	})
+	g.Go(func() error { return c.TLS.serve(gctx, proxy, log, c.MaxConnections, listening) })
 	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, c.MaxConnections, proxy) })
 	err = g.Wait()
 	if errors.Is(err, http.ErrServerClosed) {

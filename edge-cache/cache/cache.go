@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -45,6 +46,10 @@ const (
 	overhead = 1280
 	// maxFills bounds the fetches running at once, and so their goroutines.
 	maxFills = 512
+	// maxAhead bounds the prefetches among them, busy is how many fills leave no
+	// room for any.
+	maxAhead = 8
+	busy     = 32
 	shards   = 64
 )
 
@@ -63,6 +68,8 @@ type Cache struct {
 
 	running  *semaphore.Weighted // fills
 	arriving *semaphore.Weighted // bytes
+	filling  atomic.Int32        // fills that run
+	ahead    atomic.Int32        // prefetches among them
 
 	closeMu sync.RWMutex
 	closed  bool
@@ -136,6 +143,8 @@ type Stats struct {
 	Bytes, Capacity, Evictions, Refused int64
 	DiskBytes, DiskCapacity             int64
 	Objects, DiskObjects                int
+	// Filling is how many objects are arriving.
+	Filling int
 }
 
 // Stats returns the cache's sizes.
@@ -144,6 +153,7 @@ func (c *Cache) Stats() Stats {
 	s := Stats{Bytes: c.policy.bytes(), Capacity: c.policy.capacity, Evictions: c.policy.evictions,
 		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len()}
 	c.mu.Unlock()
+	s.Filling = int(c.filling.Load())
 	if c.disk != nil {
 		s.DiskBytes, s.DiskObjects = c.disk.size()
 		s.DiskCapacity = c.cfg.Disk
@@ -159,6 +169,8 @@ type Outcome struct {
 	Collapsed bool
 	// Negative: that the object is missing was remembered.
 	Negative bool
+	// Prefetched: it was brought before anyone asked, and this is who asks first.
+	Prefetched bool
 }
 
 // Get returns the object under key, opening src if it is neither in memory nor
@@ -171,20 +183,47 @@ func (c *Cache) Get(ctx context.Context, key string, src Source) (*Object, Outco
 	s.mu.RUnlock()
 	if o != nil && o.complete.Load() {
 		o.touch()
-		return o, Outcome{Tier: Memory}, nil
+		return o, Outcome{Tier: Memory, Prefetched: o.ahead.Load() && o.ahead.Swap(false)}, nil
 	}
 	return c.wait(ctx, key, hash, o, src)
 }
 
-// Hit returns the object under key if it is whole and in memory, else nil. It
-// doesn't wait or keep key.
+// Prefetch brings the object into memory before anyone asks; false when it is
+// there or on its way, or while fills that are asked for leave no room.
+func (c *Cache) Prefetch(key string, src Source) bool {
+	if c.filling.Load() >= busy {
+		return false
+	}
+	hash := xxhash.Sum64String(key)
+	s := &c.shards[hash%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m[key] != nil {
+		return false
+	}
+	if c.ahead.Add(1) > maxAhead {
+		c.ahead.Add(-1)
+		return false
+	}
+	o := newObject(key, hash)
+	o.ahead.Store(true)
+	if !c.start(o, src) {
+		c.ahead.Add(-1)
+		return false
+	}
+	s.m[key] = o
+	return true
+}
+
+// Hit returns the object under key if it is whole and in memory, and was asked
+// for before, else nil. It doesn't wait or keep key.
 func (c *Cache) Hit(key []byte) *Object {
 	hash := xxhash.Sum64(key)
 	s := &c.shards[hash%shards]
 	s.mu.RLock()
 	o := s.m[string(key)]
 	s.mu.RUnlock()
-	if o == nil || !o.complete.Load() || o.direct {
+	if o == nil || !o.complete.Load() || o.direct || o.ahead.Load() {
 		return nil
 	}
 	o.touch()
@@ -220,6 +259,7 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 		out.Negative = out.Collapsed && errors.Is(err, ErrNotFound)
 		return nil, out, err
 	}
+	out.Prefetched = o.ahead.Load() && o.ahead.Swap(false)
 	if out.Collapsed && o.complete.Load() {
 		out.Collapsed, out.Tier = false, Memory
 	}
@@ -268,9 +308,15 @@ func (c *Cache) start(o *Object, src Source) bool {
 		return false
 	}
 	c.fills.Add(1)
+	c.filling.Add(1)
+	prefetch := o.ahead.Load()
 	go func() {
 		defer c.fills.Done()
 		c.fill(o, src)
+		c.filling.Add(-1)
+		if prefetch {
+			c.ahead.Add(-1)
+		}
 	}()
 	return true
 }

@@ -46,6 +46,8 @@ type Object struct {
 	body     []byte
 
 	memo [2]atomic.Value
+	// ahead: brought before anyone asked, and nobody has yet.
+	ahead atomic.Bool
 
 	mu     sync.Mutex
 	filled int64         // bytes of body that may be read
