@@ -20,6 +20,13 @@ func clientConfigPath() (string, error) {
 	return filepath.Join(dir, "meridian", "client.yaml"), nil
 }
 
+// operatorConfig is a --config file for commands that read the stores, such as
+// `meridian reconcile`.
+func (p *plan) operatorConfig() string {
+	return fmt.Sprintf("# Written by meridian up, for --config of commands that read the stores.\nregions: %s\ns3-access-key: %s\ns3-secret-key: %q\npostgres-user: %s\npostgres-password: %q\npostgres-database: %s\n",
+		p.state.path("regions.yaml"), s3AccessKey, p.secrets.ref(s3File), dbUser, p.secrets.ref(databaseFile), dbName)
+}
+
 // writeClientConfig lets the command line find the platform. A file the user has
 // written is left alone, and the answer is false.
 func writeClientConfig(path, api, key string) (bool, error) {

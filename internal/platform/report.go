@@ -106,6 +106,9 @@ func (p *platform) announce() error {
 	if err := writeAtomic(p.plan.state.path("client.env"), []byte(env), 0o600); err != nil {
 		return diskFull(err, p.opt.StateDir)
 	}
+	if err := writeAtomic(p.plan.state.path("operator.yaml"), []byte(p.plan.operatorConfig()), 0o600); err != nil {
+		return diskFull(err, p.opt.StateDir)
+	}
 	var b strings.Builder
 	took := seconds(time.Since(p.begin))
 	if p.opt.StoresOnly {
