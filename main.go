@@ -30,7 +30,7 @@ type commands struct {
 	Provision   deploy.Command         `cmd:"" help:"Make keys, certificates and the stores' configuration of a platform on several machines."`
 	API         api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`
 	Encoder     encoder.Command        `cmd:"" help:"Run an encoding worker."`
-	GeoDNS      geodns.Command         `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages."`
+	GeoDNS      geodns.Commands        `cmd:"" name:"geodns" help:"Run a region's router: DNS, redirects, steering and player pages; drain regions, explain decisions."`
 	EdgeCache   edgecache.Command      `cmd:"" help:"Run an edge cache."`
 	Cache       edgecache.ProxyCommand `cmd:"" help:"Run an HTTP cache in front of any origin."`
 }

@@ -91,7 +91,46 @@ func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(e.text())) // the client has gone
+	text := e.text
+	if q.Get("format") == "line" {
+		text = e.line
+	}
+	_, _ = w.Write([]byte(text())) // the client has gone
+}
+
+// routing answers what operators have told the routers, as this one obeys it.
+func (rt *router) routing(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	cors(h)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(routingText(rt.table, rt.routes()))) // the client has gone
+}
+
+// line is the whole decision in one line.
+func (e explanation) line() string {
+	var b strings.Builder
+	b.WriteString(e.Address + " " + e.where() + " → ")
+	for i, r := range e.Regions {
+		if i > 0 {
+			b.WriteString(", then ")
+		}
+		fmt.Fprintf(&b, "%s (%s)", r.Name, r.Reason)
+	}
+	if e.Alone {
+		b.WriteString("; no other router is heard")
+	}
+	if e.Alarm {
+		b.WriteString("; ALARM: nothing works")
+	}
+	return b.String() + "\n"
+}
+
+func (e explanation) where() string {
+	if e.Location.Known {
+		return strings.TrimPrefix(e.Location.City+", "+e.Location.Country, ", ")
+	}
+	return "unknown location: " + e.Location.Why
 }
 
 func explainDecision(d geo.Decision) explanation {
@@ -125,11 +164,7 @@ func explainDecision(d geo.Decision) explanation {
 // text is one line for the viewer and one for each region.
 func (e explanation) text() string {
 	var b strings.Builder
-	where := "unknown location: " + e.Location.Why
-	if e.Location.Known {
-		where = strings.TrimPrefix(e.Location.City+", "+e.Location.Country, ", ")
-	}
-	fmt.Fprintf(&b, "%s  %s", e.Address, where)
+	fmt.Fprintf(&b, "%s  %s", e.Address, e.where())
 	if e.Location.Network != "" {
 		fmt.Fprintf(&b, "  (network %s)", e.Location.Network)
 	}

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/playback"
+	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/web"
 )
 
@@ -30,6 +32,9 @@ type router struct {
 	board   *geo.Board
 	self    string
 	records Records
+	table   *region.Table
+	// routes returns what operators have told the routers.
+	routes  func() journal.Routing
 	proxies []netip.Prefix
 	rate    *rate
 	now     func() time.Time
@@ -72,6 +77,8 @@ func (rt *router) route(path string, assets http.Handler) (string, http.Handler)
 		return "steer", http.HandlerFunc(rt.steer)
 	case path == "/explain":
 		return "explain", http.HandlerFunc(rt.explain)
+	case path == "/routing":
+		return "routing", http.HandlerFunc(rt.routing)
 	case hasPrefix(path, "/watch/"), hasPrefix(path, "/embed/"):
 		return "page", http.HandlerFunc(rt.page)
 	case hasPrefix(path, "/assets/"):

@@ -35,6 +35,7 @@ type Server struct {
 	db      *geo.Database
 	monitor *health.Monitor
 	keys    *journal.Keys
+	routes  *journal.Routes
 	router  *router
 	zone    *zone
 	metrics *metrics
@@ -67,8 +68,9 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	if s.zone, err = c.zone(s.board, s.metrics); err != nil {
 		return nil, err
 	}
+	s.routes = journal.NewRoutes(store, s.keys, s.applyRouting, rt.Log)
 	s.router = &router{
-		board: s.board, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
+		table: rt.Table, routes: s.routes.Current, board: s.board, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
 		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
 	}
 	return s, nil
@@ -118,6 +120,37 @@ func (s *Server) useGeo(db *geo.Database) {
 	s.log.Info("geo database", "type", db.Type, "built", db.Built)
 }
 
+// applyRouting has the board obey what operators want. Regions the table doesn't
+// know are left out: the operator's table may be newer than this router's.
+func (s *Server) applyRouting(r journal.Routing) error {
+	var overrides []geo.Override
+	for _, o := range r.Overrides {
+		if s.board.Load().Region(o.Region) == nil {
+			s.log.Warn("routing: override to a region that is not in the region table", "network", o.Network, "region", o.Region)
+			continue
+		}
+		overrides = append(overrides, geo.Override{Network: o.Network, Region: o.Region})
+	}
+	var err error
+	s.board.Update(func(sn *geo.Snapshot) {
+		if err = sn.SetOverrides(overrides); err != nil {
+			return
+		}
+		for i := range sn.Regions {
+			g := &sn.Regions[i]
+			want := r.Regions[g.Name]
+			if g.Drained != want.Drained {
+				g.DrainedSince = time.Now()
+			}
+			g.Drained, g.Weight = want.Drained, 1
+			if want.Weight != nil {
+				g.Weight = *want.Weight
+			}
+		}
+	})
+	return err
+}
+
 // Ready returns nil when DNS and HTTP listen and every edge was probed once.
 func (s *Server) Ready(context.Context) error {
 	if !s.listening.Load() {
@@ -151,6 +184,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return names.serve(ctx, s.zone) })
 	g.Go(func() error { return s.monitor.Run(ctx) })
 	g.Go(func() error { return s.keys.Run(ctx) })
+	g.Go(func() error { return s.routes.Run(ctx) })
 	g.Go(func() error { return s.joinBus(ctx) })
 	if path := s.cfg.GeoDatabase; path != "" {
 		g.Go(func() error {

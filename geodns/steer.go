@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,11 @@ const (
 	maxSteerPathways = 16
 	maxSteerQuery    = 4096
 	maxSessionID     = 128
+	// slowBelow is the throughput, in bits per second, below which a pathway is
+	// penalised for penaltyTime: another may be faster. Only one is at a time,
+	// because to a viewer whose own line is slow all are.
+	slowBelow   = 800_000
+	penaltyTime = 2 * time.Minute
 )
 
 // steerQuery is a steering request.
@@ -31,6 +37,12 @@ type steerQuery struct {
 	pathways []string
 	// current is the pathway the player uses, empty when it didn't say.
 	current string
+	// throughput of the current pathway in bits per second, 0 when not said.
+	throughput int64
+	// penalised pathway, and until when, in Unix seconds; empty without one. The
+	// reload URI carries it, so that no router keeps anything.
+	penalised string
+	until     int64
 }
 
 // parseSteer takes what it understands; a steering request is never refused,
@@ -57,7 +69,25 @@ func parseSteer(raw string, known func(string) bool) steerQuery {
 	if c := strings.Trim(v.Get("_HLS_pathway"), `"`); slices.Contains(q.pathways, c) {
 		q.current = c
 	}
+	if n, err := strconv.ParseInt(strings.Trim(v.Get("_HLS_throughput"), `"`), 10, 64); err == nil && n > 0 {
+		q.throughput = n
+	}
+	name, until, _ := strings.Cut(v.Get("x"), ".")
+	if n, err := strconv.ParseInt(until, 10, 64); err == nil && slices.Contains(q.pathways, name) {
+		q.penalised, q.until = name, n
+	}
 	return q
+}
+
+// penalise forgets a penalty that is over, or too long to be ours, and gives one
+// to a slow pathway.
+func (q *steerQuery) penalise(now time.Time) {
+	if q.until <= now.Unix() || q.until > now.Add(penaltyTime).Unix() {
+		q.penalised, q.until = "", 0
+	}
+	if q.penalised == "" && q.current != "" && q.throughput > 0 && q.throughput < slowBelow {
+		q.penalised, q.until = q.current, now.Add(penaltyTime).Unix()
+	}
 }
 
 // steer answers with a steering manifest.
@@ -87,6 +117,7 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 			q.pathways = append(q.pathways, e.Name)
 		}
 	}
+	q.penalise(rt.now())
 	priority := prioritise(d, q, rt.now())
 	v := url.Values{}
 	if q.asset != "" {
@@ -94,6 +125,9 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 	}
 	if q.session != "" {
 		v.Set("s", q.session)
+	}
+	if q.penalised != "" {
+		v.Set("x", q.penalised+"."+strconv.FormatInt(q.until, 10))
 	}
 	// p is the list in the order given, so that the URL stays the same for a session.
 	var target *geo.Region
@@ -109,31 +143,42 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 
 // prioritise orders a session's pathways: those that work first, near ones
 // first. A session stays at its edge while that is in the best region, and goes
-// back to an edge that has recovered when its turn has come.
+// back to an edge that has recovered when its turn has come. A region that turns
+// new viewers away keeps those it has; one that was drained loses them over a minute.
 func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 	type way struct {
 		edge         *geo.Edge
+		of           *geo.Choice
 		region, rank int
-		waits        bool
+		slow, waits  bool
 	}
 	var ways []way
 	for i := range d.Choices {
 		for j, e := range d.Choices[i].Edges {
 			if slices.Contains(q.pathways, e.Name) {
-				ways = append(ways, way{edge: e, region: i, rank: j})
+				ways = append(ways, way{edge: e, of: &d.Choices[i], region: i, rank: j, slow: e.Name == q.penalised})
 			}
 		}
 	}
 	current := slices.IndexFunc(ways, func(w way) bool { return w.edge.Name == q.current })
 	if current >= 0 && !ways[current].edge.Health.Down {
-		ways[current].rank = -1 // siblings are equals: no reason to move between them
+		at := &ways[current]
+		at.rank = -1 // siblings are equals: no reason to move between them
+		if at.of.Class == geo.Shed || at.of.Region.Drained && !turn(q.session, at.of.Region.DrainedSince, now) {
+			at.region = -1
+		}
 		for i := range ways {
-			ways[i].waits = i != current && !turn(q.session, ways[i].edge, now)
+			since := ways[i].edge.Health.Since
+			if r := ways[i].of.Region; !r.Drained && r.DrainedSince.After(since) {
+				since = r.DrainedSince
+			}
+			ways[i].waits = i != current && !turn(q.session, since, now)
 		}
 	}
 	slices.SortStableFunc(ways, func(a, b way) int {
 		return cmp.Or(
 			compareBool(a.edge.Health.Down, b.edge.Health.Down),
+			compareBool(a.slow, b.slow),
 			compareBool(a.waits, b.waits),
 			cmp.Compare(a.region, b.region),
 			cmp.Compare(a.rank, b.rank),
@@ -146,10 +191,10 @@ func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 	return out
 }
 
-// turn reports whether a session may go to an edge that came up lately: its
-// turn lies within a minute of the recovery, where its id's hash puts it.
-func turn(session string, e *geo.Edge, now time.Time) bool {
-	since := now.Sub(e.Health.Since)
+// turn reports whether a session may follow a change: its turn lies within a
+// minute of it, where its id's hash puts it.
+func turn(session string, changed, now time.Time) bool {
+	since := now.Sub(changed)
 	if since >= returnOver {
 		return true
 	}

@@ -48,8 +48,10 @@ type Region struct {
 	// out of rotation until nothing else is left. Between regions equally far away
 	// the larger weight goes first.
 	Weight float64
-	// Drained regions are offered after all others that work.
-	Drained bool
+	// Drained regions are offered after all others that work. DrainedSince is when
+	// that last changed.
+	Drained      bool
+	DrainedSince time.Time
 	// Shed is the share of viewers the region turns away by itself, 0 to 1, and
 	// ShedWhy the reason in a few words.
 	Shed    float64
