@@ -5,13 +5,11 @@ ARG GO_IMAGE=golang:1.26-bookworm
 ARG BINARIES=source
 
 FROM ${GO_IMAGE} AS binaries-source
-ARG GOPROXY
-ARG GOSUMDB
-ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly
+ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=mod
 WORKDIR /src
-COPY . .
-RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-	go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck ./deploy/healthcheck
+COPY deploy/healthcheck/ deploy/healthcheck/
+RUN cd deploy/healthcheck && go mod init healthcheck && \
+	go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck .
 
 FROM ${BASE} AS binaries-prebuilt
 COPY dist/healthcheck /out/
