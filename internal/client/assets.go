@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -90,7 +91,22 @@ func (c *Client) Assets(ctx context.Context, state, cursor string, limit int) ([
 
 // DeleteAsset deletes an asset.
 func (c *Client) DeleteAsset(ctx context.Context, id string) error {
-	return c.call(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(id), nil, nil, nil)
+	unsure := false // an earlier try may have deleted it, though its answer was lost
+	return c.again(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		resp, err := c.request(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(id), nil, nil)
+		if err == nil {
+			return resp.Body.Close()
+		}
+		var p *Problem
+		answered := errors.As(err, &p)
+		if unsure && answered && p.Status == http.StatusNotFound {
+			return nil
+		}
+		unsure = unsure || !answered || p.Status >= http.StatusInternalServerError
+		return err
+	})
 }
 
 // Token is a new playback token.

@@ -103,6 +103,23 @@ func TestCallsAreRepeated(t *testing.T) {
 	require.EqualValues(t, 1, calls.Load(), "what can't help isn't repeated")
 }
 
+func TestDeletingTwiceIsDeleting(t *testing.T) {
+	var calls atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) == 1 {
+			panic(http.ErrAbortHandler) // deleted, but the answer is lost
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer srv.Close()
+	c := New([]string{srv.URL}, "mk_x")
+	defer c.Close()
+	require.NoError(t, c.DeleteAsset(t.Context(), "a"))
+	var p *Problem
+	require.ErrorAs(t, c.DeleteAsset(t.Context(), "a"), &p)
+	require.Equal(t, http.StatusNotFound, p.Status)
+}
+
 func TestFollowWithoutEventsPolls(t *testing.T) {
 	var asked atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
