@@ -90,6 +90,11 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 		from -= prerollFrames
 		drop += prerollFrames
 	}
+	release, err := j.e.hold(ctx, soundMemory)
+	if err != nil {
+		return err
+	}
+	defer release()
 	gain, err := j.e.gain(ctx, j.t, in, j.spec, plan.Duration(j.plan), seekable)
 	if err != nil {
 		return err

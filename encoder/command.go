@@ -33,6 +33,7 @@ type Command struct {
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
 	Nice         int            `help:"Added to ffmpeg's niceness." default:"5" env:"MERIDIAN_ENCODER_NICE"`
 	Memory       uint64         `help:"Address space of one ffmpeg, in MiB." default:"8192" env:"MERIDIAN_ENCODER_MEMORY"`
+	MemoryTotal  int64          `help:"Memory all ffmpegs at once may take by estimate, in MiB; others wait. 0: 60 % of the machine's or the control group's." default:"0" env:"MERIDIAN_ENCODER_MEMORY_TOTAL"`
 	MaxScratch   uint64         `help:"Largest temporary file, in MiB." default:"262144" env:"MERIDIAN_ENCODER_MAX_SCRATCH"`
 }
 
@@ -51,6 +52,7 @@ func (c *Command) Validate() error {
 	check(c.MaxDuration > 0, "--max-duration %s: want more than 0", c.MaxDuration)
 	check(c.Nice >= 0 && c.Nice <= 19, "--nice %d: want 0 to 19", c.Nice)
 	check(c.Memory >= 1024, "--memory %d: want at least 1024 MiB", c.Memory)
+	check(c.MemoryTotal >= 0, "--memory-total %d: want 0 or more MiB", c.MemoryTotal)
 	check(c.MaxScratch >= 64, "--max-scratch %d: want at least 64 MiB", c.MaxScratch)
 	check(c.S3.AccessKey != "" && c.S3.SecretKey != "" && c.S3.Bucket != "", "--s3-access-key, --s3-secret-key, --s3-bucket: must not be empty")
 	return errors.Join(errs...)
@@ -76,10 +78,14 @@ func (c *Command) options() Options {
 	for len(profile.Rungs) > 1 && profile.Rungs[0] > c.MaxHeight {
 		profile.Rungs = profile.Rungs[1:]
 	}
+	memory := c.MemoryTotal << 20
+	if memory == 0 {
+		memory = int64(float64(machineMemory()) * memoryShare)
+	}
 	limits := probe.DefaultLimits()
 	limits.Duration = c.MaxDuration
 	return Options{Profile: profile, Source: limits, Speed: plan.Speed{Pixels: pixelsPerCPU * float64(cpus)},
-		Scratch: c.ScratchDir,
+		Scratch: c.ScratchDir, Memory: memory,
 		Child: ffmpeg.Limits{Nice: c.Nice, AddressSpace: c.Memory << 20, FileSize: c.MaxScratch << 20,
 			Wall: 30 * time.Minute, Idle: time.Minute}}
 }

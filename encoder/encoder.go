@@ -57,6 +57,8 @@ type Options struct {
 	// Scratch is a directory of this encoder alone. What earlier ones left in its
 	// "work" is removed at the start.
 	Scratch string
+	// Memory all children together may take by estimate, in bytes; 0 for any.
+	Memory int64
 	// Speed is the first guess of how many pixels per second this worker encodes.
 	Speed plan.Speed
 }
@@ -70,6 +72,7 @@ type Encoder struct {
 	server  *source.Server
 	lock    *os.File
 	prober  probe.Prober
+	budget  *budget
 
 	mu    sync.Mutex
 	plans map[string]catalog.Plan
@@ -100,9 +103,13 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	return &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
+	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
 		prober: probe.Prober{Limits: opt.Source, Process: opt.Child},
-		plans:  map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}, nil
+		plans:  map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+	if opt.Memory > 0 {
+		e.budget = newBudget(opt.Memory)
+	}
+	return e, nil
 }
 
 // Close stops the loopback server and gives the scratch directory up.

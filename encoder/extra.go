@@ -52,6 +52,11 @@ func (e *Encoder) extra(ctx context.Context, t Task) error {
 	if len(j.records) == 0 {
 		return fmt.Errorf("task %s: track %s has no chunks", t.ID, t.Track)
 	}
+	release, err := e.hold(ctx, extraMemory)
+	if err != nil {
+		return err
+	}
+	defer release()
 	pub := e.publisher(ctx, t)
 	err = j.make(pub)
 	if err = errors.Join(pub.wait(), err); err != nil {

@@ -28,6 +28,11 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 		return err
 	}
 	defer in.Close()
+	release, err := e.hold(ctx, probeMemory)
+	if err != nil {
+		return err
+	}
+	defer release()
 	p, err := e.makePlan(ctx, t, in)
 	if err != nil {
 		return in.blame(err)

@@ -22,7 +22,7 @@ import (
 // Added niceness: what a new video's first viewer waits for goes before what
 // comes after it, and both before rungs that nobody waits for.
 const (
-	ladderNice = 3
+	ladderNice = 5
 	extraNice  = 10
 )
 
@@ -197,6 +197,15 @@ func (j *videoJob) seconds() float64 {
 
 // encode runs ffmpeg once, decoding from seek, and commits the chunks.
 func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
+	need := videoMemory(j.spec)
+	if j.copying() {
+		need = copyMemory
+	}
+	release, err := j.e.hold(ctx, need)
+	if err != nil {
+		return err
+	}
+	defer release()
 	began := time.Now()
 	pub := j.e.publisher(ctx, j.t)
 	cmd, offset := j.command(seek)

@@ -44,6 +44,8 @@ type VideoTrack struct {
 	// Copy publishes the source's frames as they are, in the only rung; the
 	// other fields are for a source that turns out not to be what it seemed.
 	Copy bool `json:"copy,omitempty"`
+	// SourcePixels is the size of a picture to decode.
+	SourcePixels int64 `json:"source_pixels,omitempty"`
 	// PixelRate is what the track costs: pixels encoded per second of video.
 	PixelRate float64 `json:"pixel_rate"`
 }
@@ -187,7 +189,7 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 		}
 	}
 	base := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: x.Repeats, Rotate: v.Rotate,
-		Deinterlace: v.Interlaced, ToneMap: v.HDR, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
+		SourcePixels: int64(v.Width) * int64(v.Height), Deinterlace: v.Interlaced, ToneMap: v.HDR, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
 	var tracks []catalog.PlanTrack
 	for n, rungs := range [][]Rung{all[split:], all[:split], copied} {
 		if len(rungs) == 0 {
