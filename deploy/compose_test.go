@@ -4,12 +4,14 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/region"
@@ -108,7 +110,9 @@ func TestComposeKeepsRegionsApart(t *testing.T) {
 		region, component := s.Labels[regionLabel], s.Labels[componentLabel]
 		require.NotEmpty(t, component, s.Name)
 		for network, n := range s.Networks {
-			require.Contains(t, []string{"internet", "backbone", region}, network, s.Name)
+			if component != "prometheus" {
+				require.Contains(t, []string{"internet", "backbone", region}, network, s.Name)
+			}
 			if n == nil || n.Ipv4Address == "" {
 				continue
 			}
@@ -142,6 +146,47 @@ func TestComposeKeepsRegionsApart(t *testing.T) {
 	for name, n := range project.Networks {
 		require.Equal(t, name != "internet", bool(n.Internal), name)
 	}
+}
+
+// Prometheus asks every service's admin listener, on its region's network.
+func TestPrometheusScrapesEveryService(t *testing.T) {
+	var config struct {
+		Jobs []struct {
+			Static []struct {
+				Targets []string          `yaml:"targets"`
+				Labels  map[string]string `yaml:"labels"`
+			} `yaml:"static_configs"`
+			DNS []struct {
+				Names []string `yaml:"names"`
+			} `yaml:"dns_sd_configs"`
+		} `yaml:"scrape_configs"`
+	}
+	b, err := os.ReadFile(filepath.Join("compose", "prometheus", "prometheus.yml"))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(b, &config))
+	targets, found := map[string]string{}, []string{}
+	for _, j := range config.Jobs {
+		for _, s := range j.Static {
+			targets[s.Targets[0]] = s.Labels["region"] + " " + s.Labels["component"]
+		}
+		for _, d := range j.DNS {
+			found = append(found, d.Names...)
+		}
+	}
+	services := 0
+	for _, s := range composeProject(t).Services {
+		region, component := s.Labels[regionLabel], s.Labels[componentLabel]
+		admin := s.Environment["MERIDIAN_ADMIN_LISTEN"]
+		switch {
+		case component == "encoder":
+			require.Contains(t, found, s.Name)
+		case admin != nil:
+			services++
+			require.Equal(t, region+" "+component, targets[*admin], s.Name)
+			require.True(t, strings.HasPrefix(*admin, address(t, s, region)+":"), "%s: health isn't for viewers", s.Name)
+		}
+	}
+	require.Len(t, targets, services)
 }
 
 func TestComposeLimitsEveryService(t *testing.T) {
