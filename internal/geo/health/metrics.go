@@ -13,6 +13,7 @@ type metrics struct {
 	changes   *prometheus.CounterVec
 	reports   *prometheus.CounterVec
 	witnesses prometheus.Gauge
+	shed      *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -29,12 +30,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Reports between routers: sent, unsent, heard, refused."}, []string{"what"}),
 		witnesses: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_health_witnesses_count",
 			Help: "Other routers heard within the life of a report."}),
+		shed: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_health_shed_ratio",
+			Help: "Share of its viewers a region turns away for load, failures or slowness."}, []string{"region"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.probes, m.seconds, m.up, m.changes, m.reports, m.witnesses} {
+	for _, c := range []prometheus.Collector{m.probes, m.seconds, m.up, m.changes, m.reports, m.witnesses, m.shed} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -141,12 +141,24 @@ type state struct {
 	since     []time.Time
 	alone     bool
 	applied   bool
+	shedders  map[string]*shedder
+	shed      map[string]shed
+	stepped   time.Time
 }
+
+// shed is the share of its viewers a region turns away.
+type shed struct {
+	share float64
+	why   string
+}
+
+// shedEvery is how often the shares are reckoned.
+const shedEvery = time.Second
 
 // own is the one goroutine that holds the state.
 func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 	st := &state{trackers: make([]tracker, len(m.targets)), loads: make([]float64, len(m.targets)),
-		witnesses: map[string]*witness{}, verdicts: make([]Verdict, len(m.targets)), since: make([]time.Time, len(m.targets))}
+		witnesses: map[string]*witness{}, shedders: map[string]*shedder{}, shed: map[string]shed{}, verdicts: make([]Verdict, len(m.targets)), since: make([]time.Time, len(m.targets))}
 	for i := range st.verdicts {
 		// A router that just started doesn't know since when a target works;
 		// counting from now keeps it from sending everyone back at once.
@@ -188,7 +200,7 @@ func (m *Monitor) observe(st *state, o observation) (changed bool) {
 	m.metrics.probe(t, o)
 	tr := &st.trackers[o.target]
 	seen := tr.seen
-	changed = tr.observe(o.outcome, o.why)
+	changed = tr.observe(o.outcome, o.why, o.took, time.Now())
 	if !seen && tr.seen {
 		m.round.Add(1)
 	}
@@ -268,9 +280,52 @@ func (m *Monitor) apply(st *state) {
 		st.verdicts[i] = v
 	}
 	m.metrics.witnesses.Set(float64(heard))
+	if now.Sub(st.stepped) >= shedEvery {
+		st.stepped = now
+		changed = m.shares(st, now) || changed
+	}
 	if changed || m.loadsDiffer(st) {
 		m.board.Update(func(s *geo.Snapshot) { m.write(s, st) })
 	}
+}
+
+// shares reckons what share of its viewers each region turns away and reports
+// whether any differs from before. Loads and failures are the own view: what
+// others see of a region says little about how it serves from here.
+func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
+	type sums struct{ load, failing, slow, n float64 }
+	regions := map[string]*sums{}
+	s := m.board.Load()
+	for i, t := range m.targets {
+		if e, _ := s.Edge(t.Name); e == nil || !st.verdicts[i].Up {
+			continue
+		}
+		if regions[t.Region] == nil {
+			regions[t.Region] = &sums{}
+		}
+		r, q := regions[t.Region], &st.trackers[i].quality
+		r.n++
+		r.load += st.loads[i]
+		r.failing += q.failing()
+		if q.slow() {
+			r.slow++
+		}
+	}
+	for name, r := range regions {
+		if st.shedders[name] == nil {
+			st.shedders[name] = &shedder{}
+		}
+		share, why := st.shedders[name].step(r.load/r.n, r.failing/r.n, r.slow/r.n, now)
+		before := st.shed[name]
+		if share != before.share {
+			st.shed[name], changed = shed{share, why}, true
+			m.metrics.shed.WithLabelValues(name).Set(share)
+			if before.share == 0 || share == 0 {
+				m.opt.Log.Info("region turns viewers away", "region", name, "share", share, "why", why)
+			}
+		}
+	}
+	return changed
 }
 
 func (m *Monitor) loadsDiffer(st *state) bool {
@@ -285,6 +340,10 @@ func (m *Monitor) loadsDiffer(st *state) bool {
 
 func (m *Monitor) write(s *geo.Snapshot, st *state) {
 	s.Alone = st.alone
+	for i := range s.Regions {
+		r := &s.Regions[i]
+		r.Shed, r.ShedWhy = st.shed[r.Name].share, st.shed[r.Name].why
+	}
 	for i, t := range m.targets {
 		h := geo.Health{Down: !st.verdicts[i].Up, Why: st.verdicts[i].Why, Since: st.since[i]}
 		if e, _ := s.Edge(t.Name); e != nil {

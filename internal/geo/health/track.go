@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"syscall"
+	"time"
 )
 
 // outcome is what one probe found.
@@ -37,11 +38,16 @@ type tracker struct {
 	seen, down     bool
 	strikes, goods int
 	why            string
+	flaps          flaps
+	quality        quality
 }
 
-// observe adds an outcome and reports whether the view changed.
-func (t *tracker) observe(o outcome, why string) bool {
+// observe adds an outcome, and for a good one how long it took, and reports
+// whether the view changed.
+func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Time) bool {
 	first, before := !t.seen, t.down
+	answered := t.goods >= goodsUp // perhaps held down all the same
+	t.quality.observe(o, took, now)
 	switch o {
 	case void:
 		return false
@@ -49,6 +55,10 @@ func (t *tracker) observe(o outcome, why string) bool {
 		t.strikes = 0
 		t.goods++
 		if t.goods >= goodsUp || first {
+			if t.down && t.flaps.hold(now) {
+				t.why = "up and down again and again"
+				break
+			}
 			t.down, t.why = false, ""
 		}
 	case refused:
@@ -60,6 +70,9 @@ func (t *tracker) observe(o outcome, why string) bool {
 		if t.strikes >= strikesDown {
 			t.down, t.why = true, why
 		}
+	}
+	if t.down && (!before || answered && o != good) {
+		t.flaps.lost(now)
 	}
 	t.seen = true
 	return first || t.down != before

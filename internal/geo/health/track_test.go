@@ -26,7 +26,7 @@ func TestTracker(t *testing.T) {
 		var tr tracker
 		for i, o := range c.in {
 			before := tr
-			changed := tr.observe(o, "why")
+			changed := tr.observe(o, "why", time.Millisecond, time.Unix(0, 0))
 			require.Equal(t, c.down[i], tr.down, "%s: step %d", name, i)
 			require.Equal(t, before.down != tr.down || !before.seen && tr.seen, changed, "%s: step %d", name, i)
 		}
