@@ -103,6 +103,10 @@ bench-edge: install-develop tools ## The edge beside nginx and Varnish (ARGS="-r
 bench-encode: install-develop tools ## The encoding pipeline beside bare ffmpeg (ARGS="-seconds 60 -rounds 3")
 	@$(GO) run ./bench/encode $(ARGS)
 
+.PHONY: bench-dns
+bench-dns: install-develop ## The name server beside gdnsd (ARGS="-rounds 5")
+	@$(GO) run ./bench/dns $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache and the platform's state stay)
 	@rm -rf bin web/node_modules
