@@ -52,7 +52,7 @@ type onlyReader struct{ io.Reader }
 // byte, for what it answers, and finds that it leaves everything else.
 func TestFastPathAnswersTheSame(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
-	w.video(record0(), 3)
+	w.video(record0(), 2)
 	private := record0()
 	private.Asset, private.Visibility = foreign, playback.Private
 	w.video(private, 1)
