@@ -45,7 +45,7 @@ func TestCopy(t *testing.T) {
 		"heavy":       {[]string{"-g", "50", "-keyint_min", "50", "-qp", "1"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=9", "-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-sc_threshold", "0", "-pix_fmt", "yuv420p"}, c.args...)
+			args := append([]string{"-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=7", "-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-sc_threshold", "0", "-pix_fmt", "yuv420p"}, c.args...)
 			file := makeFile(t, "source.mp4", args...)
 			b := newBench(t, file, nil)
 			require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
