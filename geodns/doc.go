@@ -12,6 +12,15 @@
 // serves anything) and the geo database (table order). It is ready when DNS and
 // HTTP listen and every edge has been probed once.
 //
+// DNS: a worker for each socket takes queries apart and answers them with tails,
+// what follows the question prepared in wire form, one after the other and
+// without allocating. The tails of names that depend on the viewer belong to one
+// snapshot, order of regions and spot; geo.Orders says which order an address
+// has, and for how wide a network the answer holds. Signatures are part of tails.
+//
+// Operators' wishes come as entries of the routing journal, from the object
+// stores alone.
+//
 // Bytes from outside, DNS packets and URLs, are refused when they are not
 // exactly what is expected: a path holds no escapes, an asset id is 26
 // characters of base32, and a DNS message that can't be parsed gets FORMERR or
