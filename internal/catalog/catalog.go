@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -56,25 +57,29 @@ const (
 // Catalog is a connection to the leader and to a follower. Safe for concurrent use.
 type Catalog struct {
 	leader, follower *pgxpool.Pool
-	log              *slog.Logger
+	finder           *leaderFinder
+	// left counts the leaders that were left.
+	left atomic.Int64
+	log  *slog.Logger
 }
 
 // Open prepares the pools for dsn, which may name several hosts. It doesn't
 // connect: PostgreSQL may be away. Close the catalog when done.
 func Open(dsn string, log *slog.Logger) (*Catalog, error) {
-	leader, err := newPool(dsn, "read-write")
+	finder := &leaderFinder{}
+	leader, err := newPool(dsn, "read-write", finder.before)
 	if err != nil {
 		return nil, err
 	}
-	follower, err := newPool(dsn, "prefer-standby")
+	follower, err := newPool(dsn, "prefer-standby", nil)
 	if err != nil {
 		leader.Close()
 		return nil, err
 	}
-	return &Catalog{leader: leader, follower: follower, log: log}, nil
+	return &Catalog{leader: leader, follower: follower, finder: finder, log: log}, nil
 }
 
-func newPool(dsn, target string) (*pgxpool.Pool, error) {
+func newPool(dsn, target string, before func(context.Context, *pgx.ConnConfig) error) (*pgxpool.Pool, error) {
 	u, err := url.Parse(dsn)
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		// The text of a parse error would hold the password.
@@ -87,7 +92,7 @@ func newPool(dsn, target string) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL connection string: %w", err)
 	}
-	cfg.MaxConns = maxConns
+	cfg.MaxConns, cfg.BeforeConnect = maxConns, before
 	cfg.MaxConnLifetime = 5 * time.Minute
 	cfg.MaxConnIdleTime = time.Minute
 	cfg.HealthCheckPeriod = 5 * time.Second
@@ -191,20 +196,31 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 	defer cancel()
 	var err error
 	for range 2 {
+		left := c.left.Load()
 		err = fn(tctx)
 		if err == nil || ctx.Err() != nil || !lost(err) { // the caller's own end says nothing about the leader
 			return err
 		}
 		switch state := sqlState(err); {
 		case state == readOnly:
-			c.leader.Reset()
+			c.leave(left)
 			continue
 		case state == "" || strings.HasPrefix(state, "57P"):
-			c.leader.Reset()
+			c.leave(left)
 		}
 		return err
 	}
 	return err
+}
+
+// leave drops the connections to a leader that failed someone who began when as
+// many leaders had been left. Who began before the last was left says nothing
+// about the connections made since.
+func (c *Catalog) leave(left int64) {
+	if c.left.CompareAndSwap(left, left+1) {
+		c.finder.forget()
+		c.leader.Reset()
+	}
 }
 
 // readOnly is the SQLSTATE of a write on a standby: it certainly had no effect.

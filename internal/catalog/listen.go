@@ -45,7 +45,11 @@ func (c *Catalog) Listen(ctx context.Context, channel string, wake func()) error
 func (c *Catalog) listen(ctx context.Context, channel string, wake func()) error {
 	cctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(cctx, c.leader.Config().ConnConfig)
+	cfg := c.leader.Config().ConnConfig
+	if err := c.finder.before(cctx, cfg); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	conn, err := pgx.ConnectConfig(cctx, cfg)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

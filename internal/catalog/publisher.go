@@ -32,11 +32,13 @@ type EventSink interface {
 // Timing of the publisher.
 const (
 	// publishPoll is how often it looks unasked; notifications make it look at once.
-	publishPoll = 250 * time.Millisecond
+	publishPoll = time.Second
+	// publishAgain is how long a row rests after its first failure.
+	publishAgain = 250 * time.Millisecond
 	// publishLease is longer than the work on one row may take.
 	publishLease   = 20 * time.Second
 	publishTimeout = 12 * time.Second
-	resendEvery    = time.Second
+	resendEvery    = 3 * time.Second
 	publishAtOnce  = 8
 	// awayPause is how long it rests while the catalog is away.
 	awayPause = 2 * time.Second
@@ -169,7 +171,7 @@ func (p *Publisher) row(ctx context.Context, row db.ClaimOutboxRow) {
 		log.Warn("outbox: trying again", "err", err, "failures", row.Failures+1)
 	}
 	p.Metrics.failed()
-	delay := publishPoll << min(row.Failures, 5)
+	delay := publishAgain << min(row.Failures, 5)
 	err = p.Catalog.direct(ctx, "put back outbox row", func(ctx context.Context, q *db.Queries) error {
 		return q.DelayOutbox(ctx, err.Error(), delay, row.ID)
 	})
