@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,8 @@ type Conn struct {
 	replicas int
 	log      *slog.Logger
 	ready    atomic.Bool
+	// setup is held by the one caller of Setup that works.
+	setup chan struct{}
 }
 
 // Connect prepares a connection to the first reachable of urls and returns at
@@ -60,7 +63,7 @@ func Connect(urls []string, replicas int, log *slog.Logger) (*Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
-	return &Conn{nc: nc, js: js, replicas: max(1, min(3, replicas)), log: log}, nil
+	return &Conn{nc: nc, js: js, replicas: max(1, min(3, replicas)), log: log, setup: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the connection; subscriptions on it end.
@@ -80,12 +83,18 @@ func (c *Conn) Ready(context.Context) error {
 // Setup makes the streams, trying until it has succeeded or ctx ends. Doing it
 // again, or in several processes at once, changes nothing.
 func (c *Conn) Setup(ctx context.Context) error {
+	select {
+	case c.setup <- struct{}{}:
+		defer func() { <-c.setup }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if c.ready.Load() {
 		return nil
 	}
 	err := retry(ctx, c.log, "set up streams", func(ctx context.Context) error {
 		for _, cfg := range c.streams() {
-			if _, err := c.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+			if err := c.ensure(ctx, cfg); err != nil {
 				return fmt.Errorf("stream %s: %w", cfg.Name, err)
 			}
 		}
@@ -94,6 +103,27 @@ func (c *Conn) Setup(ctx context.Context) error {
 	if err == nil {
 		c.ready.Store(true)
 	}
+	return err
+}
+
+// ensure makes a stream what it should be. It looks first: a change, also one that
+// changes nothing, is agreed on by all servers, and every process asks at a start.
+func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig) error {
+	s, err := c.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = c.js.CreateOrUpdateStream(ctx, want)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	have := s.CachedInfo().Config
+	if slices.Equal(have.Subjects, want.Subjects) && have.Retention == want.Retention && have.Discard == want.Discard &&
+		(have.MaxMsgs == want.MaxMsgs || want.MaxMsgs == 0 && have.MaxMsgs == -1) && have.MaxBytes == want.MaxBytes && have.MaxAge == want.MaxAge &&
+		have.Duplicates == want.Duplicates && have.Storage == want.Storage && have.Replicas == want.Replicas {
+		return nil
+	}
+	_, err = c.js.UpdateStream(ctx, want)
 	return err
 }
 

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	// interval between looks for a journal's next entry.
+	// interval between looks for a journal's next entry in the own region.
 	interval = time.Second
+	// elsewhereEvery is at how many looks the other regions are asked too: an entry
+	// is in two regions when it counts, and the repair loop brings it to the others.
+	elsewhereEvery = 2
 	// gapEvery is at how many looks for an entry that isn't there a follower asks
 	// whether later ones are.
 	gapEvery = 60
@@ -47,6 +50,7 @@ type follower[T any] struct {
 	log     *slog.Logger
 
 	next    int64 // 0 until the start is known
+	looks   int   // at entries; see look
 	absent  int   // looks in a row that found no next entry
 	refused int   // looks in a row at an entry that can't be verified
 	caught  atomic.Bool
@@ -101,15 +105,30 @@ func (f *follower[T]) newest(ctx context.Context) (int64, error) {
 	return n, err
 }
 
+// read returns the next entry from the nearest region that has it.
 func (f *follower[T]) read(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	return Read(ctx, f.store, f.journal, f.next)
 }
 
+// look is read, but asks the other regions at every other look only.
+func (f *follower[T]) look(ctx context.Context) ([]byte, error) {
+	if f.looks++; f.looks%elsewhereEvery == 0 || !f.caughtUp() {
+		return f.read(ctx)
+	}
+	octx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	b, err := ReadOwn(octx, f.store, f.journal, f.next)
+	if err == nil || errors.Is(err, objects.ErrNotFound) {
+		return b, err
+	}
+	return f.read(ctx)
+}
+
 // step reads the next entry and reports whether there may be more.
 func (f *follower[T]) step(ctx context.Context) (bool, error) {
-	b, err := f.read(ctx)
+	b, err := f.look(ctx)
 	if errors.Is(err, objects.ErrNotFound) {
 		return f.missing(ctx)
 	}
