@@ -96,7 +96,7 @@ func TestAllWaysAgree(t *testing.T) {
 	all := addresses()
 	for _, b := range []*geo.Board{publicBoard(t), testBoard(t)} {
 		rt, z := testRouter(t, b), testZone(t, b)
-		for range 60 {
+		for range 25 {
 			b.Update(func(s *geo.Snapshot) {
 				for i := range s.Regions {
 					g := &s.Regions[i]
@@ -109,7 +109,7 @@ func TestAllWaysAgree(t *testing.T) {
 				}
 				s.OverflowKm = []float64{0, 7000, 100}[r.IntN(3)]
 			})
-			for range 12 {
+			for range 6 {
 				a := all[r.IntN(len(all))]
 				named, sent, steered, e := byAllWays(t, rt, z, a)
 				require.Equal(t, []string{named, named, named}, []string{sent, steered, e.Regions[0].Name}, "%v: %s", a, e.line())
