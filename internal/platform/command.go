@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -108,6 +109,10 @@ func (c *Command) Run(ctx context.Context) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("where this program lies: %w", err)
+	}
+	if c.Isolated {
+		// This process is then the network between regions; see oneShare.
+		runtime.GOMAXPROCS(coresPerRegion(table))
 	}
 	client := c.ClientConfig
 	switch client {

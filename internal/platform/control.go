@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -88,7 +89,10 @@ func (p *platform) serveOperation(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	var mu sync.Mutex // parts of a region start beside each other
 	tell := func(s said) {
+		mu.Lock()
+		defer mu.Unlock()
 		// A caller who is gone needs no answer; the operation goes on.
 		_ = rc.SetWriteDeadline(time.Now().Add(controlTimeout))
 		_ = enc.Encode(s)

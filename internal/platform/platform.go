@@ -235,17 +235,24 @@ func checkPrograms(storesOnly bool) error {
 	return errors.Join(errs...)
 }
 
+// start starts all regions at the same time, and each part of a region once what
+// it must find is there: a service doesn't wait for a copy of the database that is
+// still on its way to its region.
 func (p *platform) start(ctx context.Context) error {
-	if err := p.startAll(ctx, kindStores); err != nil {
-		return err
+	g, gctx := errgroup.WithContext(ctx)
+	database := make(chan struct{})
+	g.Go(func() error {
+		ctx, cancel := context.WithTimeout(gctx, startTimeout)
+		defer cancel()
+		defer close(database)
+		return p.plan.prepareDatabase(ctx)
+	})
+	for _, s := range p.sites {
+		g.Go(func() error { return p.startStores(gctx, s) })
+		g.Go(func() error { return p.startServices(gctx, s, database) })
 	}
-	if err := p.fill(ctx); err != nil {
+	if err := g.Wait(); err != nil {
 		return err
-	}
-	if !p.opt.StoresOnly {
-		if err := p.startAll(ctx, kindServices); err != nil {
-			return err
-		}
 	}
 	for _, s := range p.sites {
 		s.set(Up, "")
@@ -254,45 +261,39 @@ func (p *platform) start(ctx context.Context) error {
 	return p.announce()
 }
 
-// startAll starts the processes of one kind in all regions and waits for them.
-func (p *platform) startAll(ctx context.Context, k kind) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, s := range p.sites {
-		g.Go(func() error {
-			if k == kindStores {
-				if err := s.place.open(ctx); err != nil {
-					return err
-				}
-			}
-			return s.place.start(ctx, k)
-		})
+// startStores starts a region's stores and waits until PostgreSQL has what its
+// leader has.
+func (p *platform) startStores(ctx context.Context, s *site) error {
+	if err := s.place.open(ctx); err != nil {
+		return err
 	}
-	return g.Wait()
-}
-
-// fill makes what services expect their stores to hold.
-func (p *platform) fill(ctx context.Context) error {
+	if err := s.place.start(ctx, kindStores); err != nil {
+		return err
+	}
+	if !s.region.Control {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := p.plan.prepareDatabase(ctx); err != nil {
-			return err
-		}
-		// A follower which doesn't know the database yet refuses those who ask it first.
-		members, ctx := errgroup.WithContext(ctx)
-		for _, r := range control(p.opt.Table) {
-			members.Go(func() error {
-				_, err := p.plan.awaitRejoined(ctx, r)
-				return err
-			})
-		}
-		return members.Wait()
-	})
-	for _, r := range p.opt.Table.Regions {
-		g.Go(func() error { return p.plan.prepareObjects(ctx, r) })
+	_, err := p.plan.awaitRejoined(ctx, s.region)
+	return err
+}
+
+// startServices prepares a region's object store as soon as it answers, and
+// starts the services once the database is there, too.
+func (p *platform) startServices(ctx context.Context, s *site, database <-chan struct{}) error {
+	if err := p.plan.prepareObjects(ctx, s.region); err != nil {
+		return err
 	}
-	return g.Wait()
+	select {
+	case <-database:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if p.opt.StoresOnly || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.place.start(ctx, kindServices)
 }
 
 // stopOrder are the processes of a region in the order they stop: services

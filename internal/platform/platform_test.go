@@ -97,8 +97,10 @@ type upProcess struct {
 	done chan error
 }
 
-func startUp(t *testing.T, args ...string) *upProcess {
-	u := &upProcess{Cmd: exec.Command(os.Args[0], append([]string{"up"}, args...)...), out: &output{}, done: make(chan error, 1)}
+func startUp(t *testing.T, args ...string) *upProcess { return startProgram(t, os.Args[0], args...) }
+
+func startProgram(t *testing.T, program string, args ...string) *upProcess {
+	u := &upProcess{Cmd: exec.Command(program, append([]string{"up"}, args...)...), out: &output{}, done: make(chan error, 1)}
 	u.Env = append(os.Environ(), upEnv+"=1")
 	u.Stdout, u.Stderr = u.out, u.out
 	require.NoError(t, u.Start())
@@ -111,6 +113,14 @@ func startUp(t *testing.T, args ...string) *upProcess {
 func (u *upProcess) saysWithin(t *testing.T, text string, d time.Duration) {
 	t.Helper()
 	for deadline := time.Now().Add(d); !strings.Contains(u.out.String(), text); time.Sleep(20 * time.Millisecond) {
+		select {
+		case err := <-u.done:
+			u.done <- err // for endsWithin
+			if !strings.Contains(u.out.String(), text) {
+				t.Fatalf("up ended (%v) without %q in the output:\n%s", err, text, u.out)
+			}
+		default:
+		}
 		if time.Now().After(deadline) {
 			t.Fatalf("no %q in the output:\n%s", text, u.out)
 		}

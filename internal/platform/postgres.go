@@ -63,6 +63,8 @@ func (p *plan) postgres(r region.Region) (supervise.Spec, error) {
 		// Patroni stops the server and gives up leadership first.
 		Grace: 20 * time.Second,
 		Ready: httpReady("http://"+at(r, portPatroni)+"/health", http.StatusOK, ""),
+		// Without etcd Patroni sleeps for five seconds before it looks again.
+		After: etcdReady(r),
 	}, nil
 }
 
@@ -124,7 +126,7 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 				"wal_keep_size": "128MB", "min_wal_size": "16MB",
 				// A standby that has gone silent must not hold commits for the default
 				// minute, and one whose leader has must soon look for it again.
-				"wal_sender_timeout": silence, "wal_receiver_timeout": silence, "wal_retrieve_retry_interval": "1s",
+				"wal_sender_timeout": silence, "wal_receiver_timeout": silence, "wal_retrieve_retry_interval": "200ms",
 			},
 		},
 	}
@@ -140,8 +142,13 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 	auth := func(user, password string) obj { return obj{"username": user, "password": password} }
 	return obj{
 		"scope": "meridian", "name": r.Name,
-		"restapi":   obj{"listen": at(r, portPatroni), "connect_address": at(r, portPatroni)},
-		"etcd3":     obj{"hosts": etcd},
+		// Nobody has a watchdog device here; in strict synchronous mode a leader that
+		// is late to step down can't commit.
+		"watchdog": obj{"mode": "off"},
+		"restapi":  obj{"listen": at(r, portPatroni), "connect_address": at(r, portPatroni)},
+		// As "proxies" they are asked in this order, the own region's first; else
+		// Patroni stays with a random one.
+		"etcd3":     obj{"hosts": etcd, "use_proxies": true},
 		"bootstrap": obj{"dcs": dcs, "initdb": []any{obj{"encoding": "UTF8"}, obj{"locale": "C.UTF-8"}, obj{"wal-segsize": "4"}, "data-checksums"}},
 		"postgresql": obj{
 			"listen": r.Postgres, "connect_address": r.Postgres,

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
@@ -20,8 +22,10 @@ const (
 	acquireTimeout = 30 * time.Second
 	// regionStartTimeout is for a whole region to be back.
 	regionStartTimeout = 3 * time.Minute
-	lostBackoff        = time.Second
-	maxLostBackoff     = 30 * time.Second
+	// prepareTimeout is for one attempt to prepare an object store.
+	prepareTimeout = 5 * time.Second
+	lostBackoff    = time.Second
+	maxLostBackoff = 30 * time.Second
 )
 
 // hold returns the named region and makes the caller the only one to change it.
@@ -258,37 +262,59 @@ func (p *platform) startSite(ctx context.Context, s *site, say func(string)) err
 	if err := s.place.open(ctx); err != nil {
 		return err
 	}
-	if err := s.place.start(ctx, kindStores); err != nil {
-		return err
-	}
-	if s.region.Control {
-		how, err := p.plan.awaitRejoined(ctx, s.region)
-		if err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := s.place.start(gctx, kindStores); err != nil || !s.region.Control {
 			return err
 		}
-		say("PostgreSQL " + how + " after " + seconds(time.Since(begin)))
-	}
-	if err := p.plan.prepareObjects(ctx, s.region); err != nil {
+		how, err := p.plan.awaitRejoined(gctx, s.region)
+		if err == nil {
+			say("PostgreSQL " + how + " after " + seconds(time.Since(begin)))
+		}
 		return err
-	}
-	say("buckets are there after " + seconds(time.Since(begin)))
-	if !p.opt.StoresOnly {
-		if err := s.place.start(ctx, kindServices); err != nil {
+	})
+	// Until their own PostgreSQL is back, services use that of others.
+	g.Go(func() error {
+		if err := p.plan.prepareObjects(gctx, s.region); err != nil {
 			return err
 		}
+		say("buckets are there after " + seconds(time.Since(begin)))
+		if p.opt.StoresOnly {
+			return nil
+		}
+		return s.place.start(gctx, kindServices)
+	})
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	p.out.say("%-3s up again after %s", s.region.Name, seconds(time.Since(begin)))
 	return nil
 }
 
-// prepareObjects makes what services expect in the region's object store.
+// prepareObjects makes what services expect in the region's object store, as soon
+// as that answers.
 func (p *plan) prepareObjects(ctx context.Context, r region.Region) error {
 	s, err := objects.New(p.table, r.Name, objects.Config{AccessKey: s3AccessKey,
 		SecretKey: service.Secret(p.secrets.s3), Bucket: bucket}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
-	return s.Own().Prepare(ctx)
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, prepareTimeout)
+		err := s.Own().Prepare(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // regionLost brings a region up again whose agent ended by itself.

@@ -67,6 +67,9 @@ func (p *plan) service(r region.Region, command, name, addr string, adminPort in
 		"MERIDIAN_S3_ACCESS_KEY=" + s3AccessKey,
 		"MERIDIAN_S3_SECRET_KEY=" + p.secrets.ref(s3File),
 	}
+	if command != "encoder" {
+		all = append(all, p.oneShare())
+	}
 	// How much is logged is the only thing taken from the environment of `up`.
 	for _, v := range os.Environ() {
 		if strings.HasPrefix(v, "MERIDIAN_LOG_") {
@@ -90,6 +93,9 @@ func (p *plan) database() []string {
 		"MERIDIAN_POSTGRES_USER=" + dbUser,
 		"MERIDIAN_POSTGRES_PASSWORD=" + p.secrets.ref(databaseFile),
 		"MERIDIAN_POSTGRES_DATABASE=" + dbName,
+		// Our servers have no certificates; asking for TLS first costs two round trips
+		// of every connection.
+		"PGSSLMODE=disable",
 	}
 }
 

@@ -133,7 +133,8 @@ func TestConfigurationFiles(t *testing.T) {
 		table, err := region.Loopback(regions...)
 		require.NoError(t, err)
 		p := &plan{table: table, secrets: &secrets{superuser: "s1", replication: "s2"}}
-		conf, err := p.natsConfig(table.Regions[0], "/state/eu/nats")
+		last := table.Regions[len(regions)-1] // it connects to the others
+		conf, err := p.natsConfig(last, "/state/"+last.Name+"/nats")
 		require.NoError(t, err)
 		golden(t, name+".nats.conf", []byte(conf))
 		b, err := yaml.Marshal(p.patroniConfig(table.Regions[0], "/state/eu/postgres", "/state/eu/postgres/data", "/pg/bin"))

@@ -1,11 +1,13 @@
 package platform
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"text/template"
@@ -44,6 +46,13 @@ func host(r region.Region) string {
 func at(r region.Region, port int) string { return hostPort(host(r), port) }
 
 func hostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+// oneShare is a region's share of the machine's cores, for the Go runtimes of its
+// processes: with all cores each, every packet would wake several threads in
+// vain. Encoders count cores for themselves.
+func (p *plan) oneShare() string { return fmt.Sprintf("GOMAXPROCS=%d", coresPerRegion(p.table)) }
+
+func coresPerRegion(t *region.Table) int { return max(1, runtime.NumCPU()/len(t.Regions)) }
 
 func (p *plan) log(r region.Region, name string) string {
 	return p.state.path("logs", r.Name+"-"+name+".log")
@@ -97,22 +106,42 @@ func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
 			"--pre-vote",
 			"--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
 			"--logger", "zap", "--log-level", "warn"},
+		Env:   []string{p.oneShare()},
 		Grace: 5 * time.Second,
-		Ready: httpReady(client+"/health", http.StatusOK, `"true"`),
+		Ready: etcdReady(r),
 	}, nil
+}
+
+// etcdReady asks whether the region's etcd has a leader and a majority.
+func etcdReady(r region.Region) func(context.Context) error {
+	return httpReady("http://"+at(r, portEtcdClient)+"/health", http.StatusOK, `"true"`)
 }
 
 func (p *plan) natsConfig(r region.Region, store string) (string, error) {
 	var routes []string
-	for _, c := range control(p.table) {
-		if c.Name != r.Name {
-			routes = append(routes, at(c, portNATSCluster))
-		}
+	if sites := control(p.table); len(sites) > 1 {
+		routes = natsRoutes(sites, r)
 	}
 	var b strings.Builder
 	err := natsTemplate.Execute(&b, map[string]any{"Name": r.Name, "Client": at(r, region.PortNATS), "Monitor": at(r, portNATSMonitor),
 		"Cluster": at(r, portNATSCluster), "Store": store, "Routes": routes})
 	return b.String(), err
+}
+
+// natsRoutes are the servers that a region's connects to: those before it in the
+// table. If two connect to each other, and the packets cross, each drops the
+// connection of the other, and after the same second they try again: over 220 ms
+// that went on for half a minute. The own address is for the first, which would
+// else not form a cluster; a server ignores a route to itself.
+func natsRoutes(sites []region.Region, r region.Region) []string {
+	var out []string
+	for _, s := range sites {
+		out = append(out, at(s, portNATSCluster))
+		if s.Name == r.Name {
+			break
+		}
+	}
+	return out
 }
 
 var natsTemplate = template.Must(template.New("nats").Parse(`server_name: {{.Name}}
@@ -159,6 +188,7 @@ func (p *plan) nats(r region.Region) (supervise.Spec, error) {
 	return supervise.Spec{
 		Name:  procNATS,
 		Argv:  []string{bin, "--config", file},
+		Env:   []string{p.oneShare()},
 		Grace: 10 * time.Second,
 		// Healthy means: JetStream is on, and in a cluster it has a leader and is current.
 		Ready: httpReady("http://"+at(r, portNATSMonitor)+"/healthz", http.StatusOK, ""),
@@ -180,8 +210,10 @@ func (p *plan) minio(r region.Region) (supervise.Spec, error) {
 		Name: procMinIO,
 		Argv: []string{bin, "server", "--quiet", "--certs-dir", config, "--address", at(r, region.PortS3),
 			"--console-address", at(r, portMinIOConsole), dir},
-		Env: []string{"MINIO_ROOT_USER=" + s3AccessKey, "MINIO_ROOT_PASSWORD=" + p.secrets.s3,
-			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off"},
+		Env: []string{p.oneShare(), "MINIO_ROOT_USER=" + s3AccessKey, "MINIO_ROOT_PASSWORD=" + p.secrets.s3,
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off",
+			// It counts usage and looks for lifecycle rules; we have none.
+			"MINIO_SCANNER_SPEED=slowest"},
 		Grace: 10 * time.Second,
 		// An anonymous listing is refused once users can be looked up; the health pages say "ready" earlier.
 		Ready: httpReady(r.S3+"/", http.StatusForbidden, ""),

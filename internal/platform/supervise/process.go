@@ -37,6 +37,10 @@ type Spec struct {
 	Grace time.Duration
 	// Ready says why the process can't do its work yet. It must honour its context.
 	Ready func(context.Context) error
+	// After, if set, must have returned nil once before the process is started, each
+	// time it is: what it needs and doesn't wait for well itself. It must honour its
+	// context.
+	After func(context.Context) error
 }
 
 // State of a process.
@@ -173,7 +177,11 @@ func (p *Process) run() {
 		p.group.awaitResume(p.stop)
 		start := time.Now()
 		p.update(func(s *Status) { s.State, s.Since, s.PID = Starting, start, 0 }, nil)
-		ready, err := p.incarnation(start, wasReady)
+		var ready bool
+		var err error
+		if p.awaitAfter() {
+			ready, err = p.incarnation(start, wasReady)
+		}
 		wasReady = wasReady || ready
 		if p.stopping() {
 			s := p.update(func(s *Status) { s.State, s.Since, s.PID = Stopped, time.Now(), 0 }, nil)
@@ -208,6 +216,25 @@ func (p *Process) stopping() bool {
 	case <-p.stop:
 		return true
 	default:
+		return false
+	}
+}
+
+// awaitAfter waits for what must be there first; false when the process is to stop.
+func (p *Process) awaitAfter() bool {
+	if p.spec.After == nil {
+		return true
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	there := make(chan bool, 1)
+	go func() { there <- p.poll(ctx, p.spec.After) }()
+	select {
+	case ok := <-there:
+		return ok
+	case <-p.stop:
+		cancel()
+		<-there
 		return false
 	}
 }
@@ -276,19 +303,29 @@ func (p *Process) terminate(process *os.Process, exit <-chan error) {
 
 // probe asks for readiness until it is there.
 func (p *Process) probe(ctx context.Context, start time.Time, again bool) bool {
+	ready := p.spec.Ready
+	if ready == nil {
+		ready = func(context.Context) error { return nil }
+	}
+	if !p.poll(ctx, ready) {
+		return false
+	}
+	s := p.update(func(s *Status) { s.State = Ready }, nil)
+	p.group.s.report(Event{Status: s, Took: time.Since(start), Again: again})
+	return true
+}
+
+// poll asks until the answer is nil, or ctx ends: then it returns false. The last
+// answer is the process's problem.
+func (p *Process) poll(ctx context.Context, ask func(context.Context) error) bool {
 	for ctx.Err() == nil {
 		try, cancel := context.WithTimeout(ctx, probeTimeout)
-		var err error
-		if p.spec.Ready != nil {
-			err = p.spec.Ready(try)
-		}
+		err := ask(try)
 		cancel()
 		if ctx.Err() != nil {
 			return false
 		}
 		if err == nil {
-			s := p.update(func(s *Status) { s.State = Ready }, nil)
-			p.group.s.report(Event{Status: s, Took: time.Since(start), Again: again})
 			return true
 		}
 		p.update(func(*Status) {}, err)

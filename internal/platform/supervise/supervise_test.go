@@ -124,6 +124,26 @@ func TestCrashIsRestartedAndSaid(t *testing.T) {
 	require.True(t, rec.events[2].Again)
 }
 
+func TestStartsAfterWhatItNeeds(t *testing.T) {
+	s, rec, dir := newTest(t)
+	there := filepath.Join(dir, "there")
+	p, err := s.Group("eu").Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"), Argv: []string{"/bin/sleep", "1000"}, After: exists(there)})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(p.Status().Problem, "there") }, 5*time.Second, 10*time.Millisecond)
+	require.Equal(t, Starting, p.Status().State)
+	require.Zero(t, p.Status().PID)
+	require.NoError(t, os.WriteFile(there, nil, 0o600))
+	require.NoError(t, p.WaitReady(t.Context()))
+
+	waiting, err := s.Group("eu").Start(Spec{Name: "b", Log: filepath.Join(dir, "b.log"), Argv: []string{"/bin/false"},
+		After: exists(filepath.Join(dir, "never"))})
+	require.NoError(t, err)
+	waiting.Stop()
+	require.Equal(t, Stopped, waiting.Status().State)
+	require.Zero(t, waiting.Status().Restarts)
+	require.Equal(t, []State{Ready, Stopped}, rec.states())
+}
+
 func TestWaitReadyGivesUpOnACrashLoop(t *testing.T) {
 	s, _, dir := newTest(t)
 	p, err := s.Group("eu").Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"),
