@@ -134,6 +134,7 @@ func TestEverySampleBecomesReadyAndPlays(t *testing.T) {
 			up := platform.upload(t, sample(name))
 			ready := up.until("ready", 3*time.Minute)
 			require.NoError(t, <-up.ended)
+			t.Parallel() // encoding is done: as many play at a time as there are cores
 			page := watch(t, ready)
 			page.WaitPlaying(30 * time.Second)
 			played(t, page, want, 2*time.Minute)
