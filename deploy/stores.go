@@ -142,7 +142,9 @@ func (p *provision) etcd(r region.Region) ([]byte, error) {
 		"initial-cluster":             cluster, "initial-cluster-token": "meridian", "initial-cluster-state": "new",
 		"heartbeat-interval": set.EtcdHeartbeat.Milliseconds(), "election-timeout": set.EtcdElection.Milliseconds(),
 		// A member that comes back asks before it disturbs the others with an election.
-		"pre-vote":             true,
+		"pre-vote": true,
+		// Patroni talks through it; on without a configuration file, off with one.
+		"enable-grpc-gateway":  true,
 		"auto-compaction-mode": "periodic", "auto-compaction-retention": "1h",
 		"logger": "zap", "log-level": "warn",
 		"client-transport-security": security, "peer-transport-security": security,
