@@ -126,8 +126,11 @@ func TestContainersLoseARegion(t *testing.T) {
 		out, err := r.viewer(ctx, 8*time.Minute, "us", "meridian upload v.mp4")
 		send <- result{out, err}
 	}()
-	// Both are under way when the viewer's edge has been asked for segments.
-	time.Sleep(3 * time.Second)
+	// Both began together, so the viewer is watching when the upload has arrived in part.
+	require.Eventually(t, func() bool {
+		out, err := r.viewer(ctx, 20*time.Second, "eu", "meridian assets list --json")
+		return err == nil && strings.Contains(out, `"uploading"`)
+	}, time.Minute, 100*time.Millisecond, "no upload under way")
 	out, err := r.run(ctx, time.Minute, r.docker, "ps", "--quiet", "--filter", "label="+regionLabel+"=us")
 	require.NoError(t, err)
 	_, err = r.run(ctx, time.Minute, r.docker, append([]string{"kill"}, strings.Fields(out)...)...)

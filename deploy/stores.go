@@ -260,13 +260,18 @@ func (p *provision) nats(r region.Region) ([]byte, error) {
 		return nil, err
 	}
 	var routes []string
-	for _, c := range p.control() {
-		host, err := natsHost(c)
-		if err != nil {
-			return nil, err
-		}
-		if c.Name != r.Name {
+	if control := p.control(); len(control) > 1 {
+		// To those before it in the table: connections that cross drop each other.
+		// A server ignores the route to itself, which the first needs to form a cluster.
+		for _, c := range control {
+			host, err := natsHost(c)
+			if err != nil {
+				return nil, err
+			}
 			routes = append(routes, host)
+			if c.Name == r.Name {
+				break
+			}
 		}
 	}
 	var b bytes.Buffer

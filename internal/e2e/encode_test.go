@@ -20,7 +20,7 @@ func TestEncodersLostInMidWork(t *testing.T) {
 	own := platform.one(t, func(p process) bool { return p.is("encoder") })
 	second := secondEncoder(t, own)
 
-	file := longer(t, "bbb-1080p30.mp4", 60)
+	file := longer(t, "bbb-1080p30.mp4", 40)
 	want := frames(t, file)
 	up := platform.upload(t, file)
 	playable := up.until("playable", time.Minute)

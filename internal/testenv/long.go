@@ -10,10 +10,13 @@ import (
 // the ordinary tests show with a few.
 func Long(t testing.TB) {
 	t.Helper()
-	if os.Getenv("MERIDIAN_TEST_LONG") == "" {
+	if !IsLong() {
 		t.Skip("a long test; `make test-long` runs it")
 	}
 }
+
+// IsLong says whether `make test-long` runs, for tests with more steps then.
+func IsLong() bool { return os.Getenv("MERIDIAN_TEST_LONG") != "" }
 
 // FigurePrefix begins the log lines that reports collect.
 const FigurePrefix = "figure: "

@@ -152,40 +152,22 @@ func (w *watching) ended(name string) {
 	}
 }
 
-// TestLoss loses eu in each way once, while a European watches, and brings it
-// back: the next case's viewer is served from there again. It is killed and started as
-// the README's tour does it.
+// TestLoss loses eu as the README's tour does, while a European watches, and
+// brings it back: the next European is served from there again.
 func TestLoss(t *testing.T) {
 	s := needPlatform(t)
 	s.settled(t)
-	cases := []struct {
-		way   way
-		fault string
-	}{{bySteering, "kill"}, {by302, "hang"}, {byDNS, "silence"}}
 	kill, back := tour(t)
-	var open []*watching
-	for i, c := range cases {
-		w := s.watch(t, c.way, byte(20+i), line)
-		w.ready(false)
-		answers := s.answers(t)
-		w.lose(func() {
-			if c.fault == "kill" {
-				s.shell(t, kill)
-			} else {
-				s.region(t, c.fault, "eu")
-			}
-		}, "eu")
-		w.moved()
-		answers.stop(t, c.fault)
-		if c.fault == "kill" {
-			s.shell(t, back)
-		}
-		s.restore(t)
-		open = append(open, w)
-	}
-	for i, w := range open {
-		w.ended(fmt.Sprintf("%s, eu lost by %s", w.way, cases[i].fault))
-	}
+	w := s.watch(t, bySteering, 20, line)
+	w.ready(false)
+	answers := s.answers(t)
+	w.lose(func() { s.shell(t, kill) }, "eu")
+	w.moved()
+	answers.stop(t, "kill")
+	s.shell(t, back)
+	s.restore(t)
+	w.ended("steering, eu lost by kill")
+	s.watch(t, bySteering, 21, line)
 }
 
 // TestLossMatrix is every way with every kind of loss, also within a segment.

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -44,7 +45,7 @@ const network = "1"
 
 // seconds of the video: enough that a viewer still needs a region when one is lost.
 func seconds() int {
-	if os.Getenv("MERIDIAN_TEST_LONG") != "" {
+	if testenv.IsLong() {
 		return 75
 	}
 	return 40
