@@ -141,10 +141,10 @@ func TestStoresReplicateOverRegions(t *testing.T) {
 	}
 	b, err = os.ReadFile(filepath.Join(dir, "us", NATS, "nats.conf"))
 	require.NoError(t, err)
-	for _, want := range []string{"tls://nats.eu.meridian.internal:6222", "tls://nats.ap.meridian.internal:6222", "verify: true", `unique_tag: "region:"`, "sync_interval: always"} {
+	for _, want := range []string{"tls://nats.eu.meridian.internal:6222", "tls://nats.us.meridian.internal:6222", "verify: true", `unique_tag: "region:"`, "sync_interval: always"} {
 		require.Contains(t, string(b), want)
 	}
-	require.NotContains(t, string(b), "tls://nats.us")
+	require.NotContains(t, string(b), "tls://nats.ap", "ap connects to us: two connections that cross drop each other")
 }
 
 func TestTableWithoutTLSIsRefused(t *testing.T) {
