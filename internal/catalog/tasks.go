@@ -126,6 +126,19 @@ func (c *Catalog) Fail(ctx context.Context, t Task, f Failure) error {
 	})
 }
 
+// finish marks a task done by its attempt. again says that it was before: an
+// earlier call's answer may have been lost. The attempt that lost gets ErrFenced.
+func finish(ctx context.Context, q *db.Queries, t Task) (again bool, err error) {
+	n, err := q.FinishTask(ctx, t.ID, int32(t.Attempt))
+	if err != nil || n > 0 {
+		return false, err
+	}
+	if done, err := q.GetTask(ctx, t.ID); err == nil && done.State == "done" && int(done.Attempt) == t.Attempt {
+		return true, nil
+	}
+	return false, ErrFenced
+}
+
 // CommitPlan stores the run's plan, makes its tasks and marks the plan task
 // done. Committing the same plan again is no error.
 func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
@@ -141,18 +154,11 @@ func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
 		if err != nil {
 			return err
 		}
-		n, err := q.FinishTask(ctx, t.ID, int32(t.Attempt))
-		if err != nil {
+		if again, err := finish(ctx, q, t); again || err != nil {
 			return err
 		}
-		if n == 0 {
-			// An earlier call's answer may have been lost.
-			if done, err := q.GetTask(ctx, t.ID); err == nil && done.State == "done" && int(done.Attempt) == t.Attempt {
-				return nil
-			}
-			return ErrFenced
-		}
-		if n, err = q.SetPlan(ctx, body, t.Asset, int32(t.Run)); err != nil {
+		n, err := q.SetPlan(ctx, body, t.Asset, int32(t.Run))
+		if err != nil {
 			return err
 		}
 		if n == 0 {
@@ -286,16 +292,8 @@ func (c *Catalog) CommitExtras(ctx context.Context, t Task, x hls.Extras) error 
 		if err != nil {
 			return err
 		}
-		n, err := q.FinishTask(ctx, t.ID, int32(t.Attempt))
-		if err != nil {
+		if again, err := finish(ctx, q, t); again || err != nil {
 			return err
-		}
-		if n == 0 {
-			// An earlier call's answer may have been lost.
-			if done, err := q.GetTask(ctx, t.ID); err == nil && done.State == "done" && int(done.Attempt) == t.Attempt {
-				return nil
-			}
-			return ErrFenced
 		}
 		return emit(ctx, q, asset, Event{Type: EventChanged, Run: x.Run},
 			outboxEntry{objects: []Object{{Key: objects.ExtrasKey(x.Asset, x.Run), Body: body}}})
