@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/durable"
 )
 
 const (
@@ -145,8 +147,8 @@ func makePair(crt, key string, template *x509.Certificate, a *authority) error {
 	if err := os.Remove(crt); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := replace(key, b.Bytes(), privateFile); err != nil {
+	if err := durable.Write(key, b.Bytes(), privateFile); err != nil {
 		return err
 	}
-	return replace(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), privateFile)
+	return durable.Write(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), privateFile)
 }

@@ -3,15 +3,14 @@ package deploy
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/token"
@@ -161,7 +160,7 @@ func (p *provision) loadSecrets() error {
 	for _, f := range []struct{ name, prefix string }{
 		{apiKeyFile, "mk_"}, {s3SecretFile, ""}, {natsFile, ""}, {databaseFile, ""}, {superuserFile, ""}, {replicationFile, ""}, {patroniFile, ""},
 	} {
-		v, err := ensureSecret(p.key(f.name), f.prefix)
+		v, err := durable.Secret(p.key(f.name), f.prefix, "delete it to have it made anew")
 		if err != nil {
 			return err
 		}
@@ -173,22 +172,6 @@ func (p *provision) loadSecrets() error {
 	var err error
 	p.ca, err = loadAuthority(p.key())
 	return err
-}
-
-func ensureSecret(path, prefix string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err == nil {
-		v := strings.TrimSpace(string(b))
-		if v == "" {
-			return "", fmt.Errorf("%s is empty; delete it to have it made anew", path)
-		}
-		return v, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	v := prefix + strings.ToLower(rand.Text()+rand.Text())
-	return v, replace(path, []byte(v+"\n"), privateFile)
 }
 
 // files is the content of a component's directory, by path in it.
@@ -275,31 +258,9 @@ func (p *provision) write(dir string, files map[string][]byte) error {
 		if old, err := os.ReadFile(filepath.Join(path, name)); err == nil && bytes.Equal(old, b) {
 			continue
 		}
-		if err := replace(filepath.Join(path, name), b, sharedFile); err != nil {
+		if err := durable.Write(filepath.Join(path, name), b, sharedFile); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// replace never leaves half a file under the name.
-func replace(path string, b []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/meridian-video/meridian/internal/durable"
 )
 
 // clientHeader marks a file this program may replace.
@@ -41,7 +43,7 @@ func writeClientConfig(path, api, key string) (bool, error) {
 		return false, fmt.Errorf("client configuration: %w", err)
 	}
 	text := fmt.Sprintf("%sapi: %s\napi_key: %s\n", clientHeader, api, key)
-	if err := writeAtomic(path, []byte(text), 0o600); err != nil {
+	if err := durable.Write(path, []byte(text), 0o600); err != nil {
 		return false, fmt.Errorf("client configuration: %w", err)
 	}
 	return true, nil

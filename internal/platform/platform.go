@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/wan"
@@ -160,7 +161,7 @@ func (p *platform) prepare(st *state) error {
 	if err != nil {
 		return err
 	}
-	if err := writeAtomic(st.path("regions.yaml"), b, 0o644); err != nil {
+	if err := durable.Write(st.path("regions.yaml"), b, 0o644); err != nil {
 		return diskFull(err, st.dir)
 	}
 	if err := writeGeo(st.path("geo", geoFile)); err != nil {

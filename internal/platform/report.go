@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 )
 
@@ -103,10 +104,10 @@ func (p *platform) announce() error {
 	// The command line tries them in turn.
 	api := strings.Join(apis, ",")
 	env := fmt.Sprintf("export MERIDIAN_API=%s\nexport MERIDIAN_API_KEY=%s\n", api, key)
-	if err := writeAtomic(p.plan.state.path("client.env"), []byte(env), 0o600); err != nil {
+	if err := durable.Write(p.plan.state.path("client.env"), []byte(env), 0o600); err != nil {
 		return diskFull(err, p.opt.StateDir)
 	}
-	if err := writeAtomic(p.plan.state.path("operator.yaml"), []byte(p.plan.operatorConfig()), 0o600); err != nil {
+	if err := durable.Write(p.plan.state.path("operator.yaml"), []byte(p.plan.operatorConfig()), 0o600); err != nil {
 		return diskFull(err, p.opt.StateDir)
 	}
 	var b strings.Builder

@@ -2,14 +2,11 @@ package platform
 
 import (
 	"bytes"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/token"
@@ -44,7 +41,7 @@ func loadSecrets(dir string, table *region.Table) (*secrets, error) {
 		{superuserFile, "", &s.superuser},
 		{replicationFile, "", &s.replication},
 	} {
-		v, err := ensureSecret(filepath.Join(dir, f.name), f.prefix)
+		v, err := durable.Secret(filepath.Join(dir, f.name), f.prefix, "delete it and start with --fresh")
 		if err != nil {
 			return nil, fmt.Errorf("secrets: %w", diskFull(err, dir))
 		}
@@ -59,45 +56,6 @@ func loadSecrets(dir string, table *region.Table) (*secrets, error) {
 // ref is how a secret file is handed to a service.
 func (s *secrets) ref(file string) string { return "@" + filepath.Join(s.dir, file) }
 
-func ensureSecret(path, prefix string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err == nil {
-		v := strings.TrimSpace(string(b))
-		if v == "" {
-			return "", fmt.Errorf("%s is empty; delete it and start with --fresh", path)
-		}
-		return v, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	v := prefix + strings.ToLower(rand.Text()+rand.Text())
-	return v, writeAtomic(path, []byte(v+"\n"), 0o600)
-}
-
-// writeAtomic never leaves half a file under the name, also when power fails.
-func writeAtomic(path string, b []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
 // writeGeo writes the development geo database, which places loopback clients.
 func writeGeo(path string) error {
 	var b bytes.Buffer
@@ -107,5 +65,5 @@ func writeGeo(path string) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b.Bytes()) {
 		return nil
 	}
-	return writeAtomic(path, b.Bytes(), 0o644)
+	return durable.Write(path, b.Bytes(), 0o644)
 }
