@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // TestEncodersLostInMidWork kills one encoder and freezes another past its
@@ -50,7 +51,7 @@ func secondEncoder(t *testing.T, own process) *exec.Cmd {
 		}
 	}
 	cmd.Env = append(cmd.Env, "MERIDIAN_SCRATCH_DIR="+t.TempDir(), "MERIDIAN_ADMIN_LISTEN=127.0.0.1:0")
-	log := &lockedBuffer{}
+	log := &testenv.Buffer{}
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {

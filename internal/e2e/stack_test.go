@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,13 +24,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // stack is a running platform of one region.
 type stack struct {
 	dir, bin string
 	cmd      *exec.Cmd
-	output   *lockedBuffer
+	output   *testenv.Buffer
 	table    *region.Table
 	api, key string
 }
@@ -69,7 +69,7 @@ func run(m *testing.M) int {
 }
 
 func start(dir string) (*stack, error) {
-	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &lockedBuffer{}}
+	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &testenv.Buffer{}}
 	build := exec.Command("go", "build", "-o", s.bin, "github.com/meridian-video/meridian")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build: %w\n%s", err, out)
@@ -250,13 +250,13 @@ type upload struct {
 	t       *testing.T
 	cmd     *exec.Cmd
 	updates chan update
-	stderr  *lockedBuffer
+	stderr  *testenv.Buffer
 	ended   chan error
 }
 
 func (s *stack) upload(t *testing.T, file string, args ...string) *upload {
 	t.Helper()
-	u := &upload{t: t, updates: make(chan update, 1000), stderr: &lockedBuffer{}, ended: make(chan error, 1)}
+	u := &upload{t: t, updates: make(chan update, 1000), stderr: &testenv.Buffer{}, ended: make(chan error, 1)}
 	u.cmd = s.command(t.Context(), append([]string{"upload", "--json", file}, args...)...)
 	u.cmd.Stderr = u.stderr
 	out, err := u.cmd.StdoutPipe()
@@ -340,21 +340,4 @@ func get(t *testing.T, url string, header ...string) (int, http.Header, []byte) 
 		req.Header.Set(header[i], header[i+1])
 	}
 	return do(t, req)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

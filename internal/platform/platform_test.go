@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -73,34 +73,16 @@ func freeNetwork(t *testing.T) int {
 	return 0
 }
 
-// output collects what `up` prints.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 type upProcess struct {
 	*exec.Cmd
-	out  *output
+	out  *testenv.Buffer
 	done chan error
 }
 
 func startUp(t *testing.T, args ...string) *upProcess { return startProgram(t, os.Args[0], args...) }
 
 func startProgram(t *testing.T, program string, args ...string) *upProcess {
-	u := &upProcess{Cmd: exec.Command(program, append([]string{"up"}, args...)...), out: &output{}, done: make(chan error, 1)}
+	u := &upProcess{Cmd: exec.Command(program, append([]string{"up"}, args...)...), out: &testenv.Buffer{}, done: make(chan error, 1)}
 	u.Env = append(os.Environ(), upEnv+"=1")
 	u.Stdout, u.Stderr = u.out, u.out
 	require.NoError(t, u.Start())

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +26,7 @@ import (
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 const (
@@ -40,7 +40,7 @@ const (
 type stack struct {
 	dir, bin string
 	cmd      *exec.Cmd
-	output   *lockedBuffer
+	output   *testenv.Buffer
 	table    *region.Table
 	key      string
 }
@@ -75,7 +75,7 @@ func run(m *testing.M) int {
 }
 
 func start(dir string) (*stack, error) {
-	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &lockedBuffer{}}
+	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &testenv.Buffer{}}
 	build := exec.Command("go", "build", "-o", s.bin, "github.com/meridian-video/meridian")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build: %w\n%s", err, out)
@@ -316,21 +316,4 @@ func eventually(t *testing.T, within time.Duration, try func(context.Context) er
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

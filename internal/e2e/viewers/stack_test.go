@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +31,7 @@ import (
 type stack struct {
 	dir, bin string
 	cmd      *exec.Cmd
-	output   *lockedBuffer
+	output   *testenv.Buffer
 	table    *region.Table
 	viewers  *wan.Namespace // where viewers near eu are
 	asset    string
@@ -93,7 +92,7 @@ func start() (_ *stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &lockedBuffer{}}
+	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &testenv.Buffer{}}
 	defer func() {
 		if err != nil {
 			s.dumpLogs()
@@ -392,21 +391,4 @@ func (s *stack) in(names ...string) func(netip.Addr) bool {
 func regionOf(edge string) string {
 	r, _, _ := strings.Cut(edge, "-")
 	return r
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -124,7 +124,7 @@ func (s *stack) fresh(t *testing.T, namespace, command string, env []string, adm
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "nsenter", "--net="+namespace, s.bin, command)
-	var log lockedBuffer
+	var log testenv.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, &log, &log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
