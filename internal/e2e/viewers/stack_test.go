@@ -312,11 +312,12 @@ func (s *stack) routers(t *testing.T, heard bool) {
 	t.Helper()
 	client := &http.Client{Timeout: 2 * time.Second}
 	defer client.CloseIdleConnections()
-	deadline := time.Now().Add(time.Minute)
+	// A region that was lost again and again is kept away for a while.
+	deadline := time.Now().Add(3 * time.Minute)
 	for _, r := range s.table.Regions {
 		for err := s.allUp(client, r, heard); err != nil; err = s.allUp(client, r, heard) {
 			if time.Now().After(deadline) {
-				t.Fatalf("after a minute the router of %s says: %v", r.Name, err)
+				t.Fatalf("after three minutes the router of %s says: %v", r.Name, err)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -47,7 +47,11 @@ type tracker struct {
 func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Time) bool {
 	first, before := !t.seen, t.down
 	answered := t.goods >= goodsUp // perhaps held down all the same
-	t.quality.observe(o, took, now)
+	if !t.down {
+		// What failed while it was down is not the partial failure that sheds viewers:
+		// a region that is whole again would be avoided for minutes.
+		t.quality.observe(o, took, now)
+	}
 	switch o {
 	case void:
 		return false

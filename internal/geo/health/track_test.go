@@ -94,3 +94,23 @@ func TestClassifyUnknown(t *testing.T) {
 	require.Equal(t, bad, o)
 	require.Equal(t, "connection broken", why)
 }
+
+// TestALossIsNoPartialFailure: an edge that was silent for long and answers again
+// is whole again.
+func TestALossIsNoPartialFailure(t *testing.T) {
+	var tr tracker
+	at := begin
+	run := func(n int, o outcome) {
+		for range n {
+			at = at.Add(500 * time.Millisecond)
+			tr.observe(o, "timed out twice", 10*time.Millisecond, at)
+		}
+	}
+	run(2*failWindow, good)
+	run(60, timedOut)
+	require.True(t, tr.down)
+	run(goodsUp, good)
+	require.False(t, tr.down)
+	require.Less(t, tr.quality.failing(), failHigh)
+	require.False(t, tr.quality.slow())
+}
