@@ -301,13 +301,15 @@ func TestSlowHeadersAreDropped(t *testing.T) {
 }
 
 func FuzzParsePath(f *testing.F) {
-	for _, p := range []string{healthPath, segURL("-", 0), "/v/-/" + asset + "/master.m3u8", "/v/a.b.c/" + asset + "/r1/a0-aac128/init-0123abcd.mp4", "/v/-/../x"} {
+	for _, p := range []string{healthPath, segURL("-", 0), "/v/-/" + asset + "/master.m3u8", "/v/a.b.c/" + asset + "/r1/a0-aac128/init-0123abcd.mp4", "/v/-/../x",
+		"/v/-/" + asset + "/r1/extra/index.json", "/v/-/" + asset + "/r1/extra/poster-720.jpg-1", "/v/-/" + asset + "/r1/extra/index.m3u8"} {
 		f.Add(p)
 	}
-	ours := regexp.MustCompile(`^/v/(-|[\w-]+\.[\w-]+\.[\w-]+)/[a-z2-7]{26}/(master\.m3u8|r[1-9]\d{0,5}/[a-z][a-z0-9-]{0,31}/(index\.m3u8|init-[0-9a-f]{8}\.mp4|\d{5}-[1-9]\d{0,8}/\d{5}\.m4s))$`)
+	ours := regexp.MustCompile(`^/v/(-|[\w-]+\.[\w-]+\.[\w-]+)/[a-z2-7]{26}/(master\.m3u8|r[1-9]\d{0,5}/(?:extra/(?:index\.json|[a-z0-9][a-z0-9-]{0,63}\.(?:jpg|vtt)-[1-9]\d{0,8})|[a-z][a-z0-9-]{0,31}/(index\.m3u8|init-[0-9a-f]{8}\.mp4|\d{5}-[1-9]\d{0,8}/\d{5}\.m4s)))$`)
+	noRendition := regexp.MustCompile(`/r\d+/extra/(index\.m3u8|init-|\d{5}-)`)
 	f.Fuzz(func(t *testing.T, p string) {
 		got, ok := parsePath(p)
-		want := p == healthPath || len(p) <= maxPath && ours.MatchString(p)
+		want := p == healthPath || len(p) <= maxPath && ours.MatchString(p) && !noRendition.MatchString(p)
 		if ok != want {
 			t.Fatalf("%q: accepted %v, want %v", p, ok, want)
 		}

@@ -19,8 +19,8 @@ import (
 	"github.com/meridian-video/meridian/internal/token"
 )
 
-// fast answers the plain GETs of what is in memory: segments, init segments and
-// composed playlists, where the asset's record and the token are known and no
+// fast answers the plain GETs of what is in memory: segments, init segments,
+// extras and composed playlists, where the asset's record and the token are known and no
 // rule looks at who asks. Its answers are those of handler, whose header fields
 // it keeps beside the object. It allocates nothing.
 type fast struct {

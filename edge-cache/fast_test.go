@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/playback"
 	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/internal/token"
@@ -60,6 +61,7 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 	ruled.Asset = "cbcdefghijklmnopqrstuvwxyz"
 	ruled.Rules.Origins = []string{"https://a.example"}
 	w.video(ruled, 1)
+	w.put(objects.ExtraKey(asset, "r1", "poster-720.jpg", 1), bytesOf("poster", 900))
 	w.start("eu-1")
 	tok := mint(t, w, token.PlaybackKeyFile, token.Claims{Asset: foreign})
 
@@ -84,6 +86,7 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		{"segment with what browsers send", of(asset, "-", seg), "User-Agent: M\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nSec-Fetch-Mode: cors\r\nReferer: http://a/\r\nOrigin: http://a\r\nCMCD-Request: bl=1\r\nCache-Control: no-cache\r\n", true},
 		{"segment with CMCD", of(asset, "-", seg) + "?CMCD=br%3D1%2Cbl%3D2", "", true},
 		{"audio", of(asset, "-", "a0-aac128/00001-1/00000.m4s"), "", true},
+		{"poster", of(asset, "-", "extra/poster-720.jpg-1"), "", true},
 		{"playlist", of(asset, "-", "v1080/index.m3u8"), "", true},
 		{"playlist with a query", of(asset, "-", "v1080/index.m3u8") + "?p=eu-1", "", true},
 		{"private segment", of(foreign, tok, seg), "", true},

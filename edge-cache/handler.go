@@ -134,13 +134,20 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 	}
 }
 
-// delivery is the content type and Cache-Control of a segment or init segment.
+// delivery is the content type and Cache-Control of a segment, init segment or extra.
 func (t target) delivery() (mime, control string) {
 	mime, control = "video/mp4", "public, "+yearLong
 	if t.token != token.None {
 		control = "private, " + yearLong
 	}
-	if t.rendition[0] == 'a' {
+	switch {
+	case t.kind == kindExtra && t.object == extrasIndex:
+		mime = "application/json"
+	case t.kind == kindExtra && strings.Contains(t.object, ".vtt-"):
+		mime = "text/vtt"
+	case t.kind == kindExtra:
+		mime = "image/jpeg"
+	case t.rendition[0] == 'a':
 		mime = "audio/mp4"
 	}
 	return mime, control

@@ -17,11 +17,12 @@ const (
 	kindMedia
 	kindSegment
 	kindInit
+	kindExtra
 	kindHealth
 )
 
 func (k kind) String() string {
-	return [...]string{"invalid", "master", "media", "segment", "init", "health"}[k]
+	return [...]string{"invalid", "master", "media", "segment", "init", "extra", "health"}[k]
 }
 
 // target is what a request path names. All its fields have been checked.
@@ -31,11 +32,18 @@ type target struct {
 	asset     string
 	run       string
 	rendition string
-	// object is the rest of the path below the rendition: "00003-1/00000.m4s".
+	// object is the rest of the path below the rendition: "00003-1/00000.m4s",
+	// "poster-720.jpg-1".
 	object string
 }
 
-const healthPath = "/health/segment"
+const (
+	healthPath = "/health/segment"
+	// extras stands where a rendition's name does, before a run's posters and
+	// storyboard; no rendition has that name. extrasIndex lists them.
+	extras      = "extra"
+	extrasIndex = "index.json"
+)
 
 // parsePath reads a path as it came over the wire. Our URLs need no escapes, so
 // there are none to decode: '%', "//", ".." and everything else out of place
@@ -70,6 +78,10 @@ func parsePath(p string) (target, bool) {
 		return target{}, false
 	}
 	switch {
+	case t.rendition == extras:
+		if t.kind = kindExtra; t.object != extrasIndex && !hls.ValidExtra(t.object) {
+			return target{}, false
+		}
 	case t.object == "index.m3u8":
 		t.kind = kindMedia
 	case hls.ValidInit(t.object):
