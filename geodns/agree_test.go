@@ -26,7 +26,7 @@ func publicBoard(t testing.TB) *geo.Board {
 	b.Update(func(s *geo.Snapshot) {
 		require.NoError(t, s.SetGeo(db, orders))
 		require.NoError(t, s.SetOverrides([]geo.Override{{Network: netip.MustParsePrefix("203.0.113.0/24"), Region: "ap"},
-			{Network: netip.MustParsePrefix("2001:db8::/32"), Region: "us"}, {Network: netip.MustParsePrefix("81.2.69.128/25"), Region: "us"}}))
+			{Network: netip.MustParsePrefix("2001:db8::/32"), Region: "us"}, {Network: netip.MustParsePrefix("81.2.69.160/27"), Region: "us"}}))
 	})
 	return b
 }
@@ -35,6 +35,9 @@ func publicBoard(t testing.TB) *geo.Board {
 func addresses() []netip.Addr {
 	r := rand.New(rand.NewPCG(7, 8))
 	var out []netip.Addr
+	for _, a := range []string{"81.2.69.142", "81.2.69.160", "2.125.160.216", "89.160.20.112", "216.160.83.56", "2001:480:10::", "175.16.199.0", "202.196.224.0", "2001:218::"} {
+		out = append(out, netip.MustParseAddr(a))
+	}
 	for _, p := range []string{"81.2.69.0/24", "2.125.160.216/29", "89.160.20.112/28", "216.160.83.56/29", "175.16.199.0/24", "202.196.224.0/20", "67.43.156.0/24",
 		"2001:480:10::/48", "2001:218::/32", "2a02:cf40::/29", "10.0.0.0/8", "192.168.0.0/16", "203.0.113.0/24", "2001:db8::/32", "fd00::/8", "0.0.0.0/0", "2000::/3",
 		"2002::/16", "2001::/32", "127.0.0.0/8"} {
@@ -51,7 +54,7 @@ func addresses() []netip.Addr {
 	return out
 }
 
-// answers of the three ways to ask, and of explain, as regions.
+// byAllWays returns the regions the three ways to ask lead to, and what explain says.
 func byAllWays(t testing.TB, rt *router, z *zone, from netip.Addr) (named, sent, steered string, e explanation) {
 	t.Helper()
 	host := from.String()
@@ -69,11 +72,12 @@ func byAllWays(t testing.TB, rt *router, z *zone, from netip.Addr) (named, sent,
 		Priority []string `json:"PATHWAY-PRIORITY"`
 	}
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &m))
-	require.NoError(t, json.Unmarshal(get(rt, "/explain?format=json&ip="+from.String(), "127.0.0.1").Body.Bytes(), &e))
+	require.NoError(t, json.Unmarshal(get(rt, "/explain?format=json&name=play.meridian.test&ip="+from.String(), "127.0.0.1").Body.Bytes(), &e))
+	require.Equal(t, "play.meridian.test.\t5\tIN\tA\t"+a.String(), e.Answer[0])
 	return named, sent, m.Priority[0][:2], e
 }
 
-// TestAddresses is a table of where 220 addresses are sent, and why.
+// TestAddresses is a table of where 229 addresses are sent, and why.
 func TestAddresses(t *testing.T) {
 	b := publicBoard(t)
 	rt, z := testRouter(t, b), testZone(t, b)

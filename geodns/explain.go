@@ -25,7 +25,10 @@ type explanation struct {
 		Latitude  float64 `json:"latitude,omitempty"`
 		Longitude float64 `json:"longitude,omitempty"`
 	} `json:"location"`
-	Asset    string            `json:"asset,omitempty"`
+	Asset string `json:"asset,omitempty"`
+	// Name asked about, and the records DNS answers for it, in master file format.
+	Name     string            `json:"name,omitempty"`
+	Answer   []string          `json:"answer,omitempty"`
 	Regions  []explainedRegion `json:"regions"`
 	Pathways []string          `json:"pathways"`
 	// Alarm: no allowed region works. Alone: no other router is heard.
@@ -51,7 +54,7 @@ type explainedEdge struct {
 }
 
 // explain answers what would be decided for ?ip= (the asker's own address
-// without it) and, with ?asset=, for one asset.
+// without it), with ?asset= for one asset, and with ?name= what DNS answers.
 func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	addr := viewer(r, rt.proxies)
@@ -79,11 +82,18 @@ func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	e := explainDecision(geo.Decide(rt.board.Load(), query))
 	e.Address, e.Asset, e.Router = addr.String(), asset, rt.self
+	if name := q.Get("name"); name != "" {
+		var err error
+		if e.Name, e.Answer, err = rt.zone.explain(name, addr); err != nil {
+			problem(w, http.StatusBadRequest, "name: "+err.Error())
+			return
+		}
+	}
 	h := w.Header()
 	cors(h)
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept")
-	if q.Get("format") == "json" || strings.Contains(r.Header.Get("Accept"), "application/json") {
+	if wantsJSON(r) {
 		h.Set("Content-Type", "application/json")
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
@@ -98,15 +108,6 @@ func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(text())) // the client has gone
 }
 
-// routing answers what operators have told the routers, as this one obeys it.
-func (rt *router) routing(w http.ResponseWriter, _ *http.Request) {
-	h := w.Header()
-	cors(h)
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(routingText(rt.table, rt.routes()))) // the client has gone
-}
-
 // line is the whole decision in one line.
 func (e explanation) line() string {
 	var b strings.Builder
@@ -116,6 +117,9 @@ func (e explanation) line() string {
 			b.WriteString(", then ")
 		}
 		fmt.Fprintf(&b, "%s (%s)", r.Name, r.Reason)
+	}
+	if e.Name != "" {
+		b.WriteString("; DNS: " + strings.Join(e.Answer, ", "))
 	}
 	if e.Alone {
 		b.WriteString("; no other router is heard")
@@ -186,6 +190,9 @@ func (e explanation) text() string {
 	}
 	_ = t.Flush() // a strings.Builder never fails
 	fmt.Fprintf(&b, "pathways: %s\n", strings.Join(e.Pathways, ","))
+	for _, rr := range e.Answer {
+		fmt.Fprintf(&b, "dns: %s\n", rr)
+	}
 	if e.Alone {
 		fmt.Fprintf(&b, "health: the view of the router in %s alone, no other router is heard\n", e.Router)
 	}

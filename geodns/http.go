@@ -8,10 +8,10 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/geo"
-	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/playback"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/web"
@@ -30,11 +30,12 @@ type Records interface {
 // router answers HTTP.
 type router struct {
 	board   *geo.Board
+	zone    *zone
 	self    string
 	records Records
 	table   *region.Table
-	// routes returns what operators have told the routers.
-	routes  func() journal.Routing
+	// routes is what operators have told the routers.
+	routes  Routes
 	proxies []netip.Prefix
 	rate    *rate
 	now     func() time.Time
@@ -59,6 +60,8 @@ func (rt *router) handler() http.Handler {
 			rec.Header().Set("Access-Control-Allow-Headers", "*")
 			rec.Header().Set("Access-Control-Max-Age", "86400")
 			rec.WriteHeader(http.StatusNoContent)
+		case r.Method == http.MethodPut && route == "routing":
+			h.ServeHTTP(rec, r)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			rec.Header().Set("Allow", "GET, HEAD, OPTIONS")
 			problem(rec, http.StatusMethodNotAllowed, "use GET or HEAD")
@@ -90,6 +93,11 @@ func (rt *router) route(path string, assets http.Handler) (string, http.Handler)
 		})
 	}
 	return "none", nil
+}
+
+// wantsJSON reports whether a request asks for JSON rather than text.
+func wantsJSON(r *http.Request) bool {
+	return r.URL.Query().Get("format") == "json" || strings.Contains(r.Header.Get("Accept"), "application/json")
 }
 
 func hasPrefix(s, p string) bool { return len(s) > len(p) && s[:len(p)] == p }

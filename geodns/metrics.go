@@ -24,6 +24,7 @@ type metrics struct {
 	http       *prometheus.CounterVec
 	unread     prometheus.Counter
 	steerTTL   prometheus.Gauge
+	routing    *prometheus.CounterVec
 	geoReloads *prometheus.CounterVec
 	geoBuilt   prometheus.Gauge
 }
@@ -42,13 +43,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Requests answered without the playback record, because no store gave it in time."}),
 		steerTTL: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_steer_ttl_seconds",
 			Help: "TTL given to players in the last steering answer."}),
+		routing: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_routing_entries_total",
+			Help: "Routing entries handed to this router by operators, by result: written or refused."}, []string{"result"}),
 		geoReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_geo_database_reads_total",
 			Help: "Geo databases read, by result: loaded or refused."}, []string{"result"}),
 		geoBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_geo_database_built_seconds",
 			Help: "Unix time the geo database in use was built; 0 without one."}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.steerTTL, m.geoReloads, m.geoBuilt} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -3,20 +3,17 @@ package geodns
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/miekg/dns"
 
 	"github.com/meridian-video/meridian/internal/journal"
@@ -30,7 +27,7 @@ import (
 type Commands struct {
 	Run      Command         `cmd:"" default:"withargs" help:"Run a region's router (what meridian geodns alone does)."`
 	Drain    DrainCommand    `cmd:"" help:"Send viewers elsewhere, as long as anything else works."`
-	Undrain  UndrainCommand  `cmd:"" help:"Send viewers to a region again."`
+	Undrain  DrainCommand    `cmd:"" help:"Send viewers to a region again."`
 	Weight   WeightCommand   `cmd:"" help:"Set the share of its viewers a region takes."`
 	Override OverrideCommand `cmd:"" help:"Send a network's viewers to a region, or no longer."`
 	Routing  RoutingCommand  `cmd:"" help:"Show what operators have told the routers."`
@@ -38,12 +35,14 @@ type Commands struct {
 	Key      KeyCommand      `cmd:"" help:"Make a key that signs the zone, and show what its parent needs."`
 }
 
-// Operator is what changing the routing takes: the object stores and a record
-// key. Neither Postgres nor NATS, so that a region can be drained without them.
+// Operator is what changing the routing takes: a record key, and a router that
+// writes the entry or the object stores themselves. Neither Postgres nor NATS, so
+// that a region can be drained without them.
 type Operator struct {
-	Regions       string         `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
-	RootPublicKey service.Secret `help:"Root public key; @FILE." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
+	Router        string         `help:"URL of a router that writes the change; without one it goes straight to the object stores." env:"MERIDIAN_ROUTER" placeholder:"URL"`
 	RecordKey     service.Secret `help:"Private key that signs records; @FILE." required:"" env:"MERIDIAN_RECORD_KEY"`
+	Regions       string         `help:"Region table (YAML); without --router." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
+	RootPublicKey service.Secret `help:"Root public key; @FILE; without --router." env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	S3            objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 }
 
@@ -51,17 +50,20 @@ type Operator struct {
 const operatorTimeout = 30 * time.Second
 
 // change writes the next routing entry and shows it.
-func (o *Operator) change(ctx context.Context, out io.Writer, change func(*region.Table, *journal.Routing) error) error {
+func (o *Operator) change(ctx context.Context, out io.Writer, change func(*journal.Routing) error) error {
 	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
 	defer cancel()
-	table, err := region.Load(o.Regions)
+	signer, err := token.ParseSigner(o.RecordKey.Reveal())
 	if err != nil {
-		return err
+		return fmt.Errorf("--record-key: %w", err)
+	}
+	if o.Router != "" {
+		return asker{Router: o.Router}.change(ctx, out, signer, change)
 	}
 	root, rerr := token.ParsePublic(o.RootPublicKey.Reveal())
-	signer, serr := token.ParseSigner(o.RecordKey.Reveal())
-	if err := errors.Join(rerr, serr); err != nil {
-		return err
+	table, terr := region.Load(o.Regions)
+	if err := errors.Join(rerr, terr); err != nil {
+		return fmt.Errorf("without --router: %w", err)
 	}
 	store, err := objects.New(table, table.Regions[0].Name, o.S3, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -72,11 +74,13 @@ func (o *Operator) change(ctx context.Context, out io.Writer, change func(*regio
 	if err != nil {
 		return err
 	}
-	r, err := journal.ChangeRouting(ctx, store, ks, signer, func(r *journal.Routing) error { return change(table, r) })
+	r, err := journal.ChangeRouting(ctx, store, ks, signer, func(r *journal.Routing) error {
+		return errors.Join(change(r), knownRegions(table, *r))
+	})
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, routingText(table, r))
+	_, err = io.WriteString(out, routingText(table.Names(), r))
 	return err
 }
 
@@ -94,10 +98,7 @@ func newestKeys(ctx context.Context, store *objects.Store, root ed25519.PublicKe
 }
 
 // edit changes one region of an entry.
-func edit(t *region.Table, r *journal.Routing, name string, change func(*journal.RegionRouting)) error {
-	if _, ok := t.Get(name); !ok {
-		return fmt.Errorf("region %q: not in the region table (has %v)", name, t.Names())
-	}
+func edit(r *journal.Routing, name string, change func(*journal.RegionRouting)) error {
 	if r.Regions == nil {
 		r.Regions = map[string]journal.RegionRouting{}
 	}
@@ -110,50 +111,16 @@ func edit(t *region.Table, r *journal.Routing, name string, change func(*journal
 	return nil
 }
 
-// routingText is one line for each region and override.
-func routingText(t *region.Table, r journal.Routing) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "routing %d\n", r.N)
-	for _, g := range t.Regions {
-		s := r.Regions[g.Name]
-		state, weight := "in service", 1.0
-		if s.Drained {
-			state = "drained"
-		}
-		if s.Weight != nil {
-			weight = *s.Weight
-		}
-		fmt.Fprintf(&b, "%s  %s  weight %g\n", g.Name, state, weight)
-	}
-	for _, o := range r.Overrides {
-		fmt.Fprintf(&b, "%s  to %s\n", o.Network, o.Region)
-	}
-	return b.String()
-}
-
-// DrainCommand takes a region out of service.
+// DrainCommand takes a region out of service, or into it again.
 type DrainCommand struct {
 	Operator   `embed:""`
-	RegionName string `arg:"" name:"region" help:"Region to drain."`
+	RegionName string `arg:"" name:"region" help:"Region."`
 }
 
-// Run drains the region.
-func (c *DrainCommand) Run(ctx context.Context) error {
-	return c.change(ctx, os.Stdout, func(t *region.Table, r *journal.Routing) error {
-		return edit(t, r, c.RegionName, func(g *journal.RegionRouting) { g.Drained = true })
-	})
-}
-
-// UndrainCommand takes a region into service.
-type UndrainCommand struct {
-	Operator   `embed:""`
-	RegionName string `arg:"" name:"region" help:"Region to send viewers to again."`
-}
-
-// Run undrains the region.
-func (c *UndrainCommand) Run(ctx context.Context) error {
-	return c.change(ctx, os.Stdout, func(t *region.Table, r *journal.Routing) error {
-		return edit(t, r, c.RegionName, func(g *journal.RegionRouting) { g.Drained = false })
+// Run drains or undrains the region, as the command is called.
+func (c *DrainCommand) Run(ctx context.Context, k *kong.Context) error {
+	return c.change(ctx, os.Stdout, func(r *journal.Routing) error {
+		return edit(r, c.RegionName, func(g *journal.RegionRouting) { g.Drained = k.Selected().Name == "drain" })
 	})
 }
 
@@ -166,8 +133,8 @@ type WeightCommand struct {
 
 // Run sets the weight.
 func (c *WeightCommand) Run(ctx context.Context) error {
-	return c.change(ctx, os.Stdout, func(t *region.Table, r *journal.Routing) error {
-		return edit(t, r, c.RegionName, func(g *journal.RegionRouting) {
+	return c.change(ctx, os.Stdout, func(r *journal.Routing) error {
+		return edit(r, c.RegionName, func(g *journal.RegionRouting) {
 			if g.Weight = &c.Weight; c.Weight == 1 {
 				g.Weight = nil
 			}
@@ -188,10 +155,10 @@ func (c *OverrideCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
-	return c.change(ctx, os.Stdout, func(t *region.Table, r *journal.Routing) error { return override(t, r, network.Masked(), c.RegionName) })
+	return c.change(ctx, os.Stdout, func(r *journal.Routing) error { return override(r, network.Masked(), c.RegionName) })
 }
 
-func override(t *region.Table, r *journal.Routing, network netip.Prefix, name string) error {
+func override(r *journal.Routing, network netip.Prefix, name string) error {
 	had := len(r.Overrides)
 	r.Overrides = slices.DeleteFunc(r.Overrides, func(o journal.RoutingOverride) bool { return o.Network == network })
 	if name == "" {
@@ -200,81 +167,8 @@ func override(t *region.Table, r *journal.Routing, network netip.Prefix, name st
 		}
 		return nil
 	}
-	if _, ok := t.Get(name); !ok {
-		return fmt.Errorf("region %q: not in the region table (has %v)", name, t.Names())
-	}
 	r.Overrides = append(r.Overrides, journal.RoutingOverride{Network: network, Region: name})
 	return nil
-}
-
-// asker asks a router.
-type asker struct {
-	Router string `help:"URL of the router to ask." default:"http://127.1.0.1:8081" env:"MERIDIAN_ROUTER" placeholder:"URL"`
-}
-
-const maxExplanation = 1 << 20
-
-func (a asker) get(ctx context.Context, path string, q url.Values, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(a.Router, "/")+path+"?"+q.Encode(), nil)
-	if err != nil {
-		return fmt.Errorf("--router: %w", err)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("router: %w", err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxExplanation))
-	if err != nil {
-		return fmt.Errorf("router: %w", err)
-	}
-	if res.StatusCode != http.StatusOK {
-		var p struct {
-			Detail string `json:"detail"`
-		}
-		if json.Unmarshal(b, &p) != nil || p.Detail == "" {
-			p.Detail = res.Status
-		}
-		return fmt.Errorf("router: %s", p.Detail)
-	}
-	_, err = out.Write(b)
-	return err
-}
-
-// ExplainCommand asks a router where a viewer is sent.
-type ExplainCommand struct {
-	asker `embed:""`
-	IP    string `arg:"" help:"The viewer's address."`
-	Asset string `help:"For this asset, with its placement." placeholder:"ID"`
-	All   bool   `help:"Every region and edge on a line of its own."`
-	JSON  bool   `name:"json" help:"For programs."`
-}
-
-// Run prints the explanation.
-func (c *ExplainCommand) Run(ctx context.Context) error {
-	q := url.Values{"ip": {c.IP}, "format": {"line"}}
-	if c.Asset != "" {
-		q.Set("asset", c.Asset)
-	}
-	if c.All {
-		q.Set("format", "text")
-	}
-	if c.JSON {
-		q.Set("format", "json")
-	}
-	return c.get(ctx, "/explain", q, os.Stdout)
-}
-
-// RoutingCommand asks a router what operators have told it.
-type RoutingCommand struct {
-	asker `embed:""`
-}
-
-// Run prints the routing the router obeys.
-func (c *RoutingCommand) Run(ctx context.Context) error {
-	return c.get(ctx, "/routing", url.Values{}, os.Stdout)
 }
 
 // KeyCommand makes a key for DNSSEC.

@@ -3,10 +3,13 @@ package geodns
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,9 +31,12 @@ func TestOperatorsRoute(t *testing.T) {
 	p.publish(t, playback.Record{Asset: asset, N: 1, State: "ready", Run: "r1", Master: 1, Visibility: playback.Public, Duration: 10})
 	op := Operator{Regions: filepath.Join(p.dir, "regions.yaml"), RecordKey: service.Secret(p.read(t, token.RecordKeyFile)), S3: p.cfg, RootPublicKey: s.cfg.RootPublicKey}
 	america := viewerFrom(t, "127.12.0.1")
-	change := func(f func(*region.Table, *journal.Routing) error) {
+	through := Operator{Router: "http://" + s.webAddr.String() + "/", RecordKey: op.RecordKey}
+	turn := 0
+	change := func(f func(*journal.Routing) error) { // through the stores and through a router by turns
 		t.Helper()
-		require.NoError(t, op.change(t.Context(), &bytes.Buffer{}, f))
+		turn++
+		require.NoError(t, []*Operator{&op, &through}[turn%2].change(t.Context(), &bytes.Buffer{}, f))
 	}
 	obeyed := func(want, address string) {
 		t.Helper()
@@ -45,37 +51,45 @@ func TestOperatorsRoute(t *testing.T) {
 		t.Fatal("no key set")
 	}
 	require.Zero(t, s.routes.Current().N)
-	change(func(t *region.Table, r *journal.Routing) error {
-		return edit(t, r, "us", func(g *journal.RegionRouting) { g.Drained = true })
+	change(func(r *journal.Routing) error {
+		return edit(r, "us", func(g *journal.RegionRouting) { g.Drained = true })
 	})
 	obeyed("eu", "127.1.0.1")
 	later := p.start(t, "us")
 	require.Eventually(t, func() bool { return named(t, later, "127.12.0.1") == "127.1.0.1" }, 20*time.Second, 10*time.Millisecond)
-	change(func(t *region.Table, r *journal.Routing) error {
-		err := edit(t, r, "us", func(g *journal.RegionRouting) { g.Drained = false })
-		return errors.Join(err, override(t, r, netip.MustParsePrefix("127.12.0.0/24"), "ap"))
+	change(func(r *journal.Routing) error {
+		err := edit(r, "us", func(g *journal.RegionRouting) { g.Drained = false })
+		return errors.Join(err, override(r, netip.MustParsePrefix("127.12.0.0/24"), "ap"))
 	})
 	obeyed("ap", "127.3.0.1")
 	require.Equal(t, "127.2.0.1", named(t, s, "127.12.1.1"), "the next network isn't overridden")
 	var out bytes.Buffer
 	ask := asker{Router: "http://" + s.webAddr.String()}
-	require.NoError(t, ask.get(t.Context(), "/routing", nil, &out))
+	require.NoError(t, ask.do(t.Context(), http.MethodGet, "/routing", nil, nil, &out))
 	require.Equal(t, "routing 2\neu  in service  weight 1\nus  in service  weight 1\nap  in service  weight 1\n127.12.0.0/24  to ap\n", out.String())
 	out.Reset()
-	require.NoError(t, ask.get(t.Context(), "/explain", map[string][]string{"ip": {"127.12.0.9"}, "format": {"line"}}, &out))
+	require.NoError(t, ask.do(t.Context(), http.MethodGet, "/explain", map[string][]string{"ip": {"127.12.0.9"}, "format": {"line"}, "name": {"play.meridian.test"}}, nil, &out))
 	require.Contains(t, out.String(), "127.12.0.9 Ashburn, US → ap (the operator's override for this network), then us (farther 0 km), then eu (farther 6549 km)")
-	require.ErrorContains(t, ask.get(t.Context(), "/explain", map[string][]string{"ip": {"mars"}}, &out), "ip: want an IPv4 or IPv6 address")
-	change(func(t *region.Table, r *journal.Routing) error {
-		return override(t, r, netip.MustParsePrefix("127.12.0.0/24"), "")
+	require.ErrorContains(t, ask.do(t.Context(), http.MethodGet, "/explain", map[string][]string{"ip": {"mars"}}, nil, &out), "ip: want an IPv4 or IPv6 address")
+	change(func(r *journal.Routing) error {
+		return override(r, netip.MustParsePrefix("127.12.0.0/24"), "")
 	})
 	obeyed("us", "127.2.0.1")
 
-	require.ErrorContains(t, op.change(t.Context(), &out, func(t *region.Table, r *journal.Routing) error {
-		return edit(t, r, "mars", func(*journal.RegionRouting) {})
+	require.ErrorContains(t, op.change(t.Context(), &out, func(r *journal.Routing) error {
+		return edit(r, "mars", func(g *journal.RegionRouting) { g.Drained = true })
 	}), `region "mars": not in the region table`)
-	require.ErrorContains(t, op.change(t.Context(), &out, func(t *region.Table, r *journal.Routing) error {
+	require.ErrorContains(t, through.change(t.Context(), &out, func(r *journal.Routing) error {
+		return override(r, netip.MustParsePrefix("127.12.0.0/24"), "mars")
+	}), `router: region "mars": not in the region table`)
+	wrong := through
+	other, err := token.NewSigner("record-1")
+	require.NoError(t, err)
+	wrong.RecordKey = service.Secret(other.Reveal())
+	require.ErrorContains(t, wrong.change(t.Context(), &out, func(*journal.Routing) error { return nil }), "signed by a record key in force")
+	require.ErrorContains(t, op.change(t.Context(), &out, func(r *journal.Routing) error {
 		w := -1.0
-		return edit(t, r, "us", func(g *journal.RegionRouting) { g.Weight = &w })
+		return edit(r, "us", func(g *journal.RegionRouting) { g.Weight = &w })
 	}), "want 0 to 100")
 }
 
@@ -96,7 +110,7 @@ func TestRoutingRaces(t *testing.T) {
 	}
 	drain := func(name string) func(*journal.Routing) error {
 		return func(r *journal.Routing) error {
-			return edit(p.table, r, name, func(g *journal.RegionRouting) { g.Drained = true })
+			return edit(r, name, func(g *journal.RegionRouting) { g.Drained = true })
 		}
 	}
 	require.ErrorIs(t, write(func(r *journal.Routing) error {
@@ -137,4 +151,77 @@ func TestSlowPathwaysArePenalisedOnce(t *testing.T) {
 	require.Equal(t, "eu-2", first, "siblings are equals")
 	require.NotContains(t, reload, "x=")
 	require.Equal(t, http.StatusOK, get(rt, "/steer?x=eu-1.zz,mars.1,.,eu-1.99999999999999999999", "127.11.0.1").Code)
+}
+
+// routesFake is a routing journal in memory.
+type routesFake struct {
+	current  journal.Routing
+	forged   error
+	unstored error
+}
+
+func (f *routesFake) Current() journal.Routing { return f.current }
+
+func (f *routesFake) Verify(entry []byte) (r journal.Routing, err error) {
+	if f.forged != nil {
+		return r, f.forged
+	}
+	return r, json.Unmarshal(entry, &r)
+}
+
+func (f *routesFake) Write(_ context.Context, n int64, entry []byte) error {
+	if n != f.current.N+1 {
+		return journal.ErrRoutingRace
+	}
+	return f.unstored
+}
+
+// TestRoutingEntriesAreChecked before they are written.
+func TestRoutingEntriesAreChecked(t *testing.T) {
+	rt := testRouter(t, testBoard(t))
+	var err error
+	rt.table, err = region.Loopback()
+	require.NoError(t, err)
+	routes := &routesFake{current: journal.Routing{N: 7}}
+	rt.routes = routes
+	put := func(body string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPut, "http://router/routing", strings.NewReader(body))
+		w := httptest.NewRecorder()
+		rt.handler().ServeHTTP(w, r)
+		return w
+	}
+	at := func(d time.Duration) string { return testNow.Add(d).Format(time.RFC3339) }
+	good := `{"n":8,"at":"` + at(0) + `","regions":{"us":{"drained":true}}}`
+	for name, c := range map[string]struct {
+		body     string
+		forged   error
+		unstored error
+		status   int
+		says     string
+	}{
+		"good":               {body: good, status: 200, says: "us  drained  weight 1\n"},
+		"forged":             {body: good, forged: token.ErrForged, status: 403, says: "signed by a record key"},
+		"no keys yet":        {body: good, forged: errNoKeys, status: 503, says: "try again"},
+		"no number":          {body: `{"n":9,"at":"` + at(0) + `"}`, status: 409, says: "someone else"},
+		"an old number":      {body: `{"n":6,"at":"` + at(0) + `"}`, status: 409, says: "someone else"},
+		"signed long ago":    {body: `{"n":8,"at":"` + at(-6*time.Minute) + `"}`, status: 403, says: "at most 5m0s"},
+		"signed in future":   {body: `{"n":8,"at":"` + at(6*time.Minute) + `"}`, status: 403, says: "at most 5m0s"},
+		"unknown region":     {body: `{"n":8,"at":"` + at(0) + `","regions":{"mars":{}}}`, status: 422, says: "not in the region table"},
+		"unknown override":   {body: `{"n":8,"at":"` + at(0) + `","overrides":[{"network":"10.0.0.0/8","region":"mars"}]}`, status: 422, says: "mars"},
+		"too large":          {body: strings.Repeat(" ", maxRoutingBytes+1), status: 413, says: "at most 1048576 bytes"},
+		"stores unreachable": {body: good, unstored: errors.New("taken by 1 of 3 regions"), status: 503, says: "taken by 1 of 3"},
+	} {
+		routes.forged, routes.unstored = c.forged, c.unstored
+		w := put(c.body)
+		require.Equal(t, c.status, w.Code, name)
+		require.Contains(t, w.Body.String(), c.says, name)
+	}
+	var r journal.Routing
+	require.NoError(t, json.Unmarshal(get(rt, "/routing?format=json", "127.0.0.1").Body.Bytes(), &r))
+	require.EqualValues(t, 7, r.N)
+	for _, path := range []string{"/explain", "/steer", "/v/-/" + asset + "/master.m3u8"} {
+		w := httptest.NewRecorder()
+		rt.handler().ServeHTTP(w, httptest.NewRequest(http.MethodPut, "http://router"+path, nil))
+		require.Equal(t, http.StatusMethodNotAllowed, w.Code, path)
+	}
 }

@@ -117,7 +117,7 @@ func testMetrics(t testing.TB) *metrics {
 func testRouter(t testing.TB, board *geo.Board) *router {
 	t.Helper()
 	now := func() time.Time { return testNow }
-	return &router{board: board, self: "eu", records: testRecords, rate: newRate(2000, now), now: now,
+	return &router{board: board, zone: testZone(t, board), self: "eu", records: testRecords, rate: newRate(2000, now), now: now,
 		proxies: []netip.Prefix{netip.MustParsePrefix("127.1.0.0/16")}, log: slog.New(slog.DiscardHandler), metrics: testMetrics(t)}
 }
 

@@ -70,7 +70,7 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	}
 	s.routes = journal.NewRoutes(store, s.keys, s.applyRouting, rt.Log)
 	s.router = &router{
-		table: rt.Table, routes: s.routes.Current, board: s.board, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
+		table: rt.Table, routes: storedRoutes{s.routes, store, s.keys}, board: s.board, zone: s.zone, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
 		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
 	}
 	return s, nil

@@ -186,12 +186,18 @@ func ChangeRouting(ctx context.Context, store *objects.Store, ks *token.KeySet, 
 	if err != nil {
 		return r, err
 	}
+	return r, WriteRouting(ctx, store, r.N, body)
+}
+
+// WriteRouting writes a signed entry under its number: to all regions, and a
+// majority must take it. ErrRoutingRace when one of them has another.
+func WriteRouting(ctx context.Context, store *objects.Store, n int64, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	buckets := store.Regions()
 	results := make(chan error, len(buckets))
 	for _, b := range buckets {
-		go func() { results <- b.Put(ctx, objects.JournalKey(objects.RoutingJournal, r.N), objects.Bytes(body)) }()
+		go func() { results <- b.Put(ctx, objects.JournalKey(objects.RoutingJournal, n), objects.Bytes(body)) }()
 	}
 	var errs []error
 	taken := 0
@@ -200,14 +206,14 @@ func ChangeRouting(ctx context.Context, store *objects.Store, ks *token.KeySet, 
 		case err == nil:
 			taken++
 		case errors.Is(err, objects.ErrConflict):
-			return r, ErrRoutingRace
+			return ErrRoutingRace
 		default:
 			errs = append(errs, err)
 		}
 	}
 	if taken <= len(buckets)/2 {
-		return r, fmt.Errorf("routing %d: taken by %d of %d regions, which may or may not make it count: look, and try again: %w",
-			r.N, taken, len(buckets), errors.Join(errs...))
+		return fmt.Errorf("routing %d: taken by %d of %d regions, which may or may not make it count: look, and try again: %w",
+			n, taken, len(buckets), errors.Join(errs...))
 	}
-	return r, nil
+	return nil
 }
