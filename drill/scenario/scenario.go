@@ -1,0 +1,208 @@
+package scenario
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+)
+
+// Duration is a time.Duration written as "2s" in YAML.
+type Duration time.Duration
+
+// UnmarshalYAML parses a Go duration string.
+func (d *Duration) UnmarshalYAML(node ast.Node) error {
+	text := node.GetToken().Value
+	v, err := time.ParseDuration(text)
+	if err != nil {
+		return &yaml.SyntaxError{Message: fmt.Sprintf("%q: want a duration such as 2s or 1m30s", text), Token: node.GetToken()}
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText renders d as a Go duration string.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Std is d as a time.Duration.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// Scenario is one drill.
+type Scenario struct {
+	// Name is unique, and what it is run by: "kill-region".
+	Name string `yaml:"name"`
+	// Title is one line for people.
+	Title string `yaml:"title"`
+	// Shows is what it is good for, a sentence or two.
+	Shows string `yaml:"shows"`
+	// Core scenarios are run when none is named.
+	Core bool `yaml:"core,omitempty"`
+	Load Load `yaml:"load"`
+	// WarmUp is how long viewers watch before anything is counted.
+	WarmUp Duration `yaml:"warm_up"`
+	// Control is how long everything is counted without a fault.
+	Control Duration `yaml:"control"`
+	// Steps in the order of their times; none for a run without faults.
+	Steps []Step `yaml:"steps,omitempty"`
+	// Watch is how long viewers go on once the last fault has been undone.
+	Watch      Duration   `yaml:"watch"`
+	Objectives Objectives `yaml:"objectives"`
+}
+
+// Load is who uses the platform meanwhile.
+type Load struct {
+	// Viewers near each region, in table order: the first number is for the first
+	// region. Regions without a number have none.
+	Viewers []int `yaml:"viewers"`
+	// Creators near each region, as Viewers.
+	Creators []int `yaml:"creators,omitempty"`
+	// Buffer is how much video viewers hold in hand.
+	Buffer Duration `yaml:"buffer"`
+}
+
+// Fault is what happens.
+type Fault string
+
+// The faults. A target may not know all of them.
+const (
+	// Kill ends every process of a region at once, or one process of it.
+	Kill Fault = "kill"
+	// Hang stops them where they stand: connections are accepted and never answered.
+	Hang Fault = "hang"
+	// Silence loses every packet to a region (direction in), from it (out), or both.
+	Silence Fault = "silence"
+	// Stop ends a region in order.
+	Stop Fault = "stop"
+)
+
+// Faults are all of them.
+var Faults = []Fault{Kill, Hang, Silence, Stop}
+
+// Direction of what a silent region loses, seen from the region.
+type Direction string
+
+// The directions.
+const (
+	Both Direction = "both"
+	In   Direction = "in"
+	Out  Direction = "out"
+)
+
+// Regions that are not named but found when the drill runs.
+const (
+	// Leader is the region whose PostgreSQL leads.
+	Leader = "leader"
+	// Follower is the first region, in table order, whose PostgreSQL doesn't.
+	Follower = "follower"
+	// First, Second and Third are regions in table order.
+	First, Second, Third = "first", "second", "third"
+)
+
+// Step is one fault.
+type Step struct {
+	At    Duration `yaml:"at"`
+	Fault Fault    `yaml:"fault"`
+	// On is a region: its name, or leader, follower, first, second, third.
+	On string `yaml:"on"`
+	// Process makes it a fault of one process of the region: api, encoder, geodns,
+	// edge-1, edge-2, minio, nats, postgres, etcd. Empty: of all of it.
+	Process string `yaml:"process,omitempty"`
+	// Direction of silence; both if empty.
+	Direction Direction `yaml:"direction,omitempty"`
+	// For is how long it lasts until it is undone. A killed process isn't undone:
+	// the platform itself must bring it back.
+	For Duration `yaml:"for,omitempty"`
+	// Wipe brings a killed region back with an empty object store.
+	Wipe bool `yaml:"wipe,omitempty"`
+}
+
+// End is when the step is undone, or happens if there is nothing to undo.
+func (s Step) End() time.Duration { return s.At.Std() + s.For.Std() }
+
+// Heals reports whether the step is undone by the drill.
+func (s Step) Heals() bool { return s.For > 0 }
+
+func (s Step) String() string {
+	what := string(s.Fault) + " " + s.On
+	if s.Process != "" {
+		what += " " + s.Process
+	}
+	if s.Direction != "" && s.Direction != Both {
+		what += " (" + string(s.Direction) + ")"
+	}
+	if s.For > 0 {
+		what += " for " + s.For.Std().String()
+	}
+	return what
+}
+
+// Objectives are what must hold. Those left out are measured and not judged.
+type Objectives struct {
+	// Stalls of viewers who are steered (steering and DNS): 500 ms without progress
+	// on an empty buffer.
+	Stalls *int `yaml:"stalls,omitempty"`
+	// PlainStalls are stalls of viewers in the plain form, who know no steering.
+	PlainStalls *int `yaml:"plain_stalls,omitempty"`
+	// Reroute is when the last wrong answer of a living router may come after a fault.
+	Reroute Reroute `yaml:"reroute,omitempty"`
+	// Moved is when the last steered viewer of what was lost has video from elsewhere.
+	Moved *Duration `yaml:"moved,omitempty"`
+	// WrongRegion is how many seconds a viewer may be sent to another region than
+	// the nearest living one, on average.
+	WrongRegion *Duration `yaml:"wrong_region,omitempty"`
+	// StartUp is how long 95 of 100 sessions opened meanwhile may take to the first picture.
+	StartUp *Duration `yaml:"start_up,omitempty"`
+	// FailedOpens are sessions that never came to a first picture.
+	FailedOpens *int `yaml:"failed_opens,omitempty"`
+	// Corrupt are answers whose bytes aren't those another edge gave, or not all of them.
+	Corrupt *int `yaml:"corrupt,omitempty"`
+	// Writes is the longest time without a success a creator at a living region may see.
+	Writes *Duration `yaml:"writes,omitempty"`
+	// Lost are acknowledged uploads and writes that are gone, and objects no store has.
+	Lost *int `yaml:"lost,omitempty"`
+	// Ready is how long the last acknowledged upload may take to be ready once the
+	// platform is whole again.
+	Ready *Duration `yaml:"ready,omitempty"`
+	// Recovery is how long the platform may take to be whole after the last undoing.
+	Recovery *Duration `yaml:"recovery,omitempty"`
+	// Reconciled is how long all stores may take after that to hold what the catalog names.
+	Reconciled *Duration `yaml:"reconciled,omitempty"`
+}
+
+// Reroute is per transport.
+type Reroute struct {
+	Redirect *Duration `yaml:"redirect,omitempty"`
+	Steering *Duration `yaml:"steering,omitempty"`
+	// DNS is of the name servers' answers; resolvers keep them for one TTL more.
+	DNS *Duration `yaml:"dns,omitempty"`
+}
+
+// IsZero reports whether nothing is asked of any transport.
+func (r Reroute) IsZero() bool { return r == Reroute{} }
+
+// Length is how long the scenario's phases take, without waiting for recovery.
+func (s Scenario) Length() time.Duration {
+	return s.WarmUp.Std() + s.Control.Std() + s.LastEnd() + s.Watch.Std()
+}
+
+// LastEnd is when the last step is over.
+func (s Scenario) LastEnd() time.Duration {
+	var end time.Duration
+	for _, step := range s.Steps {
+		end = max(end, step.End())
+	}
+	return end
+}
+
+// Scale multiplies the load by f; whoever was there stays at least one.
+func (s Scenario) Scale(f float64) Scenario {
+	s.Load.Viewers = slices.Clone(s.Load.Viewers)
+	for i, n := range s.Load.Viewers {
+		if n > 0 {
+			s.Load.Viewers[i] = max(1, int(float64(n)*f+0.5))
+		}
+	}
+	return s
+}

@@ -1,0 +1,285 @@
+package target
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/internal/objects/repair"
+	"github.com/meridian-video/meridian/internal/platform"
+	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/wan"
+)
+
+const (
+	statusTime = 5 * time.Second
+	// askLeader bounds the question to one region, portPatroni answers it.
+	askLeader   = time.Second
+	portPatroni = "8008"
+	// sourcesEach is how many addresses viewers near a region have.
+	sourcesEach = 250
+)
+
+// Platform is a platform of `meridian up` on this machine.
+type Platform struct {
+	remote platform.Remote
+}
+
+// OpenPlatform finds the platform that runs on a state directory; empty is the
+// default one.
+func OpenPlatform(ctx context.Context, stateDir string) (*Platform, error) {
+	p := &Platform{remote: platform.Remote{StateDir: stateDir}}
+	if _, err := p.remote.Status(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Describe reads the platform's files.
+func (p *Platform) Describe(ctx context.Context) (*Description, error) {
+	file := func(name string) (string, error) { return p.remote.Path(name) }
+	path, err := file("regions.yaml")
+	if err != nil {
+		return nil, err
+	}
+	table, err := region.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(table.Regions) < 3 {
+		return nil, fmt.Errorf("the platform has %d region: a drill wants three, so that one can be lost: start it with `meridian up --isolated`", len(table.Regions))
+	}
+	st, err := p.remote.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := &Description{Table: table, Name: "meridian up"}
+	if d.APIKey, err = p.apiKey(); err != nil {
+		return nil, err
+	}
+	var open []*wan.Namespace
+	d.Close = func() error {
+		var errs []error
+		for _, n := range open {
+			errs = append(errs, n.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for i, r := range table.Regions {
+		place := Place{Near: r.Name, From: fromHere}
+		if st.Isolated {
+			d.Name = "meridian up --isolated"
+			ns, err := wan.OpenNamespace(st.Namespaces[wan.ViewersNode(r.Name)])
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("where viewers near %s are: %w", r.Name, err), d.Close())
+			}
+			open = append(open, ns)
+			place.From = func(source netip.Addr) Dial { return ns.DialFrom(source) }
+		}
+		place.Sources = sources(r, st.Isolated, i)
+		d.Places = append(d.Places, place)
+	}
+	d.Reconcile = p.reconcile
+	d.Leader = func(ctx context.Context) (string, error) { return leader(ctx, table) }
+	return d, nil
+}
+
+// sources are the addresses the development geo database places near a region:
+// 198.18.(10+n).0/24 in an isolated network, 127.(10+n).0.0/16 on loopback.
+func sources(r region.Region, isolated bool, index int) []netip.Addr {
+	a := r.Edges[0].Addresses[0].As4()
+	base := [4]byte{127, byte(11 + index), 0, 0}
+	if isolated {
+		base = [4]byte{a[0], a[1], a[2] + 10, 0}
+	}
+	out := make([]netip.Addr, 0, sourcesEach)
+	for n := range sourcesEach {
+		base[3] = byte(n + 2)
+		out = append(out, netip.AddrFrom4(base))
+	}
+	return out
+}
+
+func fromHere(source netip.Addr) Dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
+		if strings.HasPrefix(network, "udp") {
+			d.LocalAddr = &net.UDPAddr{IP: source.AsSlice()}
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+// apiKey is in the file that up writes for shells.
+func (p *Platform) apiKey() (string, error) {
+	path, err := p.remote.Path("client.env")
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("the platform's API key: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, ok := strings.CutPrefix(strings.TrimSpace(line), "export MERIDIAN_API_KEY="); ok {
+			return key, nil
+		}
+	}
+	return "", fmt.Errorf("%s names no API key: start the platform again", path)
+}
+
+// reconcile is `meridian reconcile` with the file that up writes for operators.
+func (p *Platform) reconcile(ctx context.Context, read bool) (repair.Report, error) {
+	path, err := p.remote.Path("operator.yaml")
+	if err != nil {
+		return repair.Report{}, err
+	}
+	var c repair.Command
+	k, err := kong.New(&c, kong.Name("reconcile"), kong.Configuration(service.YAMLFile, path), kong.Exit(func(int) {}))
+	if err == nil {
+		_, err = k.Parse(nil)
+	}
+	if err != nil {
+		return repair.Report{}, fmt.Errorf("%s: %w", path, err)
+	}
+	var out bytes.Buffer
+	c.Read, c.JSON, c.Out = read, true, &out
+	err = c.Run(ctx)
+	report, ok := parseReport(out.Bytes())
+	if !ok {
+		return report, fmt.Errorf("compare stores and catalog: %w", err)
+	}
+	return report, nil
+}
+
+// Status asks the platform.
+func (p *Platform) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	st, err := p.remote.Status(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	out := Status{Whole: st.Wrong()}
+	for _, r := range st.Regions {
+		if r.Condition != platform.Up {
+			out.Down = append(out.Down, r.Name)
+		}
+	}
+	return out, nil
+}
+
+// Apply makes a fault.
+func (p *Platform) Apply(ctx context.Context, f Fault) error {
+	if f.Process != "" {
+		sig := syscall.SIGKILL
+		if f.Kind == scenario.Hang {
+			sig = syscall.SIGSTOP
+		}
+		return p.signal(ctx, f, sig)
+	}
+	args := url.Values{}
+	if f.Kind == scenario.Silence {
+		direction := f.Direction
+		if direction == "" {
+			direction = scenario.Both
+		}
+		args.Set("direction", string(direction))
+	}
+	return p.remote.Operate(ctx, string(f.Kind), f.Region, args, nil)
+}
+
+// Heal undoes it. What is undone already is no error.
+func (p *Platform) Heal(ctx context.Context, f Fault) error {
+	if f.Process != "" {
+		if f.Kind == scenario.Hang {
+			return p.signal(ctx, f, syscall.SIGCONT)
+		}
+		return nil // the platform restarts it
+	}
+	undo := map[scenario.Fault]string{scenario.Kill: "start", scenario.Stop: "start", scenario.Hang: "resume", scenario.Silence: "heal"}
+	err := p.remote.Operate(ctx, undo[f.Kind], f.Region, url.Values{"wipe-objects": {strconv.FormatBool(f.Wipe)}}, nil)
+	var refused *platform.Error
+	if errors.As(err, &refused) && slices.Contains([]platform.Code{platform.NotDown, platform.NotHung, platform.NotSilent}, refused.Code) {
+		return nil
+	}
+	return err
+}
+
+// signal sends a signal to a process of a region.
+func (p *Platform) signal(ctx context.Context, f Fault, sig syscall.Signal) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	st, err := p.remote.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, r := range st.Regions {
+		if r.Name != f.Region {
+			continue
+		}
+		for _, x := range r.Processes {
+			names = append(names, x.Name)
+			if x.Name != f.Process && x.Name != f.Region+"-"+strings.TrimPrefix(f.Process, "edge-") {
+				continue
+			}
+			if x.PID == 0 || x.State == supervise.Stopped {
+				return fmt.Errorf("%s: %s of %s doesn't run", f, x.Name, f.Region)
+			}
+			if err := syscall.Kill(x.PID, sig); err != nil {
+				return fmt.Errorf("%s: process %d: %w", f, x.PID, err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %s has no process %q: want one of %s", f, f.Region, f.Process, strings.Join(names, ", "))
+}
+
+// leader asks every region's Patroni whether it leads, until one does.
+func leader(ctx context.Context, t *region.Table) (string, error) {
+	client := &http.Client{Timeout: askLeader, Transport: &http.Transport{DisableKeepAlives: true}}
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		for _, r := range t.Regions {
+			host, _, err := net.SplitHostPort(r.Postgres)
+			if err != nil {
+				continue // a serving-only region has none
+			}
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, portPatroni)+"/primary", nil)
+			if err != nil {
+				return "", err
+			}
+			res, err := client.Do(req)
+			if err != nil {
+				continue // a region that is lost; the next one may know
+			}
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return r.Name, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("no region's PostgreSQL leads: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}

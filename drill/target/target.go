@@ -1,0 +1,137 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/internal/objects/repair"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+// Target is a platform under drill. Its methods may be called concurrently.
+type Target interface {
+	// Describe says where everything is; called once.
+	Describe(ctx context.Context) (*Description, error)
+	// Status says how the platform is.
+	Status(ctx context.Context) (Status, error)
+	// Apply makes a fault and returns when it is there.
+	Apply(ctx context.Context, f Fault) error
+	// Heal undoes a fault.
+	Heal(ctx context.Context, f Fault) error
+}
+
+// Dial connects from a viewer's address to a literal address.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Place is where viewers near a region are.
+type Place struct {
+	// Near is the region's name.
+	Near string
+	// Sources are addresses viewers may have. At least one.
+	Sources []netip.Addr
+	// From returns what connects from one of them.
+	From func(source netip.Addr) Dial
+}
+
+// Description is what doesn't change during a drill.
+type Description struct {
+	// Name of the target: "meridian up --isolated".
+	Name string
+	// Table as the drill reaches it.
+	Table *region.Table
+	// Places in the order of the table's regions, one for each.
+	Places []Place
+	// APIKey of a creator; the APIs are in the table.
+	APIKey string
+	// Reconcile compares all stores with the catalog; read has every byte compared.
+	Reconcile func(ctx context.Context, read bool) (repair.Report, error)
+	// Leader is the region whose PostgreSQL leads.
+	Leader func(ctx context.Context) (string, error)
+	// Close lets go of what the description holds.
+	Close func() error
+}
+
+// Status of a platform.
+type Status struct {
+	// Whole is nil when every region is up and every process ready, else what isn't.
+	Whole error
+	// Down are the regions that are not up.
+	Down []string
+}
+
+// Fault is a step whose region has been found.
+type Fault struct {
+	Kind      scenario.Fault
+	Region    string
+	Process   string
+	Direction scenario.Direction
+	Wipe      bool
+}
+
+func (f Fault) String() string {
+	return scenario.Step{Fault: f.Kind, On: f.Region, Process: f.Process, Direction: f.Direction}.String()
+}
+
+// Hits are the edges that a fault takes away.
+func (f Fault) Hits(t *region.Table) []string {
+	r, ok := t.Get(f.Region)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for i, e := range r.Edges {
+		if f.Process == "" || f.Process == e.Name || f.Process == fmt.Sprintf("edge-%d", i+1) {
+			out = append(out, e.Name)
+		}
+	}
+	return out
+}
+
+// HitsRouter reports whether a fault takes the region's router away.
+func (f Fault) HitsRouter() bool { return f.Process == "" || f.Process == "geodns" }
+
+// Resolve finds the region of a step.
+func (d *Description) Resolve(ctx context.Context, s scenario.Step) (Fault, error) {
+	f := Fault{Kind: s.Fault, Region: s.On, Process: s.Process, Direction: s.Direction, Wipe: s.Wipe}
+	names := d.Table.Names()
+	nth := func(n int) error {
+		if n >= len(names) {
+			return fmt.Errorf("step %q: the platform has %d regions: name one of %v", s, len(names), names)
+		}
+		f.Region = names[n]
+		return nil
+	}
+	switch s.On {
+	case scenario.First:
+		return f, nth(0)
+	case scenario.Second:
+		return f, nth(1)
+	case scenario.Third:
+		return f, nth(2)
+	case scenario.Leader, scenario.Follower:
+		ctx, cancel := context.WithTimeout(ctx, leaderTime)
+		defer cancel()
+		leader, err := d.Leader(ctx)
+		if err != nil {
+			return f, fmt.Errorf("step %q: %w", s, err)
+		}
+		f.Region = leader
+		if s.On == scenario.Follower {
+			i := slices.IndexFunc(names, func(n string) bool { return n != leader })
+			return f, nth(max(i, 0))
+		}
+		return f, nil
+	}
+	if !slices.Contains(names, s.On) {
+		return f, fmt.Errorf("step %q: no region %q: want one of %v, leader, follower, first, second or third", s, s.On, names)
+	}
+	return f, nil
+}
+
+// leaderTime is how long a leader is looked for: long enough for an election.
+const leaderTime = 30 * time.Second
