@@ -12,6 +12,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/service"
 )
 
@@ -47,26 +48,10 @@ func (f File) Write(path string) error {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
 	if err == nil {
-		err = writeFile(path, b)
+		err = durable.Write(path, b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("client configuration: %w", err)
-	}
-	return nil
-}
-
-// writeFile replaces a file whole.
-func writeFile(path string, b []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/durable"
 )
 
 // remembered is how long an upload that was cut off can be gone on with; the
@@ -88,7 +90,7 @@ func forgetOld(dir string) {
 func (m *memory) save() error {
 	b, err := json.Marshal(m)
 	if err == nil {
-		err = writeFile(m.path, b)
+		err = durable.Write(m.path, b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("upload state: %w", err)

@@ -11,7 +11,8 @@ import (
 )
 
 // Write replaces the file at path by one with the content b and the mode. It
-// never leaves half a file under the name.
+// never leaves half a file under the name, and what it has written outlives the
+// loss of power.
 func Write(path string, b []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
@@ -30,7 +31,16 @@ func Write(path string, b []byte, mode os.FileMode) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a renamed file's new name durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Secret returns the secret in the file at path, without surrounding space. If

@@ -44,8 +44,8 @@ func TestDocsCommands(t *testing.T) {
 					continue
 				}
 				require.False(t, strings.Contains(line, "ASSET") && asset == "", "%q comes before any asset", line)
-				line = strings.NewReplacer("bin/meridian", platform.bin, "127.1.0.1", host(platform.api), "127.1.0.2", host(platform.region().Edges[1].URL),
-					"ASSET", asset, "API_KEY", platform.key).Replace(line)
+				line = strings.NewReplacer("bin/meridian", platform.Bin, "127.1.0.1", host(platform.api), "127.1.0.2", host(platform.region().Edges[1].URL),
+					"ASSET", asset, "API_KEY", platform.Key).Replace(line)
 				out := shell(t, root, line)
 				if strings.Contains(line, " upload ") {
 					found := assetInOutput.FindString(out)
@@ -69,7 +69,7 @@ func shell(t *testing.T, dir, line string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-eo", "pipefail", "-c", strings.Replace(line, "curl ", "curl -fsS ", 1))
 	cmd.Dir = dir
-	cmd.Env = platform.command(ctx).Env
+	cmd.Env = platform.Env()
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s\n%s", line, out)
 	return string(out)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/testenv"
 )
@@ -18,11 +19,11 @@ import (
 // TestEncodersLostInMidWork kills one encoder and freezes another past its
 // lease while they work on the same video.
 func TestEncodersLostInMidWork(t *testing.T) {
-	own := platform.one(t, func(p process) bool { return p.is("encoder") })
+	own := platform.One(t, func(p stack.Process) bool { return p.Is("encoder") })
 	second := secondEncoder(t, own)
 
 	file := longer(t, "bbb-1080p30.mp4", 40)
-	want := frames(t, file)
+	want := stack.Frames(t, file)
 	up := platform.upload(t, file)
 	playable := up.until("playable", time.Minute)
 
@@ -36,15 +37,15 @@ func TestEncodersLostInMidWork(t *testing.T) {
 
 	ready := up.until("ready", 4*time.Minute)
 	require.Equal(t, playable.Asset, ready.Asset)
-	require.Equal(t, want, frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
+	require.Equal(t, want, stack.Frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
 	requireWinnersOnly(t, ready.Asset)
 }
 
 // secondEncoder runs one more encoder beside the platform's own.
-func secondEncoder(t *testing.T, own process) *exec.Cmd {
+func secondEncoder(t *testing.T, own stack.Process) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(platform.bin, "encoder")
-	for _, e := range own.env {
+	cmd := exec.Command(platform.Bin, "encoder")
+	for _, e := range own.Env {
 		name, _, _ := strings.Cut(e, "=")
 		if name != "MERIDIAN_SCRATCH_DIR" && name != "MERIDIAN_ADMIN_LISTEN" {
 			cmd.Env = append(cmd.Env, e)
@@ -106,7 +107,7 @@ func requireWinnersOnly(t *testing.T, asset string) {
 func TestUploadCutHalfwayResumes(t *testing.T) {
 	file := t.TempDir() + "/half.mp4"
 	// Slow enough to be cut: a large file of real video.
-	ff(t, "ffmpeg", "-v", "error", "-stream_loop", "60", "-i", sample("bbb-1080p30.mp4"), "-c", "copy", "-movflags", "+faststart", file)
+	stack.FF(t, "ffmpeg", "-v", "error", "-stream_loop", "60", "-i", sample("bbb-1080p30.mp4"), "-c", "copy", "-movflags", "+faststart", file)
 	st, err := os.Stat(file)
 	require.NoError(t, err)
 	require.Greater(t, st.Size(), int64(100<<20))

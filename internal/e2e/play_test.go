@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/web/playertest"
 )
@@ -45,7 +46,7 @@ func TestPublishAndPlay(t *testing.T) {
 
 	// Another player: every frame of every variant, through router and edge.
 	master := platform.region().Router.URL + "/v/-/" + ready.Asset + "/master.m3u8"
-	require.Equal(t, 300, frames(t, master))
+	require.Equal(t, 300, stack.Frames(t, master))
 	status, header, _ := get(t, master)
 	require.Equal(t, 302, status)
 	require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"))
@@ -65,25 +66,25 @@ func TestPublishAndPlay(t *testing.T) {
 
 func TestEdgeKilledInMidPlay(t *testing.T) {
 	file := withTone(t, "bbb-1080p30.mp4", 60)
-	want := frames(t, file)
+	want := stack.Frames(t, file)
 	up := platform.upload(t, file)
 	page := watch(t, up.until("playable", time.Minute))
 	page.WaitPosition(12, time.Minute)
 	serving := page.State().Edge
-	edge := platform.one(t, func(p process) bool { return p.is("edge-cache") && p.has("MERIDIAN_EDGE="+serving) })
+	edge := platform.One(t, func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE="+serving) })
 	signalled(t, edge, syscall.SIGKILL)
 	page.Wait("at the sibling", 20*time.Second, func(s playertest.State) bool { return s.Edge != serving })
 	played(t, page, want, 3*time.Minute)
 	up.until("ready", 2*time.Minute)
 
 	// The supervisor brings the edge back.
-	again := platform.one(t, func(p process) bool { return p.is("edge-cache") && p.has("MERIDIAN_EDGE="+serving) })
-	require.NotEqual(t, edge.pid, again.pid)
+	again := platform.One(t, func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE="+serving) })
+	require.NotEqual(t, edge.PID, again.PID)
 }
 
 func TestPlayingStartsBeforeTheEncodeEnds(t *testing.T) {
 	file := withTone(t, "small-426x240-27s.mp4", 120)
-	want := frames(t, file)
+	want := stack.Frames(t, file)
 	up := platform.upload(t, file)
 	page := watch(t, up.until("playable", time.Minute))
 	page.WaitPlaying(30 * time.Second)
@@ -130,7 +131,7 @@ func assetOf(t *testing.T, _ *upload) string {
 func TestEverySampleBecomesReadyAndPlays(t *testing.T) {
 	for _, name := range []string{"small-426x240-27s.mp4", "bbb-rotated-180.mov", "vp9-in-mp4.mp4", "chaplin-mp3audio.mp4", "bikes-noaudio.mp4", "no-duration.webm"} {
 		t.Run(name, func(t *testing.T) {
-			want := frames(t, sample(name))
+			want := stack.Frames(t, sample(name))
 			up := platform.upload(t, sample(name))
 			ready := up.until("ready", 3*time.Minute)
 			require.NoError(t, <-up.ended)
@@ -138,7 +139,7 @@ func TestEverySampleBecomesReadyAndPlays(t *testing.T) {
 			page := watch(t, ready)
 			page.WaitPlaying(30 * time.Second)
 			played(t, page, want, 2*time.Minute)
-			require.Equal(t, want, frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
+			require.Equal(t, want, stack.Frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
 		})
 	}
 }

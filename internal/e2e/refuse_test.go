@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/token"
 )
@@ -34,7 +35,7 @@ func TestBrokenFilesFailWithTheirReason(t *testing.T) {
 		{write("empty.mp4", nil), "empty"},
 	} {
 		t.Run(filepath.Base(c.file), func(t *testing.T) {
-			stdout, stderr, err := platform.cli(t, "upload", "--json", c.file)
+			stdout, stderr, err := platform.CLI(t.Context(), "upload", "--json", c.file)
 			require.Error(t, err)
 			require.Contains(t, stdout+stderr, c.code)
 		})
@@ -49,7 +50,7 @@ func TestBrokenFilesFailWithTheirReason(t *testing.T) {
 func TestOverTheLimit(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, platform.api+"/v1/uploads", nil)
 	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+platform.key)
+	req.Header.Set("Authorization", "Bearer "+platform.Key)
 	req.Header.Set("Tus-Resumable", "1.0.0")
 	req.Header.Set("Upload-Length", "99999999999999")
 	status, header, body := do(t, req)
@@ -83,7 +84,7 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, 401, status(token.None))
 	require.Contains(t, []int{401, 403}, status(good[:len(good)-4]+"AAAA"), "forged")
 
-	b, err := os.ReadFile(filepath.Join(platform.state(), "secrets", token.PlaybackKeyFile))
+	b, err := os.ReadFile(filepath.Join(platform.State(), "secrets", token.PlaybackKeyFile))
 	require.NoError(t, err)
 	signer, err := token.ParseSigner(string(b))
 	require.NoError(t, err)
@@ -150,7 +151,7 @@ func TestMalformedDNS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for _, network := range []string{"udp", "tcp"} {
-		answer, _, err := (&dns.Client{Net: network}).ExchangeContext(ctx, new(dns.Msg).SetQuestion("play."+platform.table.Zone+".", dns.TypeA), at)
+		answer, _, err := (&dns.Client{Net: network}).ExchangeContext(ctx, new(dns.Msg).SetQuestion("play."+platform.Table.Zone+".", dns.TypeA), at)
 		require.NoError(t, err)
 		require.Equal(t, dns.RcodeSuccess, answer.Rcode)
 		require.NotEmpty(t, answer.Answer)
@@ -160,7 +161,7 @@ func TestMalformedDNS(t *testing.T) {
 // store reads the platform's object store with its own credentials.
 func store(t *testing.T) *objects.Store {
 	t.Helper()
-	api := platform.one(t, func(p process) bool { return p.is("api") })
+	api := platform.One(t, func(p stack.Process) bool { return p.Is("api") })
 	return storeFrom(t, api)
 }
 

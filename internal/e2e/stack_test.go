@@ -2,237 +2,50 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/testenv"
 )
 
-// stack is a running platform of one region.
-type stack struct {
-	dir, bin string
-	cmd      *exec.Cmd
-	output   *testenv.Buffer
-	table    *region.Table
-	api, key string
+// oneRegion is a running platform of one region.
+type oneRegion struct {
+	*stack.Stack
+	api string
 }
 
-var platform *stack
+var platform *oneRegion
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "meridian-e2e-")
+	s, err := stack.Start(stack.Options{Name: "e2e", Args: []string{"--regions", "eu", "--network", "210"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	// Postgres runs as another user and must be able to pass.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	platform, err = start(dir)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		platform.dumpLogs()
-	}
-	if err := platform.stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	return code
+	platform = &oneRegion{s, s.Table.Regions[0].API}
+	return s.Run(m)
 }
 
-func start(dir string) (*stack, error) {
-	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &testenv.Buffer{}}
-	build := exec.Command("go", "build", "-o", s.bin, "github.com/meridian-video/meridian")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build: %w\n%s", err, out)
-	}
-	s.cmd = s.command(context.Background(), "up", "--regions", "eu", "--state", s.state(), "--network", "210")
-	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
-	// The platform ends with the tests, however they end. The signal is tied to
-	// the thread that starts it, which must therefore stay.
-	runtime.LockOSThread()
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	began := time.Now()
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	for {
-		if err := s.load(); err == nil && s.ready() == nil {
-			break
-		} else if time.Since(began) > 2*time.Minute {
-			s.dumpLogs()
-			return nil, errors.Join(fmt.Errorf("the platform isn't ready after two minutes: %w", errors.Join(err, s.ready())), s.stop())
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	fmt.Printf("one region up in %.1f s\n", time.Since(began).Seconds())
-	return s, nil
-}
-
-func (s *stack) state() string { return filepath.Join(s.dir, "state") }
-
-// command runs the binary with the configuration of this platform's own.
-func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.bin, args...)
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config"), "XDG_STATE_HOME="+filepath.Join(s.dir, "client"))
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 20 * time.Second
-	return cmd
-}
-
-func (s *stack) load() error {
-	t, err := region.Load(filepath.Join(s.state(), "regions.yaml"))
-	if err != nil {
-		return err
-	}
-	s.table = t
-	b, err := os.ReadFile(filepath.Join(s.dir, "config", "meridian", "client.yaml"))
-	if err != nil {
-		return err
-	}
-	var client struct {
-		API string `yaml:"api"`
-		Key string `yaml:"api_key"`
-	}
-	if err := yaml.Unmarshal(b, &client); err != nil {
-		return err
-	}
-	s.api, s.key = client.API, client.Key
-	return nil
-}
-
-// ready says whether the platform has told its user so.
-func (s *stack) ready() error {
-	if !strings.Contains(s.output.String(), "meridian upload") {
-		return errors.New("the table of addresses isn't printed yet")
-	}
-	return nil
-}
-
-func (s *stack) region() region.Region { return s.table.Regions[0] }
-
-// stop ends the platform as Ctrl-C does and checks that nothing of it is left.
-func (s *stack) stop() error {
-	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.cmd.Wait() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("meridian up: %w\n%s", err, s.output)
-		}
-	case <-time.After(time.Minute):
-		return errors.Join(errors.New("meridian up didn't end within a minute of SIGINT"), s.cmd.Process.Kill())
-	}
-	if left := s.processes(func(process) bool { return true }); len(left) > 0 {
-		return fmt.Errorf("left running: %+v", left)
-	}
-	return nil
-}
-
-func (s *stack) dumpLogs() {
-	fmt.Printf("--- meridian up\n%s\n", s.output)
-	err := filepath.WalkDir(s.state(), func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".log") {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		fmt.Printf("--- %s\n%s\n", path, b[max(0, len(b)-6000):])
-		return err
-	})
-	if err != nil {
-		fmt.Println("logs:", err)
-	}
-}
-
-// process is a process that belongs to this platform.
-type process struct {
-	pid  int
-	args []string
-	env  []string
-}
-
-func (p process) is(subcommand string) bool { return len(p.args) > 1 && p.args[1] == subcommand }
-func (p process) has(env string) bool       { return slices.Contains(p.env, env) }
-
-// processes finds this platform's processes by their environment or arguments.
-func (s *stack) processes(match func(process) bool) []process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var out []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		env, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		args, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || len(args) == 0 || !bytes.Contains(append(env, args...), []byte(s.state())) {
-			continue
-		}
-		p := process{pid, strings.Split(string(args), "\x00"), strings.Split(string(env), "\x00")}
-		if match(p) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func (s *stack) one(t *testing.T, match func(process) bool) process {
-	t.Helper()
-	var found []process
-	require.Eventually(t, func() bool { found = s.processes(match); return len(found) == 1 }, 20*time.Second, 50*time.Millisecond, "processes: %+v", found)
-	return found[0]
-}
+func (s *oneRegion) region() region.Region { return s.Table.Regions[0] }
 
 // signalled sends a signal to a process of the platform.
-func signalled(t *testing.T, p process, sig syscall.Signal) {
+func signalled(t *testing.T, p stack.Process, sig syscall.Signal) {
 	t.Helper()
-	require.NoError(t, syscall.Kill(p.pid, sig))
-}
-
-// cli runs a subcommand to its end and returns what it printed.
-func (s *stack) cli(t *testing.T, args ...string) (stdout, stderr string, err error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	cmd := s.command(ctx, args...)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err = cmd.Run()
-	return out.String(), errOut.String(), err
+	require.NoError(t, syscall.Kill(p.PID, sig))
 }
 
 // update is a line of `meridian upload --json`.
@@ -254,10 +67,10 @@ type upload struct {
 	ended   chan error
 }
 
-func (s *stack) upload(t *testing.T, file string, args ...string) *upload {
+func (s *oneRegion) upload(t *testing.T, file string, args ...string) *upload {
 	t.Helper()
 	u := &upload{t: t, updates: make(chan update, 1000), stderr: &testenv.Buffer{}, ended: make(chan error, 1)}
-	u.cmd = s.command(t.Context(), append([]string{"upload", "--json", file}, args...)...)
+	u.cmd = s.Command(t.Context(), append([]string{"upload", "--json", file}, args...)...)
 	u.cmd.Stderr = u.stderr
 	out, err := u.cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -300,11 +113,11 @@ func (u *upload) until(state string, timeout time.Duration) update {
 }
 
 // call sends a request to the API with the platform's key and decodes the JSON answer.
-func (s *stack) call(t *testing.T, method, path, body string, header ...string) (int, map[string]any) {
+func (s *oneRegion) call(t *testing.T, method, path, body string, header ...string) (int, map[string]any) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.api+path, strings.NewReader(body))
 	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+s.key)
+	req.Header.Set("Authorization", "Bearer "+s.Key)
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}

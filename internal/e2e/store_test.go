@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/service"
@@ -19,10 +20,10 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // storeFrom opens the object store a process of the platform uses.
-func storeFrom(t *testing.T, p process) *objects.Store {
+func storeFrom(t *testing.T, p stack.Process) *objects.Store {
 	t.Helper()
 	env := func(name, fallback string) string {
-		for _, e := range p.env {
+		for _, e := range p.Env {
 			if v, ok := strings.CutPrefix(e, name+"="); ok {
 				return v
 			}
@@ -34,7 +35,7 @@ func storeFrom(t *testing.T, p process) *objects.Store {
 		require.NoError(t, s.UnmarshalText([]byte(env(name, ""))))
 		return s
 	}
-	s, err := objects.New(platform.table, platform.region().Name, objects.Config{
+	s, err := objects.New(platform.Table, platform.region().Name, objects.Config{
 		AccessKey: secret("MERIDIAN_S3_ACCESS_KEY"), SecretKey: secret("MERIDIAN_S3_SECRET_KEY"), Bucket: env("MERIDIAN_S3_BUCKET", "meridian"),
 	}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/durable"
 )
 
 // Names of the files GenerateSecrets writes.
@@ -51,13 +53,13 @@ func GenerateSecrets(dir string, regions []string) error {
 		if err != nil {
 			return nil, err
 		}
-		return s, writeFile(path, s.Reveal())
+		return s, write(path, s.Reveal())
 	}
 	root, err := signer(RootKeyFile, rootKID)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, RootPublicFile), FormatPublic(root.Public())); err != nil {
+	if err := write(filepath.Join(dir, RootPublicFile), FormatPublic(root.Public())); err != nil {
 		return err
 	}
 	now := time.Now().UTC().Truncate(time.Second)
@@ -94,16 +96,12 @@ func GenerateSecrets(dir string, regions []string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, string(b))
+	return write(path, string(b))
 }
 
-// writeFile replaces a file whole, so that a cut write never leaves half a key.
-func writeFile(path, content string) error {
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, []byte(content+"\n"), 0o600); err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+// write stores key material for its owner alone.
+func write(path, content string) error {
+	if err := durable.Write(path, []byte(content+"\n"), 0o600); err != nil {
 		return fmt.Errorf("secrets: %w", err)
 	}
 	return nil

@@ -1,19 +1,16 @@
 package creators
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/client"
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 )
 
 // video makes a small film of so many frames at 25 a second, and at least so
@@ -33,7 +31,7 @@ func video(t *testing.T, frames int, atLeast int64) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), fmt.Sprintf("%d-frames.mp4", frames))
 	length := strconv.FormatFloat(float64(frames)/25, 'f', 3, 64)
-	ff(t, "ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration="+length,
+	stack.FF(t, "ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration="+length,
 		"-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration="+length,
 		"-frames:v", strconv.Itoa(frames), "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart", out)
 	f, err := os.OpenFile(out, os.O_APPEND|os.O_WRONLY, 0)
@@ -50,35 +48,15 @@ func video(t *testing.T, frames int, atLeast int64) string {
 	return out
 }
 
-func ff(t *testing.T, args ...string) []byte {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	require.NoError(t, cmd.Run(), "%s\n%s", strings.Join(args, " "), &errOut)
-	return out.Bytes()
-}
-
 // requireFrames counts the frames a viewer of a region gets.
-func (s *stack) requireFrames(t *testing.T, region, asset string, want int) {
+func (s *threeRegions) requireFrames(t *testing.T, region, asset string, want int) {
 	t.Helper()
-	b := ff(t, "ffprobe", "-v", "error", "-select_streams", "v:0", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "json",
-		s.region(region).Router.URL+"/v/-/"+asset+"/master.m3u8")
-	var probe struct {
-		Streams []struct {
-			Frames string `json:"nb_read_frames"`
-		} `json:"streams"`
-	}
-	require.NoError(t, json.Unmarshal(b, &probe))
-	require.NotEmpty(t, probe.Streams, "%s has no video", asset)
-	require.Equal(t, strconv.Itoa(want), probe.Streams[0].Frames, "frames of %s", asset)
+	require.Equal(t, want, stack.Frames(t, s.Region(region).Router.URL+"/v/-/"+asset+"/master.m3u8"), "frames of %s", asset)
 }
 
 // requireSource puts the parts that the catalog names together again and
 // compares them with the file.
-func (s *stack) requireSource(t *testing.T, asset, file string) {
+func (s *threeRegions) requireSource(t *testing.T, asset, file string) {
 	t.Helper()
 	src, err := s.catalog(t).Source(t.Context(), asset)
 	require.NoError(t, err)

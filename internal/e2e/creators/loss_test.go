@@ -31,7 +31,7 @@ type sending struct {
 }
 
 // send uploads a file through the given bases.
-func (s *stack) send(t *testing.T, file string, bases ...string) *sending {
+func (s *threeRegions) send(t *testing.T, file string, bases ...string) *sending {
 	t.Helper()
 	u := &sending{file: file, client: s.client(t, bases...), started: make(chan string, 1), done: make(chan struct{})}
 	dir := t.TempDir()
@@ -64,7 +64,7 @@ func TestTheLeadingRegionIsLost(t *testing.T) {
 	lost, asset, began := loseTheLeader(t, "kill", time.Minute)
 	// It comes back with empty disks and is refilled.
 	s := platform
-	s.regions(t, "start", lost, "--wipe-objects")
+	s.Regions(t, "start", lost, "--wipe-objects")
 	t.Run("refilled", func(t *testing.T) {
 		testenv.Long(t)
 		took := eventually(t, 2*time.Minute, func(ctx context.Context) error { return s.reconciled(ctx, t) })
@@ -80,7 +80,7 @@ func TestTheLeadingRegionHangs(t *testing.T) {
 	testenv.Long(t)
 	lost, _, _ := loseTheLeader(t, "hang", 2*time.Minute)
 	s := platform
-	s.regions(t, "resume", lost)
+	s.Regions(t, "resume", lost)
 	eventually(t, 3*time.Minute, func(ctx context.Context) error { return s.reconciled(ctx, t) })
 }
 
@@ -93,20 +93,20 @@ func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset 
 	t.Logf("%s leads and will be lost; a creator works in %s", lost, home)
 
 	const frames, rate = 75, 4 << 20
-	here := s.send(t, video(t, frames, 40<<20), paced(t, s.region(home).API, rate))
-	cut := s.send(t, video(t, frames+5, 40<<20), paced(t, s.region(lost).API, rate), s.region(home).API)
+	here := s.send(t, video(t, frames, 40<<20), paced(t, s.Region(home).API, rate))
+	cut := s.send(t, video(t, frames+5, 40<<20), paced(t, s.Region(lost).API, rate), s.Region(home).API)
 	hereAsset, cutAsset := <-here.started, <-cut.started
 	// The first part of the one that will be cut is acknowledged.
-	observer := s.client(t, s.region(home).API)
+	observer := s.client(t, s.Region(home).API)
 	eventually(t, 20*time.Second, func(ctx context.Context) error { return received(ctx, observer, cutAsset, 1) })
 
-	w := &watcher{api: s.region(home).API, key: s.key, asset: hereAsset, http: &http.Client{Timeout: 20 * time.Second}}
+	w := &watcher{api: s.Region(home).API, key: s.Key, asset: hereAsset, http: &http.Client{Timeout: 20 * time.Second}}
 	ctx, stop := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
 	watching.Go(func() { w.watch(ctx) })
 	defer func() { stop(); watching.Wait() }()
 	time.Sleep(time.Second) // some answers before
-	s.regions(t, how, lost)
+	s.Regions(t, how, lost)
 
 	require.Equal(t, hereAsset, here.becameReady(t, within))
 	require.Equal(t, cutAsset, cut.becameReady(t, within), "the same asset goes on in the other region")
@@ -125,10 +125,10 @@ func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset 
 }
 
 // reconciled is nil when every store holds what the catalog says it must.
-func (s *stack) reconciled(ctx context.Context, t *testing.T) error {
+func (s *threeRegions) reconciled(ctx context.Context, t *testing.T) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	check := &repair.Check{Store: s.store(t), Catalog: s.catalog(t), Settled: time.Hour, Parallel: 1, Copies: s.table.Copies()}
+	check := &repair.Check{Store: s.store(t), Catalog: s.catalog(t), Settled: time.Hour, Parallel: 1, Copies: s.Table.Copies()}
 	report, err := check.Run(ctx)
 	if err == nil {
 		err = report.Err()
@@ -159,7 +159,7 @@ func dieInTurn(t *testing.T, assets, kills int) {
 		home string
 		*sending
 	}
-	names := s.table.Names()
+	names := s.Table.Names()
 	files := make([]string, assets)
 	for i := range files {
 		files[i] = video(t, frames+i, 10<<20)
@@ -167,10 +167,10 @@ func dieInTurn(t *testing.T, assets, kills int) {
 	uploads := make([]upload, assets)
 	var sending sync.WaitGroup
 	for r, home := range names {
-		line := paced(t, s.region(home).API, rate)
+		line := paced(t, s.Region(home).API, rate)
 		var bases []string
 		for _, other := range s.others(home) {
-			bases = append(bases, s.region(other).API)
+			bases = append(bases, s.Region(other).API)
 		}
 		sending.Go(func() {
 			for i := r; i < assets; i += len(names) {
@@ -183,12 +183,12 @@ func dieInTurn(t *testing.T, assets, kills int) {
 	time.Sleep(time.Second)
 	for k := range kills {
 		victim := names[k%len(names)]
-		s.regions(t, "kill", victim)
+		s.Regions(t, "kill", victim)
 		if k == 0 {
 			require.NoError(t, small.DeleteAsset(t.Context(), removed.Asset))
 		}
 		time.Sleep(5 * time.Second) // a while without it
-		s.regions(t, "start", victim)
+		s.Regions(t, "start", victim)
 	}
 	sending.Wait()
 	for i, u := range uploads {

@@ -25,11 +25,11 @@ import (
 )
 
 // call sends a request to a region's API.
-func (s *stack) call(t *testing.T, region, method, path, body string, header ...string) (*http.Response, []byte) {
+func (s *threeRegions) call(t *testing.T, region, method, path, body string, header ...string) (*http.Response, []byte) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, s.region(region).API+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), method, s.Region(region).API+path, strings.NewReader(body))
 	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+s.key)
+	req.Header.Set("Authorization", "Bearer "+s.Key)
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -45,7 +45,7 @@ func (s *stack) call(t *testing.T, region, method, path, body string, header ...
 }
 
 // waiting makes an asset without an upload.
-func (s *stack) waiting(t *testing.T) string {
+func (s *threeRegions) waiting(t *testing.T) string {
 	t.Helper()
 	resp, b := s.call(t, "eu", http.MethodPost, "/v1/assets", `{"visibility": "private"}`)
 	require.Equal(t, 201, resp.StatusCode, "%s", b)
@@ -61,13 +61,13 @@ func TestCreatorsReadTheirOwnWrites(t *testing.T) {
 	s := platform
 	asset := s.waiting(t)
 	for n := range 10 {
-		for _, writer := range s.table.Names() {
+		for _, writer := range s.Table.Names() {
 			title := fmt.Sprintf("%s %d", writer, n)
 			w, b := s.call(t, writer, http.MethodPatch, "/v1/assets/"+asset, `{"title": "`+title+`"}`)
 			require.Equal(t, 200, w.StatusCode, "%s", b)
 			session := w.Header.Get("Meridian-Session")
 			require.NotEmpty(t, session)
-			for _, reader := range s.table.Names() {
+			for _, reader := range s.Table.Names() {
 				r, b := s.call(t, reader, http.MethodGet, "/v1/assets/"+asset, "", "Meridian-Session", session)
 				require.Equal(t, 200, r.StatusCode, "%s", b)
 				var a client.Asset
@@ -87,8 +87,8 @@ func TestPoolsLeaveADemotedLeader(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
 	watchers := map[string]*watcher{}
-	for _, name := range s.table.Names() {
-		w := &watcher{api: s.region(name).API, key: s.key, asset: asset, http: &http.Client{Timeout: 20 * time.Second}}
+	for _, name := range s.Table.Names() {
+		w := &watcher{api: s.Region(name).API, key: s.Key, asset: asset, http: &http.Client{Timeout: 20 * time.Second}}
 		watchers[name] = w
 		watching.Go(func() { w.watch(ctx) })
 	}
@@ -115,9 +115,9 @@ func TestPoolsLeaveADemotedLeader(t *testing.T) {
 }
 
 // switchover asks Patroni to make the synchronous standby the leader.
-func (s *stack) switchover(t *testing.T, from string) (to string) {
+func (s *threeRegions) switchover(t *testing.T, from string) (to string) {
 	t.Helper()
-	host, _, _ := strings.Cut(s.region(from).Postgres, ":")
+	host, _, _ := strings.Cut(s.Region(from).Postgres, ":")
 	url := "http://" + host + ":" + portPatroni
 	eventually(t, 30*time.Second, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -191,7 +191,7 @@ func TestRevokedTokensAreRefusedByEveryEdge(t *testing.T) {
 		return resp.StatusCode, b
 	}
 	var edges []string
-	for _, r := range s.table.Regions {
+	for _, r := range s.Table.Regions {
 		for _, e := range r.Edges {
 			edges = append(edges, e.URL)
 		}
@@ -238,7 +238,7 @@ func TestReconcile(t *testing.T) {
 	testenv.Long(t)
 	s := platform
 	run := func(args ...string) (repair.Report, error) {
-		out, err := s.cli(t.Context(), append([]string{"reconcile", "--config", filepath.Join(s.state(), "operator.yaml"), "--json"}, args...)...)
+		out, _, err := s.CLI(t.Context(), append([]string{"reconcile", "--config", filepath.Join(s.State(), "operator.yaml"), "--json"}, args...)...)
 		var r repair.Report
 		require.NoError(t, json.Unmarshal([]byte(out), &r), "%s%v", out, err)
 		return r, err
@@ -271,7 +271,7 @@ func TestReconcile(t *testing.T) {
 	}
 	require.True(t, found, "%+v", r.Findings)
 	require.Zero(t, r.Lost)
-	out, err := s.cli(t.Context(), "reconcile", "--config", filepath.Join(s.state(), "operator.yaml"))
+	out, _, err := s.CLI(t.Context(), "reconcile", "--config", filepath.Join(s.State(), "operator.yaml"))
 	require.Contains(t, out, "REGION")
 	t.Logf("%s%v", out, err)
 }

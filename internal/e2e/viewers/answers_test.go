@@ -40,7 +40,7 @@ var kinds = []string{"302", "steering", "DNS"}
 
 // answers asks the routers outside eu, from Europe, where to go.
 type answers struct {
-	s      *stack
+	s      *isolated
 	viewer *Viewer
 	client *http.Client
 	cancel context.CancelFunc
@@ -60,7 +60,7 @@ type answer struct {
 }
 
 // answers begins to ask.
-func (s *stack) answers(t *testing.T) *answers {
+func (s *isolated) answers(t *testing.T) *answers {
 	t.Helper()
 	v := s.viewer(t, 250, 0)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -70,11 +70,11 @@ func (s *stack) answers(t *testing.T) *answers {
 		a.wg.Wait()
 		a.client.CloseIdleConnections()
 	})
-	eu := s.table.Regions[0]
+	eu := s.Table.Regions[0]
 	for _, e := range eu.Edges {
 		a.wg.Go(func() { a.follow(ctx, e.URL+"/health/segment") })
 	}
-	for _, r := range s.table.Regions[1:] {
+	for _, r := range s.Table.Regions[1:] {
 		a.poll(ctx, "302", func(ctx context.Context) (answer, error) { return a.redirect(ctx, r) })
 		a.poll(ctx, "steering", func(ctx context.Context) (answer, error) { return a.steer(ctx, r) })
 		a.poll(ctx, "DNS", func(ctx context.Context) (answer, error) { return a.resolve(ctx, r) })
@@ -217,7 +217,7 @@ func (a *answers) resolve(ctx context.Context, r region.Region) (answer, error) 
 		return answer{}, err
 	}
 	c := &dns.Conn{Conn: conn}
-	if err := c.WriteMsg(new(dns.Msg).SetQuestion("edge."+a.s.table.Zone+".", dns.TypeA)); err != nil {
+	if err := c.WriteMsg(new(dns.Msg).SetQuestion("edge."+a.s.Table.Zone+".", dns.TypeA)); err != nil {
 		return answer{}, err
 	}
 	m, err := c.ReadMsg()
@@ -301,7 +301,7 @@ func TestAnswers(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %d", fault, n+1), func(t *testing.T) {
 				s.restore(t)
 				a := s.answers(t)
-				s.region(t, fault, "eu")
+				s.Regions(t, fault, "eu")
 				a.stop(t, fault)
 				s.restore(t)
 				s.heard(t)

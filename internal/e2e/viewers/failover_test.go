@@ -29,15 +29,15 @@ const (
 )
 
 // page is the address a viewer opens.
-func (s *stack) page(w way) string {
+func (s *isolated) page(w way) string {
 	path := "/watch/" + s.asset
 	switch w {
 	case byDNS:
-		return "http://play." + s.table.Zone + ":8081" + path
+		return "http://play." + s.Table.Zone + ":8081" + path
 	case by302:
-		return s.table.Regions[0].Router.URL + path + "?steering=0"
+		return s.Table.Regions[0].Router.URL + path + "?steering=0"
 	}
-	return s.table.Regions[0].Router.URL + path
+	return s.Table.Regions[0].Router.URL + path
 }
 
 const (
@@ -58,7 +58,7 @@ func endIn() time.Duration { return time.Duration(seconds()+40) * time.Second }
 // watching is a browser that watches from Europe.
 type watching struct {
 	t      *testing.T
-	s      *stack
+	s      *isolated
 	way    way
 	viewer *Viewer
 	page   *playertest.Page
@@ -70,7 +70,7 @@ type watching struct {
 }
 
 // watch opens a browser and waits until it plays from eu.
-func (s *stack) watch(t *testing.T, w way, n byte, rate int) *watching {
+func (s *isolated) watch(t *testing.T, w way, n byte, rate int) *watching {
 	t.Helper()
 	v := s.viewer(t, n, rate)
 	// A small window: the browser draws on the cores the platform works on.
@@ -137,7 +137,7 @@ func (w *watching) ended(name string) {
 	after := w.viewer.Received()
 	elsewhere := int64(0)
 	for a, n := range after {
-		if !w.s.in(w.lost...)(a) && w.s.in(w.s.table.Names()...)(a) {
+		if !w.s.in(w.lost...)(a) && w.s.in(w.s.Table.Names()...)(a) {
 			elsewhere += n - w.before[a]
 		}
 	}
@@ -191,7 +191,7 @@ func TestLossMatrix(t *testing.T) {
 				s.restore(t)
 				w := s.watch(t, way, n, rate)
 				w.ready(c.mid)
-				w.lose(func() { s.region(t, c.fault, "eu") }, "eu")
+				w.lose(func() { s.Regions(t, c.fault, "eu") }, "eu")
 				w.moved()
 				w.ended(name)
 				if c.mid {
@@ -208,7 +208,7 @@ func TestLossMatrix(t *testing.T) {
 
 // smallBuffers keeps the kernel of eu from sending the rest of a segment after
 // the death of the process that wrote it.
-func smallBuffers(t *testing.T, s *stack) {
+func smallBuffers(t *testing.T, s *isolated) {
 	t.Helper()
 	st, err := s.status()
 	require.NoError(t, err)
@@ -235,10 +235,10 @@ func TestTwoRegionsInTurn(t *testing.T) {
 			s.restore(t)
 			w := s.watch(t, bySteering, byte(170+i), line)
 			w.ready(false)
-			w.lose(func() { s.region(t, faults[0], "eu") }, "eu")
+			w.lose(func() { s.Regions(t, faults[0], "eu") }, "eu")
 			second := regionOf(w.moved().Edge)
 			w.page.Wait("in hand", moveIn, func(st playertest.State) bool { return st.Ahead >= inHand })
-			w.lose(func() { s.region(t, faults[1], second) }, second)
+			w.lose(func() { s.Regions(t, faults[1], second) }, second)
 			w.moved()
 			w.ended(fmt.Sprintf("steering, eu lost by %s, then %s by %s", faults[0], second, faults[1]))
 			s.restore(t)

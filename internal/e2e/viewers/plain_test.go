@@ -35,7 +35,7 @@ func TestPlainForm(t *testing.T) {
 
 // playPlain plays the plain form in real time among the viewers near eu, which
 // is lost in the middle.
-func (s *stack) playPlain(t *testing.T, fault string) {
+func (s *isolated) playPlain(t *testing.T, fault string) {
 	t.Helper()
 	st, err := s.status()
 	require.NoError(t, err)
@@ -43,7 +43,7 @@ func (s *stack) playPlain(t *testing.T, fault string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nsenter", "--net="+st.Namespaces[wan.ViewersNode("eu")],
 		"ffmpeg", "-nostdin", "-v", "warning", "-re", "-rw_timeout", "2500000",
-		"-i", s.table.Regions[0].Router.URL+"/v/-/"+s.asset+"/master.m3u8?steering=0",
+		"-i", s.Table.Regions[0].Router.URL+"/v/-/"+s.asset+"/master.m3u8?steering=0",
 		"-map", "0:v:0", "-progress", "pipe:1", "-f", "null", "-")
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -66,7 +66,7 @@ func (s *stack) playPlain(t *testing.T, fault string) {
 		}
 		if frames > 12*30 && !lost {
 			lost = true
-			s.region(t, fault, "eu")
+			s.Regions(t, fault, "eu")
 		}
 	}
 	require.NoError(t, cmd.Wait(), "%s", &log)

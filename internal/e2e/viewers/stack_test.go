@@ -12,35 +12,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
-// stack is a running platform of three isolated regions with a video to watch.
-type stack struct {
-	dir, bin string
-	cmd      *exec.Cmd
-	output   *testenv.Buffer
-	table    *region.Table
-	viewers  *wan.Namespace // where viewers near eu are
-	asset    string
-	frames   int // of the video
+// isolated is a running platform of three isolated regions with a video to watch.
+type isolated struct {
+	*stack.Stack
+	viewers *wan.Namespace // where viewers near eu are
+	asset   string
+	frames  int // of the video
 }
 
-var platform *stack
-
-const network = "1"
+var platform *isolated
 
 // seconds of the video: enough that a viewer still needs a region when one is lost.
 func seconds() int {
@@ -53,23 +47,11 @@ func seconds() int {
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	code := 0
 	if os.Geteuid() == 0 {
-		s, err := start()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		platform = s
-	}
-	code := m.Run()
-	if platform != nil {
-		if code != 0 {
-			platform.dumpLogs()
-		}
-		if err := platform.stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+		code = runIsolated(m)
+	} else {
+		code = m.Run()
 	}
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -78,73 +60,57 @@ func run(m *testing.M) int {
 	return code
 }
 
+func runIsolated(m *testing.M) int {
+	file := ""
+	s, err := stack.Start(stack.Options{Name: "viewers", Args: []string{"--isolated", "--network", "1"}, Meanwhile: func(dir string) error {
+		file = filepath.Join(dir, "video.mp4")
+		return makeVideo(file)
+	}})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	platform = &isolated{Stack: s}
+	if err := platform.prepare(file); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		s.DumpLogs()
+		if err := s.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return 1
+	}
+	code := s.Run(m)
+	if err := platform.viewers.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
+}
+
+// prepare publishes the video that is watched.
+func (s *isolated) prepare(file string) error {
+	st, err := s.status()
+	if err != nil {
+		return err
+	}
+	if s.viewers, err = wan.OpenNamespace(st.Namespaces[wan.ViewersNode("eu")]); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := s.upload(file); err != nil {
+		return errors.Join(err, s.viewers.Close())
+	}
+	fmt.Printf("%d s of video ready in %.1f s: %s\n", seconds(), time.Since(began).Seconds(), s.asset)
+	return nil
+}
+
 // needPlatform skips where there can be none.
-func needPlatform(t *testing.T) *stack {
+func needPlatform(t *testing.T) *isolated {
 	t.Helper()
 	if platform == nil {
 		t.Skip("not root: isolated regions need CAP_SYS_ADMIN and CAP_NET_ADMIN")
 	}
 	return platform
-}
-
-func start() (_ *stack, err error) {
-	dir, err := os.MkdirTemp("/tmp", "meridian-viewers-")
-	if err != nil {
-		return nil, err
-	}
-	s := &stack{dir: dir, bin: filepath.Join(dir, "meridian"), output: &testenv.Buffer{}}
-	defer func() {
-		if err != nil {
-			s.dumpLogs()
-			err = errors.Join(err, s.stop())
-		}
-	}()
-	// Postgres runs as another user and must be able to pass.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	build := exec.Command("go", "build", "-o", s.bin, "github.com/meridian-video/meridian")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build: %w\n%s", err, out)
-	}
-	s.cmd = s.command(context.Background(), "up", "--isolated", "--network", network)
-	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
-	// The platform ends with the tests, however they end. The signal is tied to
-	// the thread that starts it, which must therefore stay.
-	runtime.LockOSThread()
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	began := time.Now()
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	// Meanwhile the video is made.
-	file := filepath.Join(dir, "video.mp4")
-	if err := makeVideo(file); err != nil {
-		return nil, err
-	}
-	for !strings.Contains(s.output.String(), "meridian upload") {
-		if time.Since(began) > 3*time.Minute {
-			return nil, errors.New("the platform isn't ready after three minutes")
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	fmt.Printf("three regions up in %.1f s\n", time.Since(began).Seconds())
-	if s.table, err = region.Load(filepath.Join(s.state(), "regions.yaml")); err != nil {
-		return nil, err
-	}
-	st, err := s.status()
-	if err != nil {
-		return nil, err
-	}
-	if s.viewers, err = wan.OpenNamespace(st.Namespaces[wan.ViewersNode("eu")]); err != nil {
-		return nil, err
-	}
-	began = time.Now()
-	if err := s.upload(file); err != nil {
-		return nil, err
-	}
-	fmt.Printf("%d s of video ready in %.1f s: %s\n", seconds(), time.Since(began).Seconds(), s.asset)
-	return s, nil
 }
 
 // makeVideo makes a small video with sound whose segments are large enough to
@@ -162,10 +128,10 @@ func makeVideo(file string) error {
 	return nil
 }
 
-func (s *stack) upload(file string) error {
+func (s *isolated) upload(file string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	cmd := s.command(ctx, "upload", "--json", file)
+	cmd := s.Command(ctx, "upload", "--json", file)
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
@@ -193,58 +159,6 @@ func (s *stack) upload(file string) error {
 	return err
 }
 
-func (s *stack) state() string { return filepath.Join(s.dir, "state") }
-
-// command runs the binary with the configuration of this platform's own.
-func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.bin, args...)
-	cmd.Env = s.env()
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 20 * time.Second
-	return cmd
-}
-
-func (s *stack) env() []string {
-	return append(os.Environ(), "MERIDIAN_STATE="+s.state(), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config"), "XDG_STATE_HOME="+filepath.Join(s.dir, "client"))
-}
-
-// stop ends the platform as Ctrl-C does and removes its files.
-func (s *stack) stop() error {
-	var errs []error
-	if s.viewers != nil {
-		errs = append(errs, s.viewers.Close())
-	}
-	if s.cmd != nil && s.cmd.Process != nil {
-		errs = append(errs, s.cmd.Process.Signal(os.Interrupt))
-		done := make(chan error, 1)
-		go func() { done <- s.cmd.Wait() }()
-		select {
-		case err := <-done:
-			if err != nil {
-				errs = append(errs, fmt.Errorf("meridian up: %w\n%s", err, s.output))
-			}
-		case <-time.After(2 * time.Minute):
-			errs = append(errs, errors.New("meridian up didn't end within two minutes of SIGINT"), s.cmd.Process.Kill(), <-done)
-		}
-	}
-	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
-}
-
-func (s *stack) dumpLogs() {
-	fmt.Printf("--- meridian up\n%s\n", s.output)
-	err := filepath.WalkDir(filepath.Join(s.state(), "logs"), func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".log") {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		fmt.Printf("--- %s\n%s\n", path, b[max(0, len(b)-3000):])
-		return err
-	})
-	if err != nil {
-		fmt.Println("logs:", err)
-	}
-}
-
 // status is what `meridian status --json` prints.
 type status struct {
 	Regions []struct {
@@ -259,29 +173,20 @@ type status struct {
 }
 
 // status asks the platform; it is also returned when not all is well.
-func (s *stack) status() (status, error) {
+func (s *isolated) status() (status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var st status
-	out, err := s.command(ctx, "status", "--json").Output()
+	out, err := s.Command(ctx, "status", "--json").Output()
 	if jerr := json.Unmarshal(out, &st); jerr != nil {
 		return st, errors.Join(err, jerr)
 	}
 	return st, nil
 }
 
-// region runs `meridian region`.
-func (s *stack) region(t *testing.T, args ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	out, err := s.command(ctx, append([]string{"region"}, args...)...).CombinedOutput()
-	require.NoError(t, err, "region %v\n%s", args, out)
-}
-
 // restore brings the named regions back from whatever happened to them, and waits
 // until every router finds every edge working again.
-func (s *stack) restore(t *testing.T) {
+func (s *isolated) restore(t *testing.T) {
 	t.Helper()
 	st, err := s.status()
 	require.NoError(t, err)
@@ -297,24 +202,24 @@ func (s *stack) restore(t *testing.T) {
 		}
 	}
 	for op, names := range undo {
-		s.region(t, append([]string{op}, names...)...)
+		s.Regions(t, op, names...)
 	}
 	s.settled(t)
 }
 
 // settled waits until every router finds every edge working.
-func (s *stack) settled(t *testing.T) { s.routers(t, false) }
+func (s *isolated) settled(t *testing.T) { s.routers(t, false) }
 
 // heard waits until the routers also hear each other.
-func (s *stack) heard(t *testing.T) { s.routers(t, true) }
+func (s *isolated) heard(t *testing.T) { s.routers(t, true) }
 
-func (s *stack) routers(t *testing.T, heard bool) {
+func (s *isolated) routers(t *testing.T, heard bool) {
 	t.Helper()
 	client := &http.Client{Timeout: 2 * time.Second}
 	defer client.CloseIdleConnections()
 	// A region that was lost again and again is kept away for a while.
 	deadline := time.Now().Add(3 * time.Minute)
-	for _, r := range s.table.Regions {
+	for _, r := range s.Table.Regions {
 		for err := s.allUp(client, r, heard); err != nil; err = s.allUp(client, r, heard) {
 			if time.Now().After(deadline) {
 				t.Fatalf("after three minutes the router of %s says: %v", r.Name, err)
@@ -324,7 +229,7 @@ func (s *stack) routers(t *testing.T, heard bool) {
 	}
 }
 
-func (s *stack) allUp(client *http.Client, r region.Region, heard bool) error {
+func (s *isolated) allUp(client *http.Client, r region.Region, heard bool) error {
 	res, err := client.Get(r.Router.URL + "/explain?format=json&ip=" + europe(1).String())
 	if err != nil {
 		return err
@@ -363,10 +268,10 @@ func (s *stack) allUp(client *http.Client, r region.Region, heard bool) error {
 func europe(n byte) netip.Addr { return netip.AddrFrom4([4]byte{198, 19, 11, n}) }
 
 // viewer is a European with a line of so many bytes a second; 0 is unlimited.
-func (s *stack) viewer(t *testing.T, n byte, rate int) *Viewer {
+func (s *isolated) viewer(t *testing.T, n byte, rate int) *Viewer {
 	t.Helper()
 	var servers []string
-	for _, r := range s.table.Regions {
+	for _, r := range s.Table.Regions {
 		servers = append(servers, r.Router.DNS)
 	}
 	v, err := Open(Config{Namespace: s.viewers, Source: europe(n), NameServers: servers, Rate: rate})
@@ -376,9 +281,9 @@ func (s *stack) viewer(t *testing.T, n byte, rate int) *Viewer {
 }
 
 // in reports whether an address is an edge of the region.
-func (s *stack) in(names ...string) func(netip.Addr) bool {
+func (s *isolated) in(names ...string) func(netip.Addr) bool {
 	var all []netip.Addr
-	for _, r := range s.table.Regions {
+	for _, r := range s.Table.Regions {
 		if slices.Contains(names, r.Name) {
 			for _, e := range r.Edges {
 				all = append(all, e.Addresses...)

@@ -33,14 +33,14 @@ func tour(t *testing.T) (lose, back []string) {
 }
 
 // shell runs lines of the README as a reader would, at this platform's addresses.
-func (s *stack) shell(t *testing.T, lines []string) {
+func (s *isolated) shell(t *testing.T, lines []string) {
 	t.Helper()
-	at := strings.NewReplacer("bin/meridian", s.bin, "127.1.0.1", "198.19.1.1", "127.2.0.1", "198.19.2.1", "127.3.0.1", "198.19.3.1",
+	at := strings.NewReplacer("bin/meridian", s.Bin, "127.1.0.1", "198.19.1.1", "127.2.0.1", "198.19.2.1", "127.3.0.1", "198.19.3.1",
 		"127.11.0.", "198.19.11.", "curl ", "curl -fsS ")
 	for _, line := range lines {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		cmd := exec.CommandContext(ctx, "bash", "-eo", "pipefail", "-c", at.Replace(line))
-		cmd.Env = s.env()
+		cmd.Env = s.Env()
 		out, err := cmd.CombinedOutput()
 		cancel()
 		require.NoError(t, err, "%s\n%s", line, out)

@@ -77,7 +77,7 @@ func TestWithoutControlPlane(t *testing.T) {
 		}
 	}
 	require.Len(t, agents, len(st.Regions))
-	for _, r := range s.table.Regions {
+	for _, r := range s.Table.Regions {
 		for _, port := range []int{region.PortAPI, region.PortPostgres, region.PortNATS} {
 			addr := net.JoinHostPort(r.Edges[0].Addresses[0].String(), fmt.Sprint(port))
 			require.Eventually(t, func() bool {
@@ -120,10 +120,10 @@ func isAgent(pid int) bool {
 
 // fresh starts a service in a region's network as the platform would, and waits
 // until it is ready. It ends with the test.
-func (s *stack) fresh(t *testing.T, namespace, command string, env []string, admin string) {
+func (s *isolated) fresh(t *testing.T, namespace, command string, env []string, admin string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, "nsenter", "--net="+namespace, s.bin, command)
+	cmd := exec.CommandContext(ctx, "nsenter", "--net="+namespace, s.Bin, command)
 	var log testenv.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, &log, &log
 	require.NoError(t, cmd.Start())
