@@ -37,6 +37,10 @@ type worker struct {
 	mac     [serverCookieLen]byte
 	// now is as of the batch in work.
 	now time.Time
+	// pending queries are not counted yet by their origin; sampled is when that
+	// was last done.
+	pending uint32
+	sampled time.Time
 }
 
 // codes is how many response codes can be told apart in metrics.
@@ -120,6 +124,7 @@ func (w *worker) answer(b []byte, client netip.Addr) []byte {
 	if t != nil {
 		if t.decided != nil {
 			t.decided.Inc()
+			w.sampleOrigin(t.region, q.viewer(client))
 		}
 		if t.alarm != nil {
 			t.alarm.Inc()
@@ -164,12 +169,8 @@ func (w *worker) find(client netip.Addr) (code, scope int, t *tail) {
 		return t.rcode, 0, t
 	}
 	if i := slices.Index(n.chosenTypes, q.qtype); i >= 0 {
-		who := client
-		if q.hasSubnet && q.subnet.Bits() > 0 {
-			who = q.subnet.Addr()
-		}
 		// Without a key everyone of one network gets the same edges: what the scope says.
-		t, scope = z.chosenTail(n, i, do, who, now)
+		t, scope = z.chosenTail(n, i, do, q.viewer(client), now)
 	} else {
 		t = z.fixedTail(n, q.qtype, do, now)
 	}
@@ -177,6 +178,14 @@ func (w *worker) find(client netip.Addr) (code, scope int, t *tail) {
 		scope = 0
 	}
 	return t.rcode, scope, t
+}
+
+// viewer is the address a decision is for: the client's, or its subnet's as it says.
+func (q *request) viewer(client netip.Addr) netip.Addr {
+	if q.hasSubnet && q.subnet.Bits() > 0 {
+		return q.subnet.Addr()
+	}
+	return client
 }
 
 // below reports whether a name is the zone's or below it.

@@ -82,6 +82,10 @@ func (rt *router) route(path string, assets http.Handler) (string, http.Handler)
 		return "explain", http.HandlerFunc(rt.explain)
 	case path == "/routing":
 		return "routing", http.HandlerFunc(rt.routing)
+	case path == "/map":
+		return "map", http.HandlerFunc(rt.mapPage)
+	case path == "/map/state":
+		return "map", http.HandlerFunc(rt.mapState)
 	case hasPrefix(path, "/watch/"), hasPrefix(path, "/embed/"):
 		return "page", http.HandlerFunc(rt.page)
 	case hasPrefix(path, "/assets/"):
@@ -147,6 +151,18 @@ func (rt *router) record(ctx context.Context, asset string) (r playback.Record, 
 		return rec, true, &refusal{http.StatusGone, "This video was deleted", "It is no longer available."}
 	}
 	return rec, true, nil
+}
+
+// decided counts a decision, by its reason and by where the viewer is.
+func (rt *router) decided(via string, d *geo.Decision) {
+	decided, alarm := rt.metrics.decision(via, d)
+	if decided != nil {
+		decided.Inc()
+		rt.zone.origins.add(via, d.Choices[0].Region.Name, d.Location, 1, rt.now())
+	}
+	if alarm != nil {
+		alarm.Inc()
+	}
 }
 
 // refusal is an answer that ends a request.

@@ -70,13 +70,3 @@ func (m *metrics) decision(via string, d *geo.Decision) (decided, alarm promethe
 	}
 	return decided, alarm
 }
-
-func (m *metrics) decided(via string, d *geo.Decision) {
-	decided, alarm := m.decision(via, d)
-	if decided != nil {
-		decided.Inc()
-	}
-	if alarm != nil {
-		alarm.Inc()
-	}
-}

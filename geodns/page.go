@@ -34,7 +34,7 @@ func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 	}
 	s := rt.board.Load()
 	d := geo.Decide(s, geo.Query{Addr: viewer(r, rt.proxies), Key: asset, Allowed: allowed(rec)})
-	rt.metrics.decided(viaPage, &d)
+	rt.decided(viaPage, &d)
 	p := web.Page{Asset: asset, Title: rec.Title, State: rec.State, Poster: rec.Poster, Duration: rec.Duration,
 		Embed: kind == "embed", Master: "/v/" + tok + "/" + asset + "/master.m3u8"}
 	if r.URL.Query().Get("steering") == "0" {

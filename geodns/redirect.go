@@ -39,7 +39,7 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 	}
 	s := rt.board.Load()
 	d := geo.Decide(s, geo.Query{Addr: viewer(r, rt.proxies), Key: p.Asset, Allowed: allowed(rec)})
-	rt.metrics.decided(viaRedirect, &d)
+	rt.decided(viaRedirect, &d)
 	edges := geo.Pathways(d)
 	if len(edges) == 0 {
 		problem(w, http.StatusServiceUnavailable, "no region may serve this video: it is pinned to regions that are not in the region table")

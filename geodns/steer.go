@@ -110,7 +110,7 @@ func (rt *router) steer(w http.ResponseWriter, r *http.Request) {
 
 func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.Steering {
 	d := geo.Decide(s, geo.Query{Addr: addr, Key: q.asset})
-	rt.metrics.decided(viaSteer, &d)
+	rt.decided(viaSteer, &d)
 	if len(q.pathways) == 0 {
 		// A player that lost its list: the one a new session would get.
 		for _, e := range geo.Pathways(d) {

@@ -27,6 +27,8 @@ type tail struct {
 	until int64
 	// decided counts the decision behind it, alarm that nothing works; nil without.
 	decided, alarm prometheus.Counter
+	// region is the first of the decision, if there is one.
+	region string
 }
 
 // boardTails are the answers of a chosen name for one snapshot, made when first
@@ -108,6 +110,9 @@ func (z *zone) decisionTail(n *node, qtype uint16, do bool, d *geo.Decision, now
 		t = z.pack(n.name, qtype, &dns.Msg{Answer: set}, do, now)
 	}
 	t.decided, t.alarm = z.metrics.decision(viaDNS, d)
+	if t.decided != nil {
+		t.region = d.Choices[0].Region.Name
+	}
 	return t
 }
 

@@ -64,6 +64,7 @@ type zone struct {
 	cookies *cookies
 	limits  limits
 	metrics *metrics
+	origins *origins
 	now     func() time.Time
 }
 
@@ -89,6 +90,7 @@ func newZone(name string, board *geo.Board, m *metrics, opt zoneOptions) (*zone,
 		return nil, err
 	}
 	s := board.Load()
+	z.origins = newOrigins(s)
 	z.fixed(s)
 	if err := z.addRecords(opt.records); err != nil {
 		return nil, err

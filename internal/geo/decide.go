@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -266,7 +265,7 @@ func (c *Choice) Reason() string {
 	case TableOrder:
 		return "unknown location: table order"
 	case Shed:
-		return fmt.Sprintf("takes %.0f %% of its viewers, not this one: %s", 100*c.Region.takes(), c.Region.shedWhy())
+		return fmt.Sprintf("takes %.0f %% of its viewers, not this one: %s", 100*c.Region.Takes(), c.Region.shedWhy())
 	case Drained:
 		return "drained by the operator"
 	case NoWeight:
@@ -274,13 +273,7 @@ func (c *Choice) Reason() string {
 	case NotAllowed:
 		return "not allowed: the asset is pinned to other regions"
 	}
-	var why []string
-	for _, e := range c.Region.Edges {
-		if !slices.Contains(why, e.Health.Why) {
-			why = append(why, e.Health.Why)
-		}
-	}
-	return "down: " + strings.Join(why, ", ")
+	return "down: " + c.Region.downWhy()
 }
 
 // rankEdges orders a region's edges by rendezvous hashing: a key keeps its edge

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,8 +69,44 @@ func (r *Region) Up() bool {
 	return false
 }
 
-// takes is the share of its viewers the region takes.
-func (r *Region) takes() float64 { return min(1, max(0, r.Weight)) * (1 - min(1, max(0, r.Shed))) }
+// States of a region.
+const (
+	StateUp       = "up"
+	StateSheds    = "sheds"
+	StateDrained  = "drained"
+	StateNoWeight = "no_weight"
+	StateDown     = "down"
+)
+
+// State says in one word whether the region takes viewers, and, when it doesn't
+// take all of its own, why in a few words.
+func (r *Region) State() (state, why string) {
+	switch {
+	case !r.Up():
+		return StateDown, r.downWhy()
+	case r.Weight <= 0:
+		return StateNoWeight, "weight 0"
+	case r.Drained:
+		return StateDrained, "drained by the operator"
+	case r.Takes() < 1:
+		return StateSheds, r.shedWhy()
+	}
+	return StateUp, ""
+}
+
+// downWhy are the reasons its edges are down for.
+func (r *Region) downWhy() string {
+	var why []string
+	for _, e := range r.Edges {
+		if e.Health.Down && !slices.Contains(why, e.Health.Why) {
+			why = append(why, e.Health.Why)
+		}
+	}
+	return strings.Join(why, ", ")
+}
+
+// Takes is the share of its own viewers the region takes while it is in service.
+func (r *Region) Takes() float64 { return min(1, max(0, r.Weight)) * (1 - min(1, max(0, r.Shed))) }
 
 func (r *Region) shedWhy() string {
 	if r.Shed > 0 {
@@ -81,14 +118,14 @@ func (r *Region) shedWhy() string {
 // turnsAway reports whether the region leaves a viewer to others. As the share
 // grows, those turned away stay so; regions differ in whom they turn away first.
 func (r *Region) turnsAway(index int, spot Spot) bool {
-	takes := r.takes()
+	takes := r.Takes()
 	return takes < 1 && float64((spot.Share+17*index)%ShareSpots) >= takes*ShareSpots
 }
 
 // Shares reports whether any region takes some of its viewers and not others.
 func (s *Snapshot) Shares() bool {
 	for i := range s.Regions {
-		if t := s.Regions[i].takes(); t > 0 && t < 1 {
+		if t := s.Regions[i].Takes(); t > 0 && t < 1 {
 			return true
 		}
 	}
