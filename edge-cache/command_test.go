@@ -37,7 +37,7 @@ func TestCommand(t *testing.T) {
 	addr, admin := free(), free()
 	for k, v := range map[string]string{
 		"MERIDIAN_REGIONS": table, "MERIDIAN_REGION": "eu", "MERIDIAN_ADMIN_LISTEN": admin,
-		"MERIDIAN_EDGE": "eu-1", "MERIDIAN_EDGE_LISTEN": addr, "MERIDIAN_EDGE_CACHE_DIR": t.TempDir(),
+		"MERIDIAN_EDGE": "eu-1", "MERIDIAN_EDGE_LISTEN": addr, "MERIDIAN_EDGE_CACHE_DIR": t.TempDir(), "MERIDIAN_EDGE_DRAIN_NOTICE": "0s",
 		"MERIDIAN_ROOT_PUBLIC_KEY": "@" + filepath.Join(w.secrets, token.RootPublicFile),
 		"MERIDIAN_SESSION_KEY":     "@" + filepath.Join(w.secrets, token.SessionKeyFile("eu")),
 		"MERIDIAN_S3_ACCESS_KEY":   w.cfg.AccessKey.Reveal(), "MERIDIAN_S3_SECRET_KEY": w.cfg.SecretKey.Reveal(), "MERIDIAN_S3_BUCKET": w.cfg.Bucket,
@@ -67,6 +67,10 @@ func TestCommand(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return status("http://"+admin+"/readyz") == 200 }, 15*time.Second, 20*time.Millisecond)
 	require.Equal(t, 200, status("http://"+addr+segURL("-", 0)))
+	res, err := client.Post("http://"+admin+"/drain", "", nil)
+	require.NoError(t, err)
+	require.Equal(t, "drained\n", readBody(res))
+	require.Equal(t, 503, status("http://"+admin+"/readyz"))
 	// A fill is counted when its last reader may be done already.
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		res, err := http.Get("http://" + admin + "/metrics")

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/service"
@@ -24,9 +25,11 @@ type Command struct {
 	CacheMemory Size   `help:"Memory for cached objects." default:"256MiB" env:"MERIDIAN_EDGE_CACHE_MEMORY" placeholder:"SIZE"`
 	CacheDisk   Size   `help:"Disk for cached objects." default:"2GiB" env:"MERIDIAN_EDGE_CACHE_DISK" placeholder:"SIZE"`
 
-	MaxConnections int    `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
-	GeoDatabase    string `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
-	AccessSample   int    `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
+	MaxConnections int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
+	Bandwidth      Size          `help:"Bytes a second this edge can send; they count in the load routers are told. 0: not known." default:"0" env:"MERIDIAN_EDGE_BANDWIDTH" placeholder:"SIZE"`
+	DrainNotice    time.Duration `help:"How long an edge that viewers play from answers on after the stop signal, while routers send them elsewhere." default:"1s" env:"MERIDIAN_EDGE_DRAIN_NOTICE"`
+	GeoDatabase    string        `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
+	AccessSample   int           `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
 
 	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_EDGE_TLS_"`
 
@@ -60,6 +63,9 @@ func (c *Command) Validate() error {
 	}
 	if c.MaxConnections < 1 {
 		bad("--max-connections %d: want at least 1", c.MaxConnections)
+	}
+	if c.DrainNotice < 0 || c.DrainNotice > time.Minute {
+		bad("--drain-notice %s: want 0 to 1m", c.DrainNotice)
 	}
 	c.TLS.validate(bad)
 	if c.AccessSample < 1 {

@@ -17,6 +17,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -40,6 +41,9 @@ type edge struct {
 	cache   *cache.Cache
 	handler *handler
 	geo     atomic.Pointer[geo.Database]
+	gate    *gate
+	drain   *drainer
+	meter   *load.Meter
 	// addr is where it listens; nil until then.
 	addr atomic.Pointer[net.TCPAddr]
 }
@@ -79,9 +83,14 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 	}
 	observeCache(rt.Metrics, "edge", e.cache)
 	finder := playback.NewFinder(store, e.keys.Current, e.log)
+	e.gate = &gate{maxConnections: c.MaxConnections}
+	e.drain = newDrainer(c.DrainNotice, e.log)
+	e.meter = newMeter(c, &e.gate.traffic, e.cache)
+	observeLoad(rt.Metrics, e.meter, e.drain)
 	e.handler = &handler{
 		sites: sites{table: rt.Table, self: self, here: here}, store: store, cache: e.cache, session: session,
 		composer: newComposer(store, e.log, m), metrics: m, log: e.log, sample: uint64(c.AccessSample), ready: e.serving,
+		meter: e.meter, drain: e.drain,
 		guard: guard{finder: finder, keys: e.keys.Current, country: e.country, now: time.Now},
 	}
 	e.purges = journal.NewPurges(store, e.keys, &purger{cache: e.cache, guard: &e.handler.guard, hint: finder.Hint, file: filepath.Join(c.CacheDir, checkpointFile), log: e.log, metrics: m}, e.log)
@@ -104,12 +113,29 @@ func (e *edge) Ready(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("cache directory: %w", err)
 	}
-	return errors.Join(e.serving(ctx), err)
+	return errors.Join(e.serving(ctx), e.drain.ready(), err)
 }
+
+// Operate implements service.Operator.
+func (e *edge) Operate(mux *http.ServeMux) { e.drain.operate(mux) }
 
 // Run implements service.Component.
 func (e *edge) Run(ctx context.Context) error {
+	stop := ctx.Done()
+	// All goes on until the routers have been told.
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-stop:
+			e.drain.leave(ctx)
+			end()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	g.Go(func() error { e.meter.Run(ctx); return nil })
 	g.Go(func() error { return e.keys.Run(ctx) })
 	g.Go(func() error { return e.purges.Run(ctx) })
 	if e.cmd.GeoDatabase != "" {
@@ -121,7 +147,7 @@ func (e *edge) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return e.serve(ctx) })
-	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.handler, e.log, e.cmd.MaxConnections, nil) })
+	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.handler, e.log, e.gate, nil) })
 	err := g.Wait()
 	e.handler.composer.close()
 	return errors.Join(err, e.cache.Close())
@@ -136,13 +162,13 @@ func (e *edge) serve(ctx context.Context) error {
 		e.addr.Store(a)
 	}
 	e.log.Info("listening", "addr", l.Addr().String())
-	return serveFast(ctx, newServer(e.handler, e.log), l, e.cmd.MaxConnections, newFast(e.handler))
+	return serveFast(ctx, newServer(e.handler, e.log), l, e.gate, newFast(e.handler))
 }
 
 // serveFast serves until ctx ends, with a fast path before srv.
-func serveFast(ctx context.Context, srv *http.Server, l net.Listener, maxConnections int, r fastpath.Responder) error {
+func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder) error {
 	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
-		WriteSize: deliver.WriteSize, MaxConnections: maxConnections}, r)
+		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic}, r)
 	srv.ConnState = fl.ConnState
 	err := service.ServeHTTP(ctx, srv, fl, drainTime)
 	// What is being answered past net/http has the same time.

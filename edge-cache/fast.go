@@ -80,6 +80,7 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 		return fastpath.Answer{}, false
 	}
 	now := time.Now()
+	f.h.drain.seen(now)
 	start := len("/v/") + len(t.token) + len("/")
 	if t.kind == kindMedia {
 		run := path[start : start+len(t.asset)+1+len(t.run)]

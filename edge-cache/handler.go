@@ -13,6 +13,8 @@ import (
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
+	"github.com/meridian-video/meridian/edge-cache/load"
+	"github.com/meridian-video/meridian/internal/geo/health"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/token"
@@ -38,6 +40,8 @@ type handler struct {
 	log      *slog.Logger
 	sample   uint64
 	answered atomic.Uint64
+	meter    *load.Meter
+	drain    *drainer
 }
 
 // answer is what is known of a request once it was answered, for log and metrics.
@@ -111,9 +115,14 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 	if t.kind == kindHealth {
 		return h.health(w, r, a)
 	}
+	h.drain.seen(time.Now())
 	q, err := parseQuery(rawQuery)
 	if err != nil {
 		return err
+	}
+	// Masters begin sessions. What has begun goes on.
+	if t.kind == kindMaster && h.meter.Refuse() {
+		return errShed
 	}
 	if a.grant, err = h.guard.check(r, t); err != nil {
 		return err
@@ -197,6 +206,10 @@ func (h *handler) health(w http.ResponseWriter, r *http.Request, a *answer) erro
 	if h.ready(r.Context()) != nil {
 		return errStarting
 	}
+	if h.drain.ready() != nil {
+		return errDraining
+	}
+	w.Header()[health.LoadHeader] = h.meter.Header()
 	var errs []error
 	for _, b := range h.store.Regions() {
 		err := h.object(w, r, a, objects.HealthKey(b.Region), objects.Placement{}, "application/octet-stream", "no-store")

@@ -43,6 +43,8 @@ var (
 	errBusy      = &problem{http.StatusServiceUnavailable, "Busy", "This edge is busy: try again in a moment.", "busy"}
 	errDown      = &problem{http.StatusServiceUnavailable, "Not available", "No region's store answers: try again in a moment.", "unavailable"}
 	errStarting  = &problem{http.StatusServiceUnavailable, "Starting", "This edge isn't ready.", "starting"}
+	errDraining  = &problem{http.StatusServiceUnavailable, "Draining", "This edge is about to stop: use another.", "draining"}
+	errShed      = &problem{http.StatusServiceUnavailable, "Busy", "This edge takes no more viewers just now: try again in a moment.", "shed"}
 	errBroken    = &problem{http.StatusBadGateway, "Bad origin", "The stored object is damaged.", "corrupt"}
 	errInternal  = &problem{http.StatusInternalServerError, "Internal error", "This edge failed to answer.", "internal"}
 )
@@ -74,6 +76,14 @@ func problemOf(err error) *problem {
 	}
 }
 
+// retryAfter is longer where the edge has too many askers already.
+func (p *problem) retryAfter() string {
+	if p == errShed {
+		return "5"
+	}
+	return "1"
+}
+
 // write sends the problem.
 func (p *problem) write(w http.ResponseWriter, head bool) {
 	b, err := json.Marshal(struct {
@@ -94,7 +104,7 @@ func (p *problem) write(w http.ResponseWriter, head bool) {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="playback"`)
 	case http.StatusServiceUnavailable:
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", p.retryAfter())
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", "GET, HEAD, OPTIONS")
 	}

@@ -142,14 +142,15 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 	if listening != nil {
 		listening(l.Addr())
 	}
+	in := &gate{maxConnections: c.MaxConnections}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		srv := &http.Server{Handler: telemetry.Handler(reg, func(context.Context) error { return errors.Join(gctx.Err(), store.DiskErr()) }),
 			ReadHeaderTimeout: headerTimeout, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return service.ServeHTTP(gctx, srv, admin, time.Second)
 	})
-	g.Go(func() error { return c.TLS.serve(gctx, proxy, log, c.MaxConnections, listening) })
-	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, c.MaxConnections, proxy) })
+	g.Go(func() error { return c.TLS.serve(gctx, proxy, log, in, listening) })
+	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy) })
 	err = g.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

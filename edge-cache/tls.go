@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/meridian-video/meridian/internal/service"
 )
 
@@ -91,7 +89,7 @@ func (c *certificate) load() error {
 
 // serve answers on the encrypted listener until ctx ends; nil at once without one.
 // listening, which may be nil, is told the address.
-func (t *TLS) serve(ctx context.Context, h http.Handler, log *slog.Logger, maxConnections int, listening func(net.Addr)) error {
+func (t *TLS) serve(ctx context.Context, h http.Handler, log *slog.Logger, g *gate, listening func(net.Addr)) error {
 	if t.Listen == "" {
 		return nil
 	}
@@ -111,7 +109,7 @@ func (t *TLS) serve(ctx context.Context, h http.Handler, log *slog.Logger, maxCo
 	// What a stream may hold open is bounded as connections are.
 	srv.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}
-	err = service.ServeHTTP(ctx, srv, tls.NewListener(netutil.LimitListener(l, maxConnections), srv.TLSConfig), drainTime)
+	err = service.ServeHTTP(ctx, srv, tls.NewListener(g.limit(l), srv.TLSConfig), drainTime)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -44,14 +44,15 @@ type Events struct {
 const (
 	// overhead is what an object costs beyond its bytes.
 	overhead = 1280
-	// maxFills bounds the fetches running at once, and so their goroutines.
-	maxFills = 512
 	// maxAhead bounds the prefetches among them, busy is how many fills leave no
 	// room for any.
 	maxAhead = 8
 	busy     = 32
 	shards   = 64
 )
+
+// MaxFills bounds the fetches running at once, and so their goroutines.
+const MaxFills = 512
 
 // Source opens an object at its origin from offset to its end. ctx ends with
 // the fill, not with the request that started it.
@@ -101,7 +102,7 @@ func Open(cfg Config) (*Cache, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cache{cfg: cfg, running: semaphore.NewWeighted(maxFills), arriving: semaphore.NewWeighted(cfg.Memory / 2)}
+	c := &Cache{cfg: cfg, running: semaphore.NewWeighted(MaxFills), arriving: semaphore.NewWeighted(cfg.Memory / 2)}
 	for i := range c.shards {
 		c.shards[i].m = map[string]*Object{}
 	}
@@ -146,6 +147,9 @@ type Stats struct {
 	// Filling is how many objects are arriving.
 	Filling int
 }
+
+// Filling is how many objects are arriving.
+func (c *Cache) Filling() int { return int(c.filling.Load()) }
 
 // Stats returns the cache's sizes.
 func (c *Cache) Stats() Stats {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +32,7 @@ type Answer struct {
 	Kind int
 }
 
-// Config of a Listener. All fields are required.
+// Config of a Listener. All fields but Traffic are required.
 type Config struct {
 	// HeaderTimeout bounds the time from a head's first byte to its last.
 	HeaderTimeout time.Duration
@@ -42,6 +43,16 @@ type Config struct {
 	WriteSize    int
 	// MaxConnections open at once; further ones wait to be accepted.
 	MaxConnections int
+	// Traffic is told of connections and bytes; optional.
+	Traffic *Traffic
+}
+
+// Traffic counts what goes through listeners.
+type Traffic struct {
+	// Open connections.
+	Open atomic.Int64
+	// Sent bytes of responses, heads included.
+	Sent atomic.Int64
 }
 
 const (
@@ -69,6 +80,9 @@ type Listener struct {
 
 // New returns a listener over l, which must be of TCP.
 func New(l net.Listener, cfg Config, r Responder) *Listener {
+	if cfg.Traffic == nil {
+		cfg.Traffic = new(Traffic)
+	}
 	return &Listener{Listener: l, cfg: cfg, responder: r, slots: make(chan struct{}, cfg.MaxConnections), stop: make(chan struct{}),
 		conns: map[*conn]struct{}{}, closed: make(chan struct{}, 1)}
 }
@@ -101,6 +115,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	l.conns[c] = struct{}{}
 	l.mu.Unlock()
+	l.cfg.Traffic.Open.Add(1)
 	return c, nil
 }
 
@@ -124,6 +139,7 @@ func (l *Listener) forget(c *conn) {
 	l.mu.Lock()
 	delete(l.conns, c)
 	l.mu.Unlock()
+	l.cfg.Traffic.Open.Add(-1)
 	<-l.slots
 	select {
 	case l.closed <- struct{}{}:

@@ -32,12 +32,20 @@ func (c *conn) write(a *Answer, room []byte) error {
 	return err
 }
 
+// Write implements net.Conn for net/http.
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.TCPConn.Write(b)
+	c.l.cfg.Traffic.Sent.Add(int64(n))
+	return n, err
+}
+
 // tryWrite writes all the socket takes; false when it is full.
 func (c *conn) tryWrite(fd uintptr) bool {
 	for {
 		n, err := writeOnce(int(fd), c.head, c.body)
 		if n > 0 {
 			c.sent += int64(n)
+			c.l.cfg.Traffic.Sent.Add(int64(n))
 			k := min(n, len(c.head))
 			c.head, c.body = c.head[k:], c.body[n-k:]
 		}

@@ -36,6 +36,12 @@ type Component interface {
 	Ready(ctx context.Context) error
 }
 
+// Operator is a Component with admin endpoints of its own.
+type Operator interface {
+	// Operate adds them to the admin listener's.
+	Operate(mux *http.ServeMux)
+}
+
 // Runtime is what a component is built from.
 type Runtime struct {
 	// Region is the component's own region, Table all of them.
@@ -101,8 +107,13 @@ func Run(ctx context.Context, name string, base *Base, validate func() error,
 		stopAdmin()
 		return fmt.Errorf("%s: admin listener: %w", name, err)
 	}
+	admin := http.NewServeMux()
+	admin.Handle("/", telemetry.Handler(rt.Metrics, ready))
+	if o, ok := c.(Operator); ok {
+		o.Operate(admin)
+	}
 	g.Go(func() error {
-		srv := &http.Server{Handler: telemetry.Handler(rt.Metrics, ready), ReadHeaderTimeout: 5 * time.Second,
+		srv := &http.Server{Handler: admin, ReadHeaderTimeout: 5 * time.Second,
 			WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return ServeHTTP(adminCtx, srv, l, time.Second)
 	})

@@ -1,0 +1,113 @@
+package edgecache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/edge-cache/load"
+)
+
+// playedWithin is how long after its last request a viewer may be thought to play
+// on: some segments' time.
+const playedWithin = 10 * time.Second
+
+// drainer takes the edge out of the routers' choice while it answers on: probes
+// get 503, so new sessions and those that are steered go elsewhere. It happens on
+// request, until taken back, and before the edge stops.
+type drainer struct {
+	notice  time.Duration
+	log     *slog.Logger
+	asked   atomic.Bool
+	leaving atomic.Bool
+	// played is the second of the last request of a viewer.
+	played atomic.Int64
+}
+
+func newDrainer(notice time.Duration, log *slog.Logger) *drainer {
+	return &drainer{notice: notice, log: log}
+}
+
+var errDrained = errors.New("drained: routers send no new viewers here")
+
+// ready is why routers are to send nobody here.
+func (d *drainer) ready() error {
+	if d.asked.Load() || d.leaving.Load() {
+		return errDrained
+	}
+	return nil
+}
+
+// seen notes a viewer's request.
+func (d *drainer) seen(now time.Time) {
+	if s := now.Unix(); d.played.Load() != s {
+		d.played.Store(s)
+	}
+}
+
+// leave tells the routers, by their probes, and gives them the notice to act on
+// it; an edge nobody plays from needs none.
+func (d *drainer) leave(ctx context.Context) {
+	d.leaving.Store(true)
+	if d.notice <= 0 || time.Since(time.Unix(d.played.Load(), 0)) > playedWithin {
+		return
+	}
+	d.log.Info("stopping: telling routers first", "notice", d.notice)
+	t := time.NewTimer(d.notice)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// operate adds POST /drain and DELETE /drain to the admin listener.
+func (d *drainer) operate(mux *http.ServeMux) {
+	set := func(on bool) http.HandlerFunc {
+		text := "undrained\n"
+		if on {
+			text = "drained\n"
+		}
+		return func(w http.ResponseWriter, _ *http.Request) {
+			if d.asked.Swap(on) != on {
+				d.log.Info("drain", "on", on)
+			}
+			_, _ = io.WriteString(w, text)
+		}
+	}
+	mux.HandleFunc("POST /drain", set(true))
+	mux.HandleFunc("DELETE /drain", set(false))
+}
+
+// newMeter measures what an edge runs out of.
+func newMeter(c *Command, t *fastpath.Traffic, store *cache.Cache) *load.Meter {
+	sources := []load.Source{load.CPU(), load.Level("connections", t.Open.Load, int64(c.MaxConnections)),
+		load.Level("fills", func() int64 { return int64(store.Filling()) }, cache.MaxFills)}
+	if c.Bandwidth > 0 {
+		sources = append(sources, load.Rate("bandwidth", t.Sent.Load, int64(c.Bandwidth)))
+	}
+	return load.New(sources...)
+}
+
+// observeLoad registers gauges over the load.
+func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer) {
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_" + name, Help: help}, f))
+	}
+	gauge("load", "Share of the capacity in use, as routers are told.", m.Load)
+	gauge("shed_share", "Share of new sessions refused.", m.Share)
+	gauge("drained", "1 while routers are told to send nobody here.", func() float64 {
+		if d.ready() != nil {
+			return 1
+		}
+		return 0
+	})
+}
