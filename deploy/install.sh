@@ -10,7 +10,7 @@
 set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
-develop='chromium jq bind9-dnsutils'
+develop='chromium jq bind9-dnsutils npm'
 
 want=$run
 case "${1-}" in
@@ -27,12 +27,14 @@ known() { apt-cache show "$1" >/dev/null 2>&1; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 command -v dpkg-query >/dev/null || {
-	echo "install: this isn't Debian or Ubuntu; install by hand: ffmpeg, PostgreSQL 15 or newer, Patroni with etcd3 support, etcd 3.4 or newer${1:+, Chromium, jq, dig}" >&2
+	echo "install: this isn't Debian or Ubuntu; install by hand: ffmpeg, PostgreSQL 15 or newer, Patroni with etcd3 support, etcd 3.4 or newer${1:+, Chromium, jq, dig, npm}" >&2
 	exit 1
 }
 
 missing=
 for package in $want; do
+	# Another Node than Debian's brings its own npm.
+	[ "$package" = npm ] && command -v npm >/dev/null && continue
 	installed "$package" || installed "$(echo "$package" | sed 's/^etcd-.*/etcd/')" || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0

@@ -11,8 +11,20 @@ cd "$(dirname "$0")/../web"
 if ! command -v npm >/dev/null; then
 	case "${1-}" in
 	'') echo "web: no npm here; the committed bundle is used" >&2 && exit 0 ;;
-	*) echo "web: npm (Node 20 or newer) is needed for this" >&2 && exit 1 ;;
+	*) echo "web: npm is needed for this; run make install-develop" >&2 && exit 1 ;;
 	esac
+fi
+
+# Debian 12 has Node 18, which the bundler refuses: a newer one comes as a package.
+if ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'; then
+	lock=$(sha256sum ../tools/node/package-lock.json | cut -c 1-12)
+	node=${MERIDIAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/meridian}/node-$lock
+	[ -x "$node/node_modules/.bin/node" ] || {
+		mkdir -p "$node"
+		cp ../tools/node/package.json ../tools/node/package-lock.json "$node/"
+		(cd "$node" && npm ci --no-audit --no-fund --silent)
+	}
+	PATH=$node/node_modules/.bin:$PATH
 fi
 
 digest() { git ls-files -co --exclude-standard -z . | sort -z | xargs -0 sha256sum 2>/dev/null | sha256sum; }
