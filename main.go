@@ -6,12 +6,14 @@ import (
 
 	"github.com/meridian-video/meridian/api"
 	"github.com/meridian-video/meridian/deploy"
+	"github.com/meridian-video/meridian/drill"
 	edgecache "github.com/meridian-video/meridian/edge-cache"
 	"github.com/meridian-video/meridian/encoder"
 	"github.com/meridian-video/meridian/geodns"
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/client/cmd"
 	"github.com/meridian-video/meridian/internal/hls/validate"
+	"github.com/meridian-video/meridian/internal/jobs"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/platform"
 )
@@ -22,7 +24,9 @@ type commands struct {
 	Status      platform.StatusCommand `cmd:"" help:"Show the processes of the platform running here."`
 	Region      platform.RegionCommand `cmd:"" help:"Kill, hang, silence, stop and start regions of the platform running here."`
 	RegionAgent platform.AgentCommand  `cmd:"" hidden:""`
+	Jobs        jobs.Command           `cmd:"" help:"Show the encoders' work; give what failed another chance."`
 	Reconcile   repair.Command         `cmd:"" help:"Compare all object stores with the catalog: what is missing, foreign or wrong."`
+	Drill       drill.Command          `cmd:"" help:"Lose parts of the running platform on purpose, and see what viewers and creators notice."`
 	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
 	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`
 	Tokens      cmd.Tokens             `cmd:"" help:"Make and revoke playback tokens."`

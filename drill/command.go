@@ -1,0 +1,219 @@
+package drill
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/meridian-video/meridian/drill/report"
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/target"
+	"github.com/meridian-video/meridian/internal/durable"
+)
+
+// Command is `meridian drill`.
+type Command struct {
+	List ListCommand `cmd:"" help:"List the scenarios of this program, or print one."`
+	Run  RunCommand  `cmd:"" help:"Run scenarios on the platform running here and write a report."`
+}
+
+// platformFlags say what is drilled and how.
+type platformFlags struct {
+	State   string  `help:"Directory of all state of the platform, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
+	Out     string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
+	Viewers float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
+	Read    bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
+}
+
+func (f *platformFlags) validate() error {
+	if f.Viewers <= 0 || f.Viewers > 50 {
+		return fmt.Errorf("--viewers %v: want more than 0, at most 50", f.Viewers)
+	}
+	return nil
+}
+
+// ListCommand is `meridian drill list`.
+type ListCommand struct {
+	Name string `arg:"" optional:"" help:"Scenario to print as YAML."`
+
+	// W defaults to standard output.
+	W io.Writer `kong:"-"`
+}
+
+// Run prints.
+func (c *ListCommand) Run(context.Context) error {
+	if c.W == nil {
+		c.W = os.Stdout
+	}
+	all, err := scenario.BuiltIn()
+	if err != nil {
+		return err
+	}
+	if c.Name != "" {
+		s, err := find(all, c.Name)
+		if err != nil {
+			return err
+		}
+		b, err := yaml.Marshal(s)
+		if err == nil {
+			_, err = c.W.Write(b)
+		}
+		return err
+	}
+	t := tabwriter.NewWriter(c.W, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SCENARIO\tCORE\tTAKES\tTITLE")
+	for _, s := range all {
+		core := "-"
+		if s.Core {
+			core = "core"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%v\t%s\n", s.Name, core, s.Length(), s.Title)
+	}
+	return t.Flush()
+}
+
+func find(all []scenario.Scenario, name string) (scenario.Scenario, error) {
+	i := slices.IndexFunc(all, func(s scenario.Scenario) bool { return s.Name == name })
+	if i < 0 {
+		var names []string
+		for _, s := range all {
+			names = append(names, s.Name)
+		}
+		return scenario.Scenario{}, fmt.Errorf("no scenario %q: want a file's path, or one of %s", name, strings.Join(names, ", "))
+	}
+	return all[i], nil
+}
+
+// RunCommand is `meridian drill run`.
+type RunCommand struct {
+	platformFlags `embed:""`
+	Scenarios     []string `arg:"" optional:"" help:"Names of scenarios, or files; default: the core ones." placeholder:"SCENARIO"`
+}
+
+// Validate names every problem.
+func (c *RunCommand) Validate() error { return c.validate() }
+
+// Run runs the scenarios. It fails unless all pass.
+func (c *RunCommand) Run(ctx context.Context) error {
+	list, err := choose(c.Scenarios)
+	if err != nil {
+		return err
+	}
+	return c.drill(ctx, list)
+}
+
+// choose finds scenarios by name or file; none named are the core ones.
+func choose(names []string) ([]scenario.Scenario, error) {
+	all, err := scenario.BuiltIn()
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return slices.DeleteFunc(all, func(s scenario.Scenario) bool { return !s.Core }), nil
+	}
+	var out []scenario.Scenario
+	var errs []error
+	for _, name := range names {
+		var s scenario.Scenario
+		if strings.ContainsAny(name, "./") {
+			s, err = scenario.Read(name)
+		} else {
+			s, err = find(all, name)
+		}
+		out, errs = append(out, s), append(errs, err)
+	}
+	return out, errors.Join(errs...)
+}
+
+// drill runs scenarios one after the other and writes the report, which holds
+// also what was done of an interrupted drill.
+func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) error {
+	t, err := target.OpenPlatform(ctx, f.State)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	say := func(line string) { fmt.Printf("%6.1f  %s\n", time.Since(began).Seconds(), line) }
+	r, err := NewRunner(ctx, t, say)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.Read = f.Read
+	if err := r.Prepare(ctx); err != nil {
+		return err
+	}
+	out := report.Report{Version: report.Version, Began: began.UTC(), Program: program(), Target: r.Desc.Name,
+		Machine: report.Machine{CPUs: runtime.NumCPU(), System: runtime.GOOS + "/" + runtime.GOARCH}}
+	for _, x := range r.Desc.Table.Regions {
+		out.Regions = append(out.Regions, report.Region{Name: x.Name, Place: x.Place})
+	}
+	for _, s := range list {
+		if ctx.Err() != nil {
+			break
+		}
+		s = s.Scale(f.Viewers)
+		say("── " + s.Name + ": " + s.Title)
+		x, err := r.report(ctx, s)
+		out.Runs = append(out.Runs, x)
+		if err := errors.Join(err, x.Print(os.Stdout)); err != nil {
+			return err
+		}
+	}
+	out.Seconds = time.Since(began).Seconds()
+	return errors.Join(ctx.Err(), write(f.Out, out), out.Err())
+}
+
+// report runs a scenario and judges it.
+func (r *Runner) report(ctx context.Context, s scenario.Scenario) (report.Run, error) {
+	text, err := yaml.Marshal(s)
+	if err != nil {
+		return report.Run{}, err
+	}
+	began := time.Now()
+	o, err := r.Run(ctx, s)
+	return report.NewRun(s, string(text), o, err, began), nil
+}
+
+// program says which version of this program runs.
+func program() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	out := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			out += " " + s.Value[:12]
+		}
+	}
+	return out
+}
+
+// write writes the report in all its forms.
+func write(dir string, r report.Report) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := durable.Write(filepath.Join(dir, "drill.json"), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	fmt.Printf("report: %s\n", filepath.Join(dir, "drill.json"))
+	return nil
+}

@@ -1,0 +1,110 @@
+package drill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/client"
+)
+
+const (
+	// watchedSeconds of the video that viewers watch again and again.
+	watchedSeconds = 60
+	watchedTitle   = "Video of drills, 60 s"
+	uploadSeconds  = 2
+	makeTime       = 2 * time.Minute
+	readyTime      = 4 * time.Minute
+)
+
+// makeVideo makes a test picture with a tone.
+func makeVideo(ctx context.Context, file, size string, length int) error {
+	ctx, cancel := context.WithTimeout(ctx, makeTime)
+	defer cancel()
+	seconds := strconv.Itoa(length)
+	cmd := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size="+size+":rate=25:duration="+seconds,
+		"-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration="+seconds,
+		"-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "64k", "-movflags", "+faststart", file)
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("make a video with ffmpeg: %w\n%s", err, &out)
+	}
+	return nil
+}
+
+// prepare makes the creators' video, and finds or uploads what is watched.
+func (r *Runner) prepare(ctx context.Context) error {
+	r.template = filepath.Join(r.dir, "small.mp4")
+	if err := makeVideo(ctx, r.template, "320x180", uploadSeconds); err != nil {
+		return err
+	}
+	c := client.New(r.apis(""), r.Desc.APIKey)
+	defer c.Close()
+	cursor := ""
+	for {
+		list, next, err := c.Assets(ctx, "ready", cursor, 100)
+		if err != nil {
+			return fmt.Errorf("look for the video of earlier drills: %w", err)
+		}
+		for _, a := range list {
+			if a.Title == watchedTitle && a.Visibility == "public" {
+				r.asset = a.ID
+				return nil
+			}
+		}
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	r.say("making and uploading %d s of video to watch", watchedSeconds)
+	file := filepath.Join(r.dir, "watched.mp4")
+	if err := makeVideo(ctx, file, "640x360", watchedSeconds); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	up, err := c.Upload(ctx, client.Upload{Path: file, Title: watchedTitle, Visibility: "public", StateDir: filepath.Join(r.dir, "state")})
+	if err != nil {
+		return fmt.Errorf("upload the video to watch: %w", err)
+	}
+	r.asset = up.Asset
+	err = c.Follow(ctx, up.Asset, func(a client.Asset) (bool, error) {
+		if a.Failure != nil {
+			return true, errors.New(a.Failure.Code + ": " + a.Failure.Detail)
+		}
+		return a.State == "ready", nil
+	})
+	if err != nil {
+		return fmt.Errorf("encode the video to watch: %w", err)
+	}
+	return nil
+}
+
+// apis are the URLs of all APIs, the nearest to a region first.
+func (r *Runner) apis(near string) []string {
+	var out []string
+	for _, name := range r.nearest(near) {
+		x, _ := r.Desc.Table.Get(name)
+		out = append(out, x.API)
+	}
+	return out
+}
+
+func (r *Runner) nearest(near string) []string {
+	if near == "" {
+		return r.Desc.Table.Names()
+	}
+	out := []string{near}
+	for _, x := range r.Desc.Table.Nearest(near) {
+		if x.Name != near {
+			out = append(out, x.Name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,377 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meridian-video/meridian/drill/creators"
+	"github.com/meridian-video/meridian/drill/fleet"
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/score"
+	"github.com/meridian-video/meridian/drill/target"
+)
+
+const (
+	// wholeTime is how long a platform is waited for before a run, and at least
+	// after one.
+	wholeTime = 3 * time.Minute
+	// stepTime bounds making or undoing a fault.
+	stepTime = 4 * time.Minute
+	// asked is how often the platform is looked at while it is waited for.
+	asked       = 250 * time.Millisecond
+	uploadPause = 6 * time.Second
+	compareTime = time.Minute
+	cleanTime   = 2 * time.Minute
+)
+
+// Runner runs scenarios on a platform. Make one with NewRunner.
+type Runner struct {
+	Target target.Target
+	Desc   *target.Description
+	// Say hears what happens, a line at a time.
+	Say func(line string)
+	// Read has every byte of every store compared at the end of a run.
+	Read bool
+	// Asset to watch and Template to upload, if the caller has them.
+	Asset, Template string
+	// Broken makes viewers misbehave, for tests.
+	Broken fleet.Broken
+
+	dir, asset, template string
+}
+
+func (r *Runner) say(format string, a ...any) {
+	if r.Say != nil {
+		r.Say(fmt.Sprintf(format, a...))
+	}
+}
+
+// NewRunner describes the target and makes what is watched and uploaded. Close it.
+func NewRunner(ctx context.Context, t target.Target, say func(string)) (*Runner, error) {
+	d, err := t.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &Runner{Target: t, Desc: d, Say: say}
+	if r.dir, err = os.MkdirTemp("", "meridian-drill-"); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return r, nil
+}
+
+// Prepare makes, or finds, what is watched and uploaded.
+func (r *Runner) Prepare(ctx context.Context) error {
+	if r.Asset != "" && r.Template != "" {
+		r.asset, r.template = r.Asset, r.Template
+		return nil
+	}
+	return r.prepare(ctx)
+}
+
+// Close removes the runner's files and lets go of the target.
+func (r *Runner) Close() error { return errors.Join(os.RemoveAll(r.dir), r.Desc.Close()) }
+
+// run is one scenario under way.
+type run struct {
+	*Runner
+	s       scenario.Scenario
+	o       score.Observations
+	watch   *fleet.Watch
+	fleet   *fleet.Fleet
+	rec     *fleet.Recorder
+	studio  *creators.Studio
+	writers []*creators.Writer
+	cpu     pressure
+
+	mu sync.Mutex // of o.Steps, while they happen
+}
+
+// Run runs a scenario. An error means that it couldn't be run as written; what
+// was observed is judged by score.Evaluate.
+func (r *Runner) Run(ctx context.Context, s scenario.Scenario) (score.Observations, error) {
+	x := &run{Runner: r, s: s, rec: &fleet.Recorder{}}
+	x.o.Table, x.o.Viewers = r.Desc.Table, s.Load.Viewers
+	if err := x.setUp(ctx); err != nil {
+		return x.o, err
+	}
+	err := x.live(ctx)
+	return x.o, errors.Join(err, x.clean())
+}
+
+func (x *run) setUp(ctx context.Context) error {
+	if len(x.s.Load.Viewers) > len(x.Desc.Places) || len(x.s.Load.Creators) > len(x.Desc.Places) {
+		return fmt.Errorf("scenario %s wants people near %d regions, the platform has %d", x.s.Name, max(len(x.s.Load.Viewers), len(x.s.Load.Creators)), len(x.Desc.Places))
+	}
+	// Asked from where most viewers are: where the first loss is felt.
+	x.watch = fleet.NewWatch(x.Desc, x.Desc.Places[slices.Index(x.s.Load.Viewers, slices.Max(x.s.Load.Viewers))], x.asset)
+	x.say("waiting until the platform is whole")
+	wctx, cancel := context.WithTimeout(ctx, wholeTime)
+	defer cancel()
+	if _, err := x.await(wctx, x.whole); err != nil {
+		return fmt.Errorf("scenario %s can't begin: %w", x.s.Name, err)
+	}
+	var err error
+	x.fleet, err = fleet.New(fleet.Config{Target: x.Desc, Asset: x.asset, Viewers: x.s.Load.Viewers, Buffer: x.s.Load.Buffer.Std(),
+		Over: (x.s.WarmUp - x.s.Load.Buffer).Std() / 2, Broken: x.Broken}, x.rec)
+	if err != nil {
+		return err
+	}
+	return x.hire(ctx)
+}
+
+// hire finds creators.
+func (x *run) hire(ctx context.Context) error {
+	var near []string
+	for i, n := range x.s.Load.Creators {
+		for range n {
+			near = append(near, x.Desc.Places[i].Near)
+		}
+	}
+	x.o.Creators = len(near)
+	apis := map[string]string{}
+	for _, r := range x.Desc.Table.Regions {
+		apis[r.Name] = r.API
+	}
+	x.studio = creators.New(creators.Config{APIs: apis, Key: x.Desc.APIKey, Template: x.template, Dir: filepath.Join(x.dir, x.s.Name),
+		Near: near, Order: x.nearest, Pause: uploadPause})
+	if len(near) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(x.dir, x.s.Name), 0o700); err != nil {
+		return err
+	}
+	for _, r := range x.Desc.Table.Regions {
+		w, err := creators.NewWriter(ctx, r.Name, r.API, x.Desc.APIKey)
+		if err != nil {
+			return err
+		}
+		x.writers = append(x.writers, w)
+	}
+	return nil
+}
+
+// live runs the phases.
+func (x *run) live(ctx context.Context) error {
+	people, leave := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() { leave(); wg.Wait() }()
+	wg.Go(func() { x.fleet.Run(people) })
+	wg.Go(func() { x.cpu.run(people) })
+	wg.Go(func() { x.watch.Run(people) })
+	creating, stopCreators := context.WithCancel(people)
+	made := make(chan struct{})
+	go func() { defer close(made); x.studio.Run(creating) }()
+	defer func() { stopCreators(); <-made }()
+	for _, w := range x.writers {
+		wg.Go(func() { w.Run(people) })
+	}
+	n := 0
+	for _, v := range x.s.Load.Viewers {
+		n += v
+	}
+	x.say("%d viewers and %d creators; warming up for %v", n, x.o.Creators, x.s.WarmUp.Std())
+	if err := sleep(ctx, x.s.WarmUp.Std()); err != nil {
+		return err
+	}
+	x.o.ControlBegan = time.Now()
+	x.say("control phase, %v without a fault", x.s.Control.Std())
+	if err := sleep(ctx, x.s.Control.Std()); err != nil {
+		return err
+	}
+	x.o.FaultBegan = time.Now()
+	err := x.steps(ctx)
+	if err == nil {
+		err = sleep(ctx, x.s.Watch.Std())
+	}
+	stopCreators()
+	if err != nil {
+		return err
+	}
+	x.settle(ctx)
+	x.o.End = time.Now()
+	leave()
+	wg.Wait()
+	<-made
+	if err := x.account(ctx); err != nil {
+		return err
+	}
+	x.o.Events, x.o.Samples, x.o.Answers, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.watch.Answers(), x.cpu.all()
+	x.o.Dropped = x.rec.Dropped() + x.watch.Dropped()
+	x.o.Uploads = x.studio.Uploads()
+	x.o.Writes = map[string][]creators.Write{}
+	for _, w := range x.writers {
+		x.o.Writes[w.Region] = w.Writes()
+	}
+	return ctx.Err()
+}
+
+// settle waits until the platform is whole. Viewers go on watching.
+func (x *run) settle(ctx context.Context) {
+	limit := wholeTime
+	if o := x.s.Objectives.Recovery; o != nil {
+		limit = max(limit, 2*o.Std())
+	}
+	wctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	at, err := x.await(wctx, x.whole)
+	if err != nil {
+		x.o.Why = append(x.o.Why, "platform: "+err.Error())
+		return
+	}
+	x.o.Whole = at
+	x.say("the platform is whole")
+}
+
+// account waits for what creators were promised, and compares the stores.
+func (x *run) account(ctx context.Context) error {
+	limit := func(d *scenario.Duration) (context.Context, context.CancelFunc) {
+		most := compareTime
+		if d != nil {
+			most = max(most, 2*d.Std())
+		}
+		return context.WithTimeout(ctx, most)
+	}
+	if x.o.Creators > 0 {
+		rctx, cancel := limit(x.s.Objectives.Ready)
+		at, err := x.await(rctx, x.studio.Look)
+		cancel()
+		if err != nil {
+			x.o.Why = append(x.o.Why, "uploads: "+err.Error())
+		} else {
+			// Since when they are ready is known better than since when we know.
+			at = x.o.Whole
+			for _, u := range x.studio.Uploads() {
+				if u.Ready.After(at) {
+					at = u.Ready
+				}
+			}
+			x.o.AllReady = at
+		}
+	}
+	for _, w := range x.writers {
+		rctx, cancel := limit(nil)
+		_, err := x.await(rctx, func(ctx context.Context) error {
+			err := w.Check(ctx, x.apis(w.Region)[0])
+			if errors.Is(err, creators.ErrLost) {
+				x.o.LostWrites = append(x.o.LostWrites, err.Error())
+				return nil
+			}
+			return err
+		})
+		cancel()
+		if err != nil {
+			x.o.LostWrites = append(x.o.LostWrites, err.Error())
+		}
+	}
+	x.say("comparing stores and catalog")
+	rctx, cancel := limit(x.s.Objectives.Reconciled)
+	defer cancel()
+	at, err := x.await(rctx, func(ctx context.Context) error {
+		report, err := x.Desc.Reconcile(ctx, false)
+		if err != nil {
+			return err
+		}
+		x.o.Stores = &report
+		return report.Err()
+	})
+	if err != nil {
+		x.o.Why = append(x.o.Why, "stores: "+err.Error())
+	} else {
+		x.o.Reconciled = at
+	}
+	if x.Read {
+		return x.readAll(ctx)
+	}
+	return ctx.Err()
+}
+
+// readAll has every byte compared once.
+func (x *run) readAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, wholeTime)
+	defer cancel()
+	report, err := x.Desc.Reconcile(ctx, true)
+	if err != nil {
+		return fmt.Errorf("read all objects: %w", err)
+	}
+	x.o.Stores = &report
+	return nil
+}
+
+// whole is nil when the platform says it is and all routers find all edges.
+func (x *run) whole(ctx context.Context) error {
+	st, err := x.Target.Status(ctx)
+	if err == nil {
+		err = st.Whole
+	}
+	if err == nil {
+		err = x.watch.Everyone(ctx)
+	}
+	return err
+}
+
+// await asks until there is no error, and returns since when. When ctx ends it
+// returns the last error.
+func (x *run) await(ctx context.Context, ask func(context.Context) error) (time.Time, error) {
+	var last error
+	for {
+		at := time.Now()
+		err := ask(ctx)
+		if err == nil {
+			return at, nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		if sleep(ctx, asked) != nil {
+			return at, last
+		}
+	}
+}
+
+// clean deletes what creators made, also when the run was interrupted.
+func (x *run) clean() error {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTime)
+	defer cancel()
+	var errs []error
+	if x.studio != nil {
+		errs = append(errs, x.studio.Clean(ctx))
+	}
+	for _, w := range x.writers {
+		errs = append(errs, w.Clean(ctx, x.apis(w.Region)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("delete what the drill's creators made: %w", err)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// regionsLost are the regions with a fault that takes all their edges.
+func regionsLost(active map[int]target.Fault, d *target.Description) []string {
+	var out []string
+	for _, i := range slices.Sorted(maps.Keys(active)) {
+		f := active[i]
+		r, _ := d.Table.Get(f.Region)
+		if len(f.Hits(d.Table)) == len(r.Edges) {
+			out = append(out, f.Region)
+		}
+	}
+	return out
+}
