@@ -270,7 +270,7 @@ func (j *extraJob) posters(pub *publisher) error {
 	defer in.Close()
 	top := j.spec.Rungs[0]
 	v := ffmpeg.Video{URL: in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: j.spec.Timeline.Num, Den: j.spec.Timeline.Den},
-		Start: c.Start, End: c.Start + 1, Every: 1, Rotate: j.spec.Rotate, Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap}
+		Start: c.Start, End: c.Start + 1, Every: 1, Rotate: j.spec.Rotate, Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged}
 	for i, p := range posterSizes(j.spec, top) {
 		v.Rungs = []ffmpeg.Rung{{Width: p.Width, Height: p.Height}}
 		var picture []byte

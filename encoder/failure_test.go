@@ -234,7 +234,7 @@ func TestJoinedIsAsGood(t *testing.T) {
 
 func ssim(t testing.TB, a, b string) float64 {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "ffmpeg", "-nostdin", "-hide_banner", "-i", a, "-i", b, "-lavfi", "[0:v]setpts=N[a];[1:v]setpts=N[b];[a][b]ssim", "-f", "null", "-").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "ffmpeg", "-nostdin", "-hide_banner", "-i", a, "-i", b, "-lavfi", "[0:v]settb=1/1000,setpts=N[a];[1:v]settb=1/1000,setpts=N[b];[a][b]ssim", "-f", "null", "-").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	_, all, ok := strings.Cut(string(out), "All:")
 	require.True(t, ok, "%s", out)

@@ -150,7 +150,7 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 		URL: j.in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
 		Start: head.Start, End: last.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
 		Every: j.spec.Every, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
-		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap,
+		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged,
 		Preset: j.spec.Preset, CRF: j.spec.CRF, Threads: j.spec.Threads,
 	}
 	keyframe := func(k int64) {
@@ -393,7 +393,7 @@ func (j *videoJob) verify(c *chunk) error {
 		if plan.FramesHash(r.pts) == c.Hash {
 			continue
 		}
-		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)
+		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d, or at other times", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)
 		switch {
 		case len(r.pts) == 0:
 			return &probe.InputError{Code: probe.CodeDamaged, Detail: "a part of the video can't be decoded"}

@@ -59,8 +59,8 @@ type Video struct {
 	// Rotate in degrees clockwise: 0, 90, 180, 270.
 	Rotate      int
 	Deinterlace bool
-	// ToneMap converts HDR to SDR.
-	ToneMap bool
+	// ToneMap converts HDR to SDR; Untagged takes the source's colours for BT.2020.
+	ToneMap, Untagged bool
 	// Keyframes in seconds of output time, after the first frame.
 	Keyframes []float64
 	Rungs     []Rung
@@ -127,6 +127,9 @@ func (v Video) filter() string {
 	case 270:
 		steps = append(steps, "transpose=cclock")
 	}
+	if v.ToneMap && v.Untagged {
+		steps = append(steps, "setparams=color_primaries=bt2020:colorspace=bt2020nc")
+	}
 	if v.ToneMap {
 		steps = append(steps, "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p")
 	}
@@ -157,7 +160,8 @@ type Audio struct {
 	// From is the first sample wanted, in output samples on the run's timeline.
 	// The encoder's own priming frame comes before it.
 	From int64
-	// PadTo extends a shorter track with silence; in output samples, 0 for none.
+	// PadTo is the track's length: a shorter one is extended with silence, a
+	// longer one cut; in output samples, 0 for the source's own.
 	PadTo int64
 	// Seek lets the demuxer seek; else the track is decoded from its beginning.
 	Seek bool
@@ -188,7 +192,7 @@ func (t Audio) Args() []string {
 		f += fmt.Sprintf(",aresample=%d,alimiter=limit=0.891:level=0:latency=1,aresample=%d,aformat=sample_fmts=fltp", 4*t.SampleRate, t.SampleRate)
 	}
 	if n := t.PadTo - t.From; n > 0 {
-		f += fmt.Sprintf(",apad=whole_len=%d", n)
+		f += fmt.Sprintf(",apad=whole_len=%d,atrim=end_sample=%d", n, n)
 	}
 	return append(a, "-map", fmt.Sprintf("0:%d", t.Stream), "-map_metadata", "-1", "-af", f,
 		"-c:a", "aac", "-b:a", strconv.FormatInt(t.Bitrate, 10), "-fflags", "+bitexact", "-flush_packets", "1",

@@ -23,7 +23,7 @@ func TestArgs(t *testing.T) {
 		"video-later": Video{URL: url, Stream: 1, TimeBase: hls.Rational{Num: 1001, Den: 30000}, Start: 60, End: 180, SeekMicros: 1_334_667, Offset: 300, Timescale: 30000,
 			Every: 1, Preset: "veryfast", CRF: 23, Threads: 2, Keyframes: []float64{11.985, 14.0140001}, Rungs: rungs[1:], DecodeThreads: 2}.Args(),
 		"video-everything": Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 90000}, Start: 7, End: 180_007, SeekMicros: 0, Offset: 900_000, Timescale: 90000,
-			Every: 2, DropRepeats: true, Rotate: 90, Deinterlace: true, ToneMap: true, Preset: "veryfast", CRF: 23, Threads: 2, Rungs: rungs[1:]}.Args(),
+			Every: 2, DropRepeats: true, Rotate: 90, Deinterlace: true, ToneMap: true, Untagged: true, Preset: "veryfast", CRF: 23, Threads: 2, Rungs: rungs[1:]}.Args(),
 		"audio": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000, PadTo: 480000, Seek: true}.Args(),
 		"audio-takeover": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000,
 			From: 185 * 1024, PadTo: 480000, Seek: true, GainDB: 3.5}.Args(),

@@ -37,6 +37,7 @@ type VideoTrack struct {
 	Rotate      int      `json:"rotate,omitempty"`
 	Deinterlace bool     `json:"deinterlace,omitempty"`
 	ToneMap     bool     `json:"tone_map,omitempty"`
+	Untagged    bool     `json:"untagged,omitempty"`
 	Preset      string   `json:"preset"`
 	CRF         int      `json:"crf"`
 	Threads     int      `json:"threads"`
@@ -76,7 +77,7 @@ type AudioTrack struct {
 	Zero int64 `json:"zero"`
 	Num  int64 `json:"num"`
 	Den  int64 `json:"den"`
-	// PadTo extends the track to the video's end; in samples.
+	// PadTo is where the video ends, and the track with it; in samples.
 	PadTo   int64 `json:"pad_to,omitempty"`
 	Bitrate int64 `json:"bitrate"`
 	// Loudness to bring the track to, in LUFS; 0 leaves it as it is.
@@ -189,7 +190,7 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 		}
 	}
 	base := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: x.Repeats, Rotate: v.Rotate,
-		SourcePixels: int64(v.Width) * int64(v.Height), Deinterlace: v.Interlaced, ToneMap: v.HDR, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
+		SourcePixels: int64(v.Width) * int64(v.Height), Deinterlace: v.Interlaced, ToneMap: v.HDR, Untagged: v.Untagged, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
 	var tracks []catalog.PlanTrack
 	for n, rungs := range [][]Rung{all[split:], all[:split], copied} {
 		if len(rungs) == 0 {

@@ -79,6 +79,8 @@ type stream struct {
 	Pixels      string `json:"pix_fmt"`
 	Profile     string `json:"profile"`
 	Transfer    string `json:"color_transfer"`
+	Primaries   string `json:"color_primaries"`
+	Matrix      string `json:"color_space"`
 	Channels    int    `json:"channels"`
 	Disposition struct {
 		AttachedPic int `json:"attached_pic"`
@@ -193,8 +195,12 @@ func parseVideo(st stream, limits Limits) (Video, error) {
 		v.Interlaced = true
 	}
 	v.HDR = st.Transfer == "smpte2084" || st.Transfer == "arib-std-b67"
+	v.Untagged = v.HDR && (!tagged(st.Primaries) || !tagged(st.Matrix)) && strings.HasPrefix(st.Pixels, "yuv")
 	return v, nil
 }
+
+// tagged reports whether a colour description says anything.
+func tagged(s string) bool { return s != "" && s != "unknown" && s != "reserved" && s != "unspecified" }
 
 // needsRemux says why chunks can't be cut from the container itself, as far as
 // the header tells; Index finds the rest.

@@ -40,6 +40,8 @@ type Video struct {
 	Pixels, Profile string
 	// HDR transfer (PQ or HLG), which needs tone mapping.
 	HDR bool
+	// Untagged is HDR whose primaries or matrix aren't told: BT.2020 by far the most often.
+	Untagged bool
 	// first holds the first packets' times, to check the sample tables against.
 	first []packet
 }

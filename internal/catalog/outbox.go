@@ -79,9 +79,17 @@ func insertCleanup(ctx context.Context, q *db.Queries, a db.Asset, run int, why 
 	if err != nil {
 		return err
 	}
-	return q.InsertTask(ctx, db.InsertTaskParams{ID: fmt.Sprintf("%s/%s/cleanup/%s", a.ID, hls.RunName(max(run, 1)), why), Asset: a.ID, Run: int32(run), Owner: a.Owner,
+	return q.InsertTask(ctx, db.InsertTaskParams{ID: cleanupID(a.ID, run, why), Asset: a.ID, Run: int32(run), Owner: a.Owner,
 		Class: string(Extra), Kind: string(KindCleanup), Spec: spec, Region: a.Region, Pinned: a.Regions, Delay: max(grace, cleanupPasses[0])})
 }
+
+func cleanupID(asset string, run int, why string) string {
+	return fmt.Sprintf("%s/%s/cleanup/%s", asset, hls.RunName(max(run, 1)), why)
+}
+
+// whyDead names the clean-up of the source of an asset that failed through no
+// fault of its own.
+const whyDead = "dead"
 
 // failRun ends a run and cancels its tasks. The asset fails with it, unless it
 // is ready: a failed re-encode changes nothing for viewers. The caller holds
@@ -103,13 +111,14 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 		return err
 	}
 	if State(a.State) == Ready || State(a.State) == Failed {
-		return insertCleanup(ctx, q, a, run, "run", 0, objects.WorkPrefix(asset, hls.RunName(run)), objects.RunPrefix(asset, hls.RunName(run)))
+		return insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...)
 	}
 	return failAsset(ctx, q, a, run, f)
 }
 
 // failAsset makes an asset failed and has its objects removed, except playback
-// records, which tell edges so.
+// records, which tell edges so. The source of a run that failed through no fault
+// of its own is kept for a while.
 func failAsset(ctx context.Context, q *db.Queries, a db.Asset, run int, f Failure) error {
 	if err := q.MarkFailed(ctx, &f.Code, &f.Detail, a.ID); err != nil {
 		return err
@@ -117,7 +126,18 @@ func failAsset(ctx context.Context, q *db.Queries, a db.Asset, run int, f Failur
 	if err := q.CloseUploadOfAsset(ctx, a.ID); err != nil {
 		return err
 	}
-	if err := insertCleanup(ctx, q, a, run, "failed", 0, contentPrefixes(a.ID, run)...); err != nil {
+	content := contentPrefixes(a.ID, run)
+	if run > 0 && f.Code == InternalFailure {
+		if err := insertCleanup(ctx, q, a, run, whyDead, deadGrace, content[0]); err != nil {
+			return err
+		}
+		// Only of runs that have ended: another may follow soon.
+		content = nil
+		for n := 1; n <= run; n++ {
+			content = append(content, runPrefixes(a.ID, n)...)
+		}
+	}
+	if err := insertCleanup(ctx, q, a, run, "failed", 0, content...); err != nil {
 		return err
 	}
 	if err := purgeAsset(ctx, q, a.ID); err != nil {
@@ -130,7 +150,7 @@ func failAsset(ctx context.Context, q *db.Queries, a db.Asset, run int, f Failur
 	return emit(ctx, q, a, e, outboxEntry{})
 }
 
-// contentPrefixes are everything an asset has stored up to its newest run, but
+// contentPrefixes are, the source first, everything an asset has stored up to its newest run, but
 // its playback records.
 func contentPrefixes(asset string, newestRun int) []string {
 	out := []string{objects.SourcePrefix(asset), "work/" + asset + "/"}

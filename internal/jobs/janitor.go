@@ -36,8 +36,13 @@ const (
 	// sweepPause follows a sweep that failed.
 	sweepPause = 5 * time.Second
 	// leaseGrace leaves expired tasks to redelivered messages, which come first as a rule.
-	leaseGrace    = 10 * time.Second
-	forgetEvery   = time.Minute
+	leaseGrace  = 10 * time.Second
+	forgetEvery = time.Minute
+	// stuckAfter is how long a run may be without any progress. Encoders that are
+	// away for an evening are waited for.
+	stuckAfter = 24 * time.Hour
+	// alarmAfter is how old what must end may be before it is complained about.
+	alarmAfter    = 15 * time.Minute
 	deleteTimeout = 90 * time.Second
 	// cleanupsPerSweep keeps one sweep short.
 	cleanupsPerSweep = 10
@@ -53,7 +58,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	for sleep(ctx, pause) {
 		err := j.sweep(ctx)
 		if time.Since(forgotten) > forgetEvery {
-			err = errors.Join(err, j.Catalog.Forget(ctx))
+			err = errors.Join(err, j.Catalog.Forget(ctx), j.overdue(ctx))
 			forgotten = time.Now()
 		}
 		pause = sweepEvery
@@ -75,6 +80,24 @@ func (j *Janitor) sweep(ctx context.Context) error {
 	expired, uerr := j.Catalog.ExpireUploads(ctx)
 	j.Metrics.sweep("uploads", expired)
 	return errors.Join(err, ferr, uerr, j.bury(ctx), j.cleanUp(ctx))
+}
+
+// overdue fails what nothing has become of, and tells how old the rest is.
+func (j *Janitor) overdue(ctx context.Context) error {
+	stuck, err := j.Catalog.FailStuck(ctx, stuckAfter)
+	j.Metrics.sweep("stuck", stuck)
+	list, lerr := j.Catalog.Oldest(ctx)
+	if err := errors.Join(err, lerr); err != nil {
+		return err
+	}
+	j.Metrics.waits(list)
+	for _, w := range list {
+		// An asset may be playable for as long as its encode takes.
+		if w.Oldest > alarmAfter && w.What != "asset playable" && w.What != "task running" && w.What != "dead task" {
+			j.Log.Warn("janitor: something waits for too long", "what", w.What, "oldest", w.Oldest.Round(time.Second), "number", w.N)
+		}
+	}
+	return nil
 }
 
 // bury tells dead tasks to the DEAD stream.

@@ -145,12 +145,23 @@ func TestHowTasksEnd(t *testing.T) {
 		require.True(t, wantDead[d.Task], "%+v", d)
 		delete(wantDead, d.Task)
 	}
-	// Nothing is left behind of what failed.
+	// The source of what can be replayed stays until that is decided against;
+	// otherwise nothing is left behind of what failed.
+	parts := func(id string) (n int) {
+		require.NoError(t, e.store.Own().List(t.Context(), objects.SourcePrefix(id), "", func(objects.Info) bool { n++; return true }))
+		return n
+	}
+	require.NotZero(t, parts(ids["ours"]))
+	for name, want := range outcomes {
+		if want.dead {
+			require.NoError(t, e.cat.Discard(t.Context(), ids[name]+"/r1/plan"))
+		}
+	}
 	e.eventually("parts are removed", 30*time.Second, func() bool {
 		n := 0
 		for name, id := range ids {
 			if outcomes[name].state == catalog.Failed {
-				require.NoError(t, e.store.Own().List(t.Context(), objects.SourcePrefix(id), "", func(objects.Info) bool { n++; return true }))
+				n += parts(id)
 			}
 		}
 		return n == 0

@@ -14,6 +14,8 @@ type Metrics struct {
 	seconds    *prometheus.HistogramVec
 	dispatched *prometheus.CounterVec
 	swept      *prometheus.CounterVec
+	waiting    *prometheus.GaugeVec
+	oldest     *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics with reg.
@@ -24,7 +26,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		dispatched: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_jobs_dispatched_total", Help: "Messages sent for tasks."}, []string{"class"}),
 		swept:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_jobs_swept_total", Help: "Rows the janitor cleared, by what they were."}, []string{"what"}),
 	}
-	reg.MustRegister(m.tasks, m.seconds, m.dispatched, m.swept)
+	m.waiting = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_jobs_waiting_things", Help: "How many assets, tasks and rows are in a state that must end."}, []string{"what"})
+	m.oldest = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_jobs_oldest_seconds", Help: "How long the oldest of them has been in it."}, []string{"what"})
+	reg.MustRegister(m.tasks, m.seconds, m.dispatched, m.swept, m.waiting, m.oldest)
 	return m
 }
 
@@ -39,6 +43,19 @@ func (m *Metrics) done(t catalog.Task, outcome string, took time.Duration) {
 func (m *Metrics) dispatch(c catalog.Class) {
 	if m != nil {
 		m.dispatched.WithLabelValues(string(c)).Inc()
+	}
+}
+
+// waits replaces what was known of things that wait.
+func (m *Metrics) waits(list []catalog.WaitingFor) {
+	if m == nil {
+		return
+	}
+	m.waiting.Reset()
+	m.oldest.Reset()
+	for _, w := range list {
+		m.waiting.WithLabelValues(w.What).Set(float64(w.N))
+		m.oldest.WithLabelValues(w.What).Set(w.Oldest.Seconds())
 	}
 }
 
