@@ -27,6 +27,7 @@ type Command struct {
 
 	MaxConnections int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
 	Bandwidth      Size          `help:"Bytes a second this edge can send; they count in the load routers are told. 0: not known." default:"0" env:"MERIDIAN_EDGE_BANDWIDTH" placeholder:"SIZE"`
+	Peers          bool          `help:"Ask the region's other edges for what they own before the stores." default:"true" negatable:"" env:"MERIDIAN_EDGE_PEERS"`
 	DrainNotice    time.Duration `help:"How long an edge that viewers play from answers on after the stop signal, while routers send them elsewhere." default:"1s" env:"MERIDIAN_EDGE_DRAIN_NOTICE"`
 	GeoDatabase    string        `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
 	AccessSample   int           `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`

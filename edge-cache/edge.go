@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/edge-cache/load"
+	"github.com/meridian-video/meridian/edge-cache/peer"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -87,8 +88,20 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 	e.drain = newDrainer(c.DrainNotice, e.log)
 	e.meter = newMeter(c, &e.gate.traffic, e.cache)
 	observeLoad(rt.Metrics, e.meter, e.drain)
+	from := newOrigins(store, rt.Metrics)
+	key, err := peer.NewKey(c.SessionKey.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	if c.Peers && len(here.Edges) > 1 {
+		var edges []peer.Edge
+		for _, x := range here.Edges {
+			edges = append(edges, peer.Edge{Name: x.Name, URL: x.URL})
+		}
+		from.peers = peer.New(c.Edge, edges, key, from.set)
+	}
 	e.handler = &handler{
-		sites: sites{table: rt.Table, self: self, here: here}, store: store, cache: e.cache, session: session,
+		sites: sites{table: rt.Table, self: self, here: here}, origins: from, peerKey: key, cache: e.cache, session: session,
 		composer: newComposer(store, e.log, m), metrics: m, log: e.log, sample: uint64(c.AccessSample), ready: e.serving,
 		meter: e.meter, drain: e.drain,
 		guard: guard{finder: finder, keys: e.keys.Current, country: e.country, now: time.Now},
@@ -150,7 +163,9 @@ func (e *edge) Run(ctx context.Context) error {
 	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.handler, e.log, e.gate, nil) })
 	err := g.Wait()
 	e.handler.composer.close()
-	return errors.Join(err, e.cache.Close())
+	err = errors.Join(err, e.cache.Close())
+	e.handler.origins.close()
+	return err
 }
 
 func (e *edge) serve(ctx context.Context) error {

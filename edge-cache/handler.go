@@ -14,6 +14,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/load"
+	"github.com/meridian-video/meridian/edge-cache/peer"
 	"github.com/meridian-video/meridian/internal/geo/health"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -30,7 +31,8 @@ const (
 // handler answers the playback URLs.
 type handler struct {
 	sites    sites
-	store    *objects.Store
+	origins  *origins
+	peerKey  peer.Key
 	cache    *cache.Cache
 	composer *composer
 	guard    guard
@@ -49,7 +51,7 @@ type answer struct {
 	target target
 	grant  grant
 	sent   deliver.Sent
-	cache  string // how the cache answered: "memory", "disk", "origin", "collapsed", "negative", "composed" or "none"
+	cache  string // how the cache answered: "memory", "disk", "origin", "peer", "collapsed", "negative", "composed" or "none"
 	err    error
 }
 
@@ -107,6 +109,9 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 		return errMethod
 	}
 	path, rawQuery := requestTarget(r)
+	if strings.HasPrefix(path, peer.Prefix) {
+		return h.peer(w, r, a, path)
+	}
 	t, ok := parsePath(path)
 	if !ok {
 		return errPath
@@ -211,8 +216,8 @@ func (h *handler) health(w http.ResponseWriter, r *http.Request, a *answer) erro
 	}
 	w.Header()[health.LoadHeader] = h.meter.Header()
 	var errs []error
-	for _, b := range h.store.Regions() {
-		err := h.object(w, r, a, objects.HealthKey(b.Region), objects.Placement{}, "application/octet-stream", "no-store")
+	for _, s := range h.origins.stores {
+		err := h.object(w, r, a, objects.HealthKey(s.region), objects.Placement{}, "application/octet-stream", "no-store")
 		if err == nil {
 			return nil
 		}
@@ -224,19 +229,11 @@ func (h *handler) health(w http.ResponseWriter, r *http.Request, a *answer) erro
 	return errors.Join(append([]error{errDown}, errs...)...)
 }
 
-// source opens an object in the regions its placement allows, nearest first.
-func (h *handler) source(key string, p objects.Placement) cache.Source {
-	return func(ctx context.Context, offset int64) (io.ReadCloser, cache.Info, error) {
-		body, info, err := h.store.Get(ctx, key, offset, -1, p)
-		if errors.Is(err, objects.ErrNotFound) {
-			err = errors.Join(cache.ErrNotFound, err)
-		}
-		return body, cache.Info{Size: info.Size, ETag: info.ETag, SHA256: info.SHA256, Modified: info.Modified, Origin: info.Region}, err
-	}
-}
-
 func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key string, p objects.Placement, mime, control string) error {
-	src := h.source(key, p)
+	src := h.origins.source(key, p)
+	if a.target.immutable() {
+		src = h.origins.shared(key, p)
+	}
 	o, out, err := h.cache.Get(r.Context(), key, src)
 	a.cache = label(out)
 	if err != nil {
@@ -259,6 +256,9 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 		}()
 		c.body, c.fetched = s, time.Time{}
 		w.Header().Set("Cache-Status", h.cacheName()+"; fwd=bypass; detail=too-large")
+	} else if fromPeer(o, out) {
+		a.cache = peerLabel
+		w.Header().Set("Cache-Status", h.cacheName()+"; fwd=uri-miss; stored; detail="+peerLabel)
 	} else {
 		w.Header().Set("Cache-Status", h.cacheStatus(out))
 	}
@@ -274,7 +274,7 @@ func (h *handler) ahead(t target, p objects.Placement) {
 		return
 	}
 	key := objects.SegmentKey(t.asset, t.run, t.rendition, next)
-	if h.cache.Prefetch(key, h.source(key, p)) {
+	if h.cache.Prefetch(key, h.origins.shared(key, p)) {
 		h.metrics.ahead.Inc()
 	}
 }
@@ -313,7 +313,7 @@ func (h *handler) cacheStatus(o cache.Outcome) string {
 func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q query) error {
 	rec := a.grant.record
 	key := objects.MasterKey(rec.Asset, rec.Run, rec.Master)
-	o, out, err := h.cache.Get(r.Context(), key, h.source(key, rec.Placement))
+	o, out, err := h.cache.Get(r.Context(), key, h.origins.source(key, rec.Placement))
 	a.cache = label(out)
 	if err != nil {
 		return err

@@ -19,10 +19,12 @@ const (
 	kindInit
 	kindExtra
 	kindHealth
+	// kindPeer: another edge asks for an object.
+	kindPeer
 )
 
 func (k kind) String() string {
-	return [...]string{"invalid", "master", "media", "segment", "init", "extra", "health"}[k]
+	return [...]string{"invalid", "master", "media", "segment", "init", "extra", "health", "peer"}[k]
 }
 
 // target is what a request path names. All its fields have been checked.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/origin"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/playback"
 	"github.com/meridian-video/meridian/internal/token"
@@ -35,6 +36,8 @@ var (
 	errRevoked   = &problem{http.StatusForbidden, "Token revoked", "The token in this URL was revoked.", "token_revoked"}
 	errForeign   = &problem{http.StatusForbidden, "Token for something else", "The token in this URL is for another video.", "token_foreign"}
 	errRule      = &problem{http.StatusForbidden, "Not allowed here", "This video can't be watched from this place, address or site.", "not_allowed"}
+	errNotPeer   = &problem{http.StatusForbidden, "Not an edge", "Only edges of this region ask for this.", "not_peer"}
+	errNotYet    = &problem{http.StatusGatewayTimeout, "Not yet", "The object isn't here in time for a peer.", "late"}
 	errMethod    = &problem{http.StatusMethodNotAllowed, "Method not allowed", "Use GET, HEAD or OPTIONS.", "method"}
 	errContent   = &problem{http.StatusBadRequest, "Request has a body", "Playback requests have no content.", "content"}
 	errQuery     = &problem{http.StatusBadRequest, "Bad query", "The query can't be read, or is too long.", "query"}
@@ -69,7 +72,7 @@ func problemOf(err error) *problem {
 		return errBusy
 	case errors.Is(err, cache.ErrCorrupt):
 		return errBroken
-	case errors.Is(err, objects.ErrUnavailable), errors.Is(err, cache.ErrClosed), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, objects.ErrUnavailable), errors.Is(err, origin.ErrUnavailable), errors.Is(err, cache.ErrClosed), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return errDown
 	default:
 		return errInternal

@@ -258,14 +258,21 @@ func (w *world) video(r playback.Record, n int) {
 	w.publish(r)
 }
 
-// start runs edge eu-1 (or the named one) and waits until it is ready.
-func (w *world) start(name string) {
+// command configures the edge of that name.
+func (w *world) command(name string) *Command {
 	w.t.Helper()
 	_, r, ok := w.table.Edge(name)
 	require.True(w.t, ok)
-	c := &Command{Edge: name, Listen: "127.0.0.1:0", CacheDir: w.dir, CacheMemory: 32 << 20, CacheDisk: 64 << 20, MaxConnections: 1000, AccessSample: 1,
+	return &Command{Edge: name, Listen: "127.0.0.1:0", CacheDir: w.dir, CacheMemory: 32 << 20, CacheDisk: 64 << 20, MaxConnections: 1000, AccessSample: 1,
 		GeoDatabase:   "../testdata/geo/GeoLite2-City-Test.mmdb",
 		RootPublicKey: service.Secret(w.secret(token.RootPublicFile)), SessionKey: service.Secret(w.secret(token.SessionKeyFile(r.Name))), S3: w.cfg}
+}
+
+// start runs edge eu-1 (or the named one) and waits until it is ready.
+func (w *world) start(name string) {
+	w.t.Helper()
+	c := w.command(name)
+	_, r, _ := w.table.Edge(name)
 	e, err := newEdge(c, &service.Runtime{Region: r, Table: w.table, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -51,6 +51,11 @@ const (
 	shards   = 64
 )
 
+// Rejecter may be a Source's body. Reject says that its bytes, read to their end,
+// weren't what its Info said; opening the Source again gives another origin's
+// where there is one.
+type Rejecter interface{ Reject() }
+
 // MaxFills bounds the fetches running at once, and so their goroutines.
 const MaxFills = 512
 

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -174,7 +175,9 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 		close(o.opened)
 	}
 	if err := s.copy(ctx, sha256.New()); err != nil {
-		return err
+		if err = s.mend(ctx, err); err != nil {
+			return err
+		}
 	}
 	o.finish()
 	if info.Size == 0 {
@@ -183,10 +186,52 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 	if !kept {
 		c.forget(o)
 	}
-	if c.disk != nil && !(fromDisk && s.disk) && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
+	if c.disk != nil && !(fromDisk && s.disk) && !info.Peer && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
 		c.cfg.Events.DiskDropped()
 	}
 	return nil
+}
+
+// mend reads the object a second time after its bytes turned out wrong with err,
+// from another origin where the source has one. When what readers have of it was
+// right, they get the right rest; else the object is put in their place for those
+// who ask next, and err stands.
+func (s *stream) mend(ctx context.Context, err error) error {
+	bad, ok := s.body.(Rejecter)
+	if !ok || !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	bad.Reject()
+	body, info, oerr := s.src(ctx, 0)
+	if oerr != nil {
+		return errors.Join(err, oerr)
+	}
+	if info.Fetched.IsZero() {
+		info.Fetched = time.Now()
+	}
+	defer func() { _ = body.Close() }() // its bytes are checked
+	if info.Size < 0 || info.Size > s.c.cfg.MaxObject {
+		return err
+	}
+	if aerr := s.c.acquire(ctx, info.Size, s.c.arriving.Acquire); aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	defer s.c.arriving.Release(info.Size)
+	good := make([]byte, info.Size)
+	if _, rerr := io.ReadFull(body, good); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	if sum := sha256.Sum256(good); info.SHA256 == "" || hex.EncodeToString(sum[:]) != info.SHA256 {
+		return err
+	}
+	o := s.o
+	here := o.Available()
+	if info.Size == o.info.Size && info.ETag == o.info.ETag && bytes.Equal(good[:here], o.body[:here]) {
+		copy(o.body[here:], good[here:])
+		return nil
+	}
+	s.c.Put(o.key, info, good)
+	return err
 }
 
 // copy reads the whole body and hands out all but the last piece; the caller

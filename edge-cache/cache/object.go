@@ -19,6 +19,9 @@ type Info struct {
 	Fetched time.Time
 	// Origin names where the bytes came from.
 	Origin string
+	// Peer: they came from another cache, which keeps them: they aren't written to
+	// this one's disk.
+	Peer bool
 }
 
 // Tier is where an object's bytes came from.

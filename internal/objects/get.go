@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -80,7 +81,11 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 			return notFound("get", key, cause(ctx, err))
 		}
 		size := o.Size
-		if cr := h.Get("Content-Range"); cr != "" {
+		cr := h.Get("Content-Range")
+		if offset > 0 && !strings.HasPrefix(cr, fmt.Sprintf("bytes %d-", offset)) {
+			return errors.Join(fmt.Errorf("get %s: asked for bytes from %d, got %q", key, offset, cr), r.Close())
+		}
+		if cr != "" {
 			if _, err := fmt.Sscanf(cr[lastSlash(cr)+1:], "%d", &size); err != nil {
 				return errors.Join(fmt.Errorf("get %s: content range %q: %w", key, cr, err), r.Close())
 			}

@@ -1,0 +1,127 @@
+package edgecache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/edge-cache/peer"
+	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/token"
+)
+
+// cluster is several edges of one region.
+type cluster struct {
+	*world
+	edges []*edge
+	bases []string
+	stops []func()
+}
+
+// startCluster runs n edges that know each other.
+func startCluster(w *world, n int) *cluster {
+	c := &cluster{world: w}
+	var listen []string
+	w.table.Regions[0].Edges = nil
+	for i := range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(w.t, err)
+		listen = append(listen, l.Addr().String())
+		require.NoError(w.t, l.Close())
+		w.table.Regions[0].Edges = append(w.table.Regions[0].Edges, region.Edge{Name: fmt.Sprintf("eu-%d", i+1), URL: "http://" + listen[i]})
+	}
+	for i := range n {
+		cmd := w.command(fmt.Sprintf("eu-%d", i+1))
+		cmd.Listen, cmd.CacheDir, cmd.Peers = listen[i], w.t.TempDir(), true
+		e, err := newEdge(cmd, &service.Runtime{Region: w.table.Regions[0], Table: w.table, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+		require.NoError(w.t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		stopped := false
+		stop := func() {
+			if !stopped {
+				stopped = true
+				cancel()
+				client.CloseIdleConnections()
+				require.NoError(w.t, <-done)
+			}
+		}
+		w.t.Cleanup(stop)
+		c.edges, c.bases, c.stops = append(c.edges, e), append(c.bases, "http://"+listen[i]), append(c.stops, stop)
+	}
+	for _, e := range c.edges {
+		require.Eventually(w.t, func() bool { return e.Ready(context.Background()) == nil }, 15*time.Second, 10*time.Millisecond)
+	}
+	return c
+}
+
+// at asks edge i.
+func (c *cluster) at(i int, path string, header ...string) (*http.Response, []byte) {
+	c.base = c.bases[i]
+	return c.get(path, header...)
+}
+
+// TestEdgesShare: the region fetches each object from its store once, whichever
+// edges are asked, until one of them is gone; then the others do without it.
+func TestEdgesShare(t *testing.T) {
+	const segments = 12
+	w := newWorld(t, testenv.S3(t, 1))
+	w.video(record0(), segments)
+	c := startCluster(w, 3)
+	peers := 0
+	for n := range segments {
+		for i := range c.edges {
+			res, b := c.at((n+i)%3, segURL("-", n))
+			require.Equal(t, 200, res.StatusCode)
+			require.True(t, bytes.Equal(w.content[segKey(n)], b))
+			if res.Header.Get("Cache-Status") == fmt.Sprintf(`"eu-%d"; fwd=uri-miss; stored; detail=peer`, (n+i)%3+1) {
+				peers++
+			}
+		}
+		require.LessOrEqual(t, w.proxies[0].gets(segKey(n)), 1, "segment %d", n)
+	}
+	require.GreaterOrEqual(t, peers, segments, "two of three edges don't own a segment")
+	var disk int
+	for _, e := range c.edges {
+		disk += e.cache.Stats().DiskObjects
+	}
+	require.LessOrEqual(t, disk, segments, "objects of peers aren't on disk")
+
+	// Nobody but an edge of the region is answered, and no other objects are.
+	path := peer.Prefix + segKey(0)[len("streams/"):]
+	res, _ := c.at(0, path)
+	require.Equal(t, 403, res.StatusCode)
+	ask := func(path string) int {
+		key, err := peer.NewKey(w.secret(token.SessionKeyFile("eu")))
+		require.NoError(t, err)
+		res, _ := c.at(0, path, peer.ProofField, key.Prove("eu-2", path, time.Now()))
+		return res.StatusCode
+	}
+	require.Equal(t, 200, ask(path))
+	require.Equal(t, 404, ask(peer.Prefix+asset+"/master.m3u8"))
+	require.Equal(t, 404, ask(peer.Prefix+asset+"/r1/v1080/index.m3u8"))
+	require.Equal(t, 404, ask(peer.Prefix+"../health/eu.bin"))
+	require.Equal(t, 404, ask(peer.Prefix+asset+"/r1/v1080/00099-1/00000.m4s"))
+
+	// Without one of them.
+	c.stops[2]()
+	for n := range segments {
+		for _, r := range []string{"v360", "a0-aac128"} {
+			started := time.Now()
+			res, _ := c.at(n%2, "/v/-/"+asset+"/r1/"+r+fmt.Sprintf("/%05d-1/00000.m4s", n))
+			require.Equal(t, 200, res.StatusCode)
+			require.Less(t, time.Since(started), 3*time.Second)
+		}
+	}
+}
