@@ -19,17 +19,15 @@ import (
 )
 
 const (
-	// wholeTime is how long a platform is waited for before a run, and at least
-	// after one.
-	wholeTime = 3 * time.Minute
 	// stepTime bounds making or undoing a fault.
 	stepTime = 4 * time.Minute
 	// asked is how often the platform is looked at while it is waited for.
-	asked       = 250 * time.Millisecond
-	uploadPause = 6 * time.Second
-	compareTime = time.Minute
-	cleanTime   = 2 * time.Minute
+	asked     = 250 * time.Millisecond
+	cleanTime = 2 * time.Minute
+	readTime  = 5 * time.Minute
 )
+
+var usualWaits = Waits{Whole: 3 * time.Minute, Compared: time.Minute, Pause: 6 * time.Second, Open: 30 * time.Second}
 
 // Runner runs scenarios on a platform. Make one with NewRunner.
 type Runner struct {
@@ -43,8 +41,21 @@ type Runner struct {
 	Asset, Template string
 	// Broken makes viewers misbehave, for tests.
 	Broken fleet.Broken
+	// Waits; NewRunner sets the usual ones.
+	Waits Waits
 
 	dir, asset, template string
+}
+
+// Waits are how long a runner waits for what.
+type Waits struct {
+	// Whole is for the platform before a run, and at least after one; Compared is,
+	// at least, for uploads and stores after that.
+	Whole, Compared time.Duration
+	// Pause is between two uploads of a creator.
+	Pause time.Duration
+	// Open is how long viewers wait for a first picture.
+	Open time.Duration
 }
 
 func (r *Runner) say(format string, a ...any) {
@@ -59,7 +70,7 @@ func NewRunner(ctx context.Context, t target.Target, say func(string)) (*Runner,
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{Target: t, Desc: d, Say: say}
+	r := &Runner{Target: t, Desc: d, Say: say, Waits: usualWaits}
 	if r.dir, err = os.MkdirTemp("", "meridian-drill-"); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -112,14 +123,14 @@ func (x *run) setUp(ctx context.Context) error {
 	// Asked from where most viewers are: where the first loss is felt.
 	x.watch = fleet.NewWatch(x.Desc, x.Desc.Places[slices.Index(x.s.Load.Viewers, slices.Max(x.s.Load.Viewers))], x.asset)
 	x.say("waiting until the platform is whole")
-	wctx, cancel := context.WithTimeout(ctx, wholeTime)
+	wctx, cancel := context.WithTimeout(ctx, x.Waits.Whole)
 	defer cancel()
 	if _, err := x.await(wctx, x.whole); err != nil {
 		return fmt.Errorf("scenario %s can't begin: %w", x.s.Name, err)
 	}
 	var err error
 	x.fleet, err = fleet.New(fleet.Config{Target: x.Desc, Asset: x.asset, Viewers: x.s.Load.Viewers, Buffer: x.s.Load.Buffer.Std(),
-		Over: (x.s.WarmUp - x.s.Load.Buffer).Std() / 2, Broken: x.Broken}, x.rec)
+		Over: (x.s.WarmUp - x.s.Load.Buffer).Std() / 2, Patience: x.Waits.Open, Broken: x.Broken}, x.rec)
 	if err != nil {
 		return err
 	}
@@ -140,7 +151,7 @@ func (x *run) hire(ctx context.Context) error {
 		apis[r.Name] = r.API
 	}
 	x.studio = creators.New(creators.Config{APIs: apis, Key: x.Desc.APIKey, Template: x.template, Dir: filepath.Join(x.dir, x.s.Name),
-		Near: near, Order: x.nearest, Pause: uploadPause})
+		Near: near, Order: x.nearest, Pause: x.Waits.Pause})
 	if len(near) == 0 {
 		return nil
 	}
@@ -214,7 +225,7 @@ func (x *run) live(ctx context.Context) error {
 
 // settle waits until the platform is whole. Viewers go on watching.
 func (x *run) settle(ctx context.Context) {
-	limit := wholeTime
+	limit := x.Waits.Whole
 	if o := x.s.Objectives.Recovery; o != nil {
 		limit = max(limit, 2*o.Std())
 	}
@@ -232,7 +243,7 @@ func (x *run) settle(ctx context.Context) {
 // account waits for what creators were promised, and compares the stores.
 func (x *run) account(ctx context.Context) error {
 	limit := func(d *scenario.Duration) (context.Context, context.CancelFunc) {
-		most := compareTime
+		most := x.Waits.Compared
 		if d != nil {
 			most = max(most, 2*d.Std())
 		}
@@ -294,7 +305,7 @@ func (x *run) account(ctx context.Context) error {
 
 // readAll has every byte compared once.
 func (x *run) readAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, wholeTime)
+	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	report, err := x.Desc.Reconcile(ctx, true)
 	if err != nil {

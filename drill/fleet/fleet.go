@@ -47,6 +47,8 @@ type Config struct {
 	// Lines are the rates of viewers' lines, bytes a second, given out in turn.
 	// None: lines of 4, 12 and 40 Mbit/s.
 	Lines []int
+	// Patience is how long a viewer waits for the first picture.
+	Patience time.Duration
 	// Only makes all viewers watch one way.
 	Only Way
 	// Broken makes viewers behave badly, for tests of objectives.
@@ -94,8 +96,8 @@ func New(cfg Config, rec *Recorder) (*Fleet, error) {
 	if len(cfg.Viewers) > len(cfg.Target.Places) {
 		return nil, fmt.Errorf("viewers near %d regions: the platform has %d", len(cfg.Viewers), len(cfg.Target.Places))
 	}
-	if cfg.Asset == "" || cfg.Buffer <= 0 {
-		return nil, errors.New("fleet: want an asset and a buffer")
+	if cfg.Asset == "" || cfg.Buffer <= 0 || cfg.Patience <= 0 {
+		return nil, errors.New("fleet: want an asset, a buffer and patience")
 	}
 	if len(cfg.Lines) == 0 {
 		cfg.Lines = []int{500_000, 1_500_000, 5_000_000}

@@ -30,7 +30,7 @@ func (s *session) play(ctx context.Context) {
 			s.rest(ctx, wait)
 			continue
 		}
-		if !s.started() && time.Since(s.opened) > openPatience {
+		if !s.started() && time.Since(s.opened) > s.v.fleet.cfg.Patience {
 			s.failedOpen()
 			return
 		}

@@ -78,7 +78,7 @@ func (s *session) open(ctx context.Context) (hls.MasterInfo, *Manifest, error) {
 		if finalAnswer(err) {
 			s.v.note(Event{Kind: Refused, Text: brief(err)})
 		}
-		if time.Since(s.opened) > openPatience || finalAnswer(err) {
+		if time.Since(s.opened) > s.v.fleet.cfg.Patience || finalAnswer(err) {
 			s.failedOpen()
 			return m, nil, err
 		}

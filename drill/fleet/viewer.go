@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// openPatience is how long a viewer waits for the first picture.
-	openPatience = 30 * time.Second
 	// reopenAfter is the pause between two videos.
 	reopenAfter = 500 * time.Millisecond
 	// maxFactor of timeouts when playback fails everywhere.

@@ -1,0 +1,310 @@
+package drilltest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/target"
+	"github.com/meridian-video/meridian/internal/objects/repair"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+// Asset is what can be watched.
+const Asset = "abcdefghijklmnopqrstuvwxyz"
+
+// Defects are what is broken. The zero value works as it should, but for Notices.
+type Defects struct {
+	// Notices is how long routers take to see that a region is lost; 0 is at once,
+	// negative never: they send people to it for ever.
+	Notices time.Duration
+	// Corrupts: edges of other regions than the first serve other bytes.
+	Corrupts bool
+	// Slow is a pause before every segment.
+	Slow time.Duration
+	// Unavailable: every edge answers segments with 503.
+	Unavailable bool
+	// Strange: routers send everybody to the last region.
+	Strange bool
+	// Forgets: uploads are acknowledged and gone. Sticks: they never become ready.
+	Forgets, Sticks bool
+	// ReadOnly: writes get 503 while anything is lost.
+	ReadOnly bool
+	// LosesTitles: writes are acknowledged and not kept.
+	LosesTitles bool
+	// LosesObjects: the stores lack an object.
+	LosesObjects bool
+	// StaysDown: what was lost never returns.
+	StaysDown bool
+}
+
+// Platform is the fake. It is a target.Target.
+type Platform struct {
+	Defects Defects
+
+	table *region.Table
+	stop  context.CancelFunc
+	ctx   context.Context
+
+	mu    sync.Mutex
+	sites []*site
+	api   *catalog
+}
+
+// site is a region.
+type site struct {
+	p       *Platform
+	name    string
+	servers []*http.Server
+	names   []*dns.Server
+	// lost since; zero when up.
+	lost time.Time
+	hung bool
+	// touched is whether it was ever lost.
+	touched bool
+	held    chan struct{} // closed when hung requests may go on
+}
+
+var regions = []struct {
+	name, place string
+	net         byte
+}{{"eu", "Here", 1}, {"us", "There", 2}, {"ap", "Elsewhere", 3}}
+
+const edgesEach = 2
+
+// number keeps platforms of tests that run beside each other apart.
+var number = func() func() byte {
+	var mu sync.Mutex
+	n := byte(0)
+	return func() byte {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		return 100 + n%100
+	}
+}()
+
+// Start starts a platform, on addresses of its own.
+func Start(d Defects) (*Platform, error) {
+	p := &Platform{Defects: d, table: &region.Table{Zone: "drill.test"}, api: newCatalog()}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	second := number()
+	listen := func(net_ byte, host byte, port int) (net.Listener, string, error) {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:%d", second, net_, host, port))
+		if err != nil {
+			return nil, "", err
+		}
+		return l, l.Addr().String(), nil
+	}
+	routerPort := 0
+	for _, x := range regions {
+		s := &site{p: p, name: x.name, held: make(chan struct{})}
+		router, routerAt, err := listen(x.net, 1, routerPort)
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		// The same port everywhere, as names have addresses only.
+		routerPort = router.Addr().(*net.TCPAddr).Port
+		api, apiAt, err := listen(x.net, 1, 0)
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		packets, err := net.ListenPacket("udp", fmt.Sprintf("127.%d.%d.1:0", second, x.net))
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		r := region.Region{Name: x.name, Place: x.place, Control: true, API: "http://" + apiAt, S3: "http://" + apiAt, NATS: "nats://" + apiAt, Postgres: apiAt,
+			Router: region.Router{URL: "http://" + routerAt, DNS: packets.LocalAddr().String()}, RTT: map[string]region.Duration{}}
+		for _, o := range regions {
+			if o.name != x.name {
+				r.RTT[o.name] = region.Duration(time.Duration(10*(int(o.net)+int(x.net))) * time.Millisecond)
+			}
+		}
+		s.http(router, http.HandlerFunc(s.router))
+		s.http(api, http.HandlerFunc(s.serveAPI))
+		server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(s.resolve)}
+		s.names = append(s.names, server)
+		started := make(chan struct{})
+		server.NotifyStartedFunc = func() { close(started) }
+		go func() { _ = server.ActivateAndServe() }() // ends by Close
+		<-started
+		for e := range edgesEach {
+			l, at, err := listen(x.net, byte(1+e), 0)
+			if err != nil {
+				return nil, errors.Join(err, p.Close())
+			}
+			addr := netip.MustParseAddrPort(at).Addr()
+			name := fmt.Sprintf("%s-%d", x.name, e+1)
+			r.Edges = append(r.Edges, region.Edge{Name: name, URL: "http://" + at, Addresses: []netip.Addr{addr}})
+			s.http(l, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { s.edge(name, w, q) }))
+		}
+		p.table.Regions = append(p.table.Regions, r)
+		p.sites = append(p.sites, s)
+	}
+	return p, p.table.Validate()
+}
+
+func (s *site) http(l net.Listener, h http.Handler) {
+	server := &http.Server{Handler: s.guard(h), ReadHeaderTimeout: 10 * time.Second}
+	s.servers = append(s.servers, server)
+	go func() { _ = server.Serve(l) }() // ends by Close
+}
+
+// guard does to connections what a lost region does: killed, they end; hung, they
+// are never answered.
+func (s *site) guard(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.p.mu.Lock()
+		lost, hung, held := !s.lost.IsZero(), s.hung, s.held
+		s.p.mu.Unlock()
+		switch {
+		case lost && hung:
+			select {
+			case <-held:
+			case <-r.Context().Done():
+			case <-s.p.ctx.Done():
+			}
+			panic(http.ErrAbortHandler)
+		case lost:
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Close ends everything.
+func (p *Platform) Close() error {
+	p.stop()
+	var errs []error
+	for _, s := range p.sites {
+		for _, x := range s.servers {
+			errs = append(errs, x.Close())
+		}
+		for _, x := range s.names {
+			errs = append(errs, x.Shutdown())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Describe says where everything is.
+func (p *Platform) Describe(context.Context) (*target.Description, error) {
+	d := &target.Description{Name: "drilltest", Table: p.table, APIKey: "key", Close: func() error { return nil }}
+	for i, r := range p.table.Regions {
+		place := target.Place{Near: r.Name}
+		for n := range 50 {
+			place.Sources = append(place.Sources, netip.AddrFrom4([4]byte{127, 60, byte(i + 1), byte(n + 1)}))
+		}
+		place.From = func(source netip.Addr) target.Dial {
+			return func(ctx context.Context, network, address string) (net.Conn, error) {
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
+				if network == "udp" {
+					d.LocalAddr = &net.UDPAddr{IP: source.AsSlice()}
+				}
+				return d.DialContext(ctx, network, address)
+			}
+		}
+		d.Places = append(d.Places, place)
+	}
+	d.Leader = func(context.Context) (string, error) { return p.table.Regions[0].Name, nil }
+	d.Reconcile = func(_ context.Context, read bool) (repair.Report, error) {
+		r := repair.Report{Assets: 1, Named: 10, Regions: []repair.RegionReport{{Region: "eu", Reached: true, Objects: 10}}}
+		if p.Defects.LosesObjects {
+			r.Lost = 1
+		}
+		return r, nil
+	}
+	return d, nil
+}
+
+// home is where a viewer of the fake is, by its source address.
+func (p *Platform) home(remote string) int {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil || a.Addr().As4()[1] != 60 {
+		return 0
+	}
+	return int(a.Addr().As4()[2]) - 1
+}
+
+// edges lists the names of edges for a viewer, best first: those that routers
+// believe to live, the viewer's own region first.
+func (p *Platform) edges(home int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.Defects.Strange {
+		home = len(p.sites) - 1
+	}
+	var live, dead []string
+	for i := range p.sites {
+		s := p.sites[(home+i)%len(p.sites)]
+		gone := !s.lost.IsZero() && p.Defects.Notices >= 0 && time.Since(s.lost) >= p.Defects.Notices
+		for _, e := range p.table.Regions[(home+i)%len(p.sites)].Edges {
+			if gone {
+				dead = append(dead, e.Name)
+			} else {
+				live = append(live, e.Name)
+			}
+		}
+	}
+	return append(live, dead...)
+}
+
+// Status says what is lost.
+func (p *Platform) Status(context.Context) (target.Status, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var st target.Status
+	for _, s := range p.sites {
+		if !s.lost.IsZero() || p.Defects.StaysDown && s.touched {
+			st.Down = append(st.Down, s.name)
+			st.Whole = fmt.Errorf("%v is down", st.Down)
+		}
+	}
+	return st, nil
+}
+
+// Apply loses a region.
+func (p *Platform) Apply(_ context.Context, f target.Fault) error {
+	if f.Process != "" || f.Kind != scenario.Kill && f.Kind != scenario.Hang {
+		return fmt.Errorf("%s: this platform can only lose whole regions by kill and hang", f)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.site(f.Region)
+	s.lost, s.hung, s.touched = time.Now(), f.Kind == scenario.Hang, true
+	s.held = make(chan struct{})
+	return nil
+}
+
+// Heal brings it back.
+func (p *Platform) Heal(_ context.Context, f target.Fault) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.site(f.Region)
+	if !s.lost.IsZero() {
+		s.lost = time.Time{}
+		close(s.held)
+	}
+	return nil
+}
+
+func (p *Platform) site(name string) *site {
+	return p.sites[slices.IndexFunc(p.sites, func(s *site) bool { return s.name == name })]
+}
+
+func (p *Platform) anythingLost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.sites, func(s *site) bool { return !s.lost.IsZero() })
+}
+
+var _ target.Target = (*Platform)(nil)
