@@ -94,20 +94,19 @@ func (s *isolated) answers(t *testing.T) *answers {
 	return a
 }
 
-// follow fetches from an edge each pollEvery until it delivers no more.
+// follow fetches from an edge each pollEvery.
 func (a *answers) follow(ctx context.Context, u string) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		at := time.Now()
-		if a.fetch(ctx, u) != nil {
-			return
+		if a.fetch(ctx, u) == nil {
+			a.mu.Lock()
+			if at.After(a.alive) {
+				a.alive = at
+			}
+			a.mu.Unlock()
 		}
-		a.mu.Lock()
-		if at.After(a.alive) {
-			a.alive = at
-		}
-		a.mu.Unlock()
 		<-tick.C
 	}
 }

@@ -39,7 +39,7 @@ var platform *isolated
 // seconds of the video: enough that a viewer still needs a region when one is lost.
 func seconds() int {
 	if testenv.IsLong() {
-		return 75
+		return 50
 	}
 	return 40
 }

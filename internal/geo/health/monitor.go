@@ -144,6 +144,9 @@ type state struct {
 	shedders  map[string]*shedder
 	shed      map[string]shed
 	stepped   time.Time
+	// ticked is when the last tick was seen; starved until when this process's own
+	// lateness is what slow answers show.
+	ticked, starved time.Time
 }
 
 // shed is the share of its viewers a region turns away.
@@ -189,10 +192,25 @@ func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 		case msg := <-in:
 			m.hear(st, msg)
 		case <-tick.C:
+			st.tick(time.Now())
 			m.report(st)
 		}
 		m.apply(st)
 	}
+}
+
+const (
+	// A tick that comes starvedBy late shows that this process gets too little of
+	// the processors; for starvedFor how long answers take says nothing then.
+	starvedBy  = 100 * time.Millisecond
+	starvedFor = 5 * time.Second
+)
+
+func (st *state) tick(now time.Time) {
+	if !st.ticked.IsZero() && now.Sub(st.ticked) > reportEvery+starvedBy {
+		st.starved = now.Add(starvedFor)
+	}
+	st.ticked = now
 }
 
 func (m *Monitor) observe(st *state, o observation) (changed bool) {
@@ -200,7 +218,11 @@ func (m *Monitor) observe(st *state, o observation) (changed bool) {
 	m.metrics.probe(t, o)
 	tr := &st.trackers[o.target]
 	seen := tr.seen
-	changed = tr.observe(o.outcome, o.why, o.took, time.Now())
+	now, took := time.Now(), o.took
+	if now.Before(st.starved) || took > m.opt.Timeout {
+		took = 0
+	}
+	changed = tr.observe(o.outcome, o.why, took, now)
 	if !seen && tr.seen {
 		m.round.Add(1)
 	}
@@ -311,7 +333,24 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 			r.slow++
 		}
 	}
+	for name := range st.shedders {
+		if regions[name] == nil && st.shed[name] != (shed{}) {
+			// Lost: it comes back as good as new, or shows what it lacks again.
+			delete(st.shedders, name)
+			delete(st.shed, name)
+			m.metrics.shed.WithLabelValues(name).Set(0)
+			changed = true
+		}
+	}
+	// Where everything is slow it is the way from here, or this machine.
+	everywhere := len(regions) > 1
+	for _, r := range regions {
+		everywhere = everywhere && r.slow > 0
+	}
 	for name, r := range regions {
+		if everywhere {
+			r.slow = 0
+		}
 		if st.shedders[name] == nil {
 			st.shedders[name] = &shedder{}
 		}

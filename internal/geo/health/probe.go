@@ -134,6 +134,7 @@ func (m *Monitor) probeLoop(ctx context.Context, i int, out chan<- observation) 
 	wait := m.opt.Interval * time.Duration(i) / time.Duration(len(m.targets))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	last := good
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,9 +149,10 @@ func (m *Monitor) probeLoop(ctx context.Context, i int, out chan<- observation) 
 			return
 		}
 		next := m.opt.Interval - time.Since(start)
-		if o.outcome == bad && m.wasUp(i) {
+		if o.outcome == bad && last == good && m.wasUp(i) {
 			next = confirmAfter
 		}
+		last = o.outcome
 		timer.Reset(max(next, time.Millisecond))
 	}
 }

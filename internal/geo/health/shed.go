@@ -3,6 +3,7 @@ package health
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"time"
 )
 
@@ -28,22 +29,25 @@ const (
 	// until it is below failLow.
 	failHigh, failLow, failMost = 0.15, 0.05, 0.9
 
-	// An edge is slow when its good probes take slowTimes what they usually do, and
-	// at least slowLeast; slowShed of its viewers then go elsewhere.
-	slowTimes, slowShed = 5, 0.5
-	slowLeast           = 150 * time.Millisecond
-	// fastTau and usualTau smooth the time of good probes.
-	fastTau, usualTau = 3 * time.Second, 5 * time.Minute
+	// A good probe is slow when it takes slowTimes more than probes of the edge usually
+	// take, which counts as at least slowLeast and at most slowMost. When slowHigh of the last slowWindow are, over six
+	// seconds, slowShed of the edge's viewers go elsewhere: a pause is no reason to.
+	slowTimes, slowShed  = 4, 0.5
+	slowLeast, slowMost  = 0.15, 0.4 // seconds
+	slowHigh, slowWindow = 9, 12
+	// What is usual rises over riseTau and falls over fallTau.
+	riseTau, fallTau = 5 * time.Minute, 10 * time.Second
 )
 
 // quality is how well one edge answers probes. The zero value has seen nothing.
 type quality struct {
-	failed, seen uint32 // bits, the newest lowest
-	fast, usual  float64
-	at           time.Time
+	// bits, the newest lowest; late of good probes alone
+	failed, seen, late uint32
+	usual              float64 // seconds, 0 until known
+	at                 time.Time
 }
 
-// observe adds a probe's outcome.
+// observe adds a probe's outcome; took is 0 when it says nothing.
 func (q *quality) observe(o outcome, took time.Duration, now time.Time) {
 	if o == void {
 		return
@@ -53,16 +57,21 @@ func (q *quality) observe(o outcome, took time.Duration, now time.Time) {
 		q.failed |= 1
 		return
 	}
+	if took <= 0 {
+		return
+	}
 	t := took.Seconds()
-	if q.at.IsZero() {
-		q.fast, q.usual = t, t
-	} else {
-		dt := now.Sub(q.at)
-		q.fast += (t - q.fast) * weightOf(dt, fastTau)
-		// What is usual is learned from what isn't slow already.
-		if !q.slow() {
-			q.usual += (t - q.usual) * weightOf(dt, usualTau)
-		}
+	q.late <<= 1
+	switch dt := now.Sub(q.at); {
+	case q.usual == 0:
+		q.usual = t
+	case t > q.usual+min(slowMost, max(slowLeast, slowTimes*q.usual)):
+		// What is usual is learned from what isn't slow.
+		q.late |= 1
+	case t > q.usual:
+		q.usual += (t - q.usual) * weightOf(dt, riseTau)
+	default:
+		q.usual += (t - q.usual) * weightOf(dt, fallTau)
 	}
 	q.at = now
 }
@@ -70,22 +79,30 @@ func (q *quality) observe(o outcome, took time.Duration, now time.Time) {
 // weightOf a value that holds for dt in an average over tau.
 func weightOf(dt, tau time.Duration) float64 { return 1 - math.Exp(-dt.Seconds()/tau.Seconds()) }
 
+// lost forgets the failures that end what was observed: they are a loss, and no
+// partial failure that goes on when the edge is back.
+func (q *quality) lost() {
+	n := bits.TrailingZeros32(^q.failed)
+	q.failed, q.seen = q.failed>>n, q.seen>>n
+}
+
+// flaky reports whether probes failed, and not all of them, before the last n.
+func (q *quality) flaky(n int) bool {
+	const window = 1<<failWindow - 1
+	before, seen := bits.OnesCount32(q.failed>>n&window), bits.OnesCount32(q.seen>>n&window)
+	return before >= 2 && before < seen
+}
+
 // failing is the share of failed probes among the last, 0 until enough were seen.
 func (q *quality) failing() float64 {
 	const window = 1<<failWindow - 1
 	if q.seen&window != window {
 		return 0
 	}
-	n := 0
-	for b := q.failed & window; b != 0; b &= b - 1 {
-		n++
-	}
-	return float64(n) / failWindow
+	return float64(bits.OnesCount32(q.failed&window)) / failWindow
 }
 
-func (q *quality) slow() bool {
-	return q.fast > slowTimes*q.usual && q.fast > slowLeast.Seconds()
-}
+func (q *quality) slow() bool { return bits.OnesCount32(q.late&(1<<slowWindow-1)) >= slowHigh }
 
 // shedder is one region's share of viewers turned away. The zero value turns
 // nobody away.

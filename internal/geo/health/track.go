@@ -26,8 +26,11 @@ func (o outcome) String() string {
 }
 
 const (
-	// strikes in a row that take a target down; a refusal needs only one.
-	strikesDown = 2
+	// strikes in a row that take a target down; a refusal needs only one. One that
+	// fails now and then anyway needs strikesFlaky: by twos it would be down again and
+	// again, all of it, while a share of its viewers elsewhere is what helps.
+	strikesDown  = 2
+	strikesFlaky = 4
 	// good answers in a row that bring a target back.
 	goodsUp = 2
 )
@@ -42,16 +45,12 @@ type tracker struct {
 	quality        quality
 }
 
-// observe adds an outcome, and for a good one how long it took, and reports
-// whether the view changed.
+// observe adds an outcome, and for a good one how long it took, 0 when that says
+// nothing about the target, and reports whether the view changed.
 func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Time) bool {
 	first, before := !t.seen, t.down
 	answered := t.goods >= goodsUp // perhaps held down all the same
-	if !t.down {
-		// What failed while it was down is not the partial failure that sheds viewers:
-		// a region that is whole again would be avoided for minutes.
-		t.quality.observe(o, took, now)
-	}
+	t.quality.observe(o, took, now)
 	switch o {
 	case void:
 		return false
@@ -63,17 +62,25 @@ func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Ti
 				t.why = "up and down again and again"
 				break
 			}
+			if t.down {
+				// What took it down is not the partial failure that sheds viewers: a
+				// region that is whole again would be avoided for minutes.
+				t.quality.failed = 0
+			}
 			t.down, t.why = false, ""
 		}
 	case refused:
-		t.goods, t.strikes = 0, strikesDown
+		t.goods, t.strikes = 0, strikesFlaky
 		t.down, t.why = true, why
 	default:
 		t.goods = 0
 		t.strikes++
-		if t.strikes >= strikesDown {
+		if t.strikes >= strikesFlaky || t.strikes >= strikesDown && !t.quality.flaky(t.strikes) {
 			t.down, t.why = true, why
 		}
+	}
+	if t.down && !before {
+		t.quality.lost()
 	}
 	if t.down && (!before || answered && o != good) {
 		t.flaps.lost(now)
