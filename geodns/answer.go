@@ -100,7 +100,12 @@ func (w *worker) answer(b []byte, client netip.Addr) []byte {
 	}
 	truncate := false
 	if udp && !w.zone.cookies.good(q, client, w.now.Unix(), &w.scratch, &w.mac) {
-		switch w.limiter.take(client, total > amplification*len(b), millis(w.now)) {
+		large := total > amplification*len(b)
+		if large && w.limiter.large != 0 && !w.zone.proofs.has(client, w.now) {
+			// Perhaps a victim's address: glue is left out, or it asks again over TCP.
+			room, large = min(room, amplification*len(b)), false
+		}
+		switch w.limiter.take(client, large, millis(w.now)) {
 		case permitTruncated:
 			truncate = true
 		case permitNothing:

@@ -22,8 +22,8 @@ const (
 
 // limits are answers a second for each network; 0 is no limit.
 type limits struct {
-	// answers of any size; large ones, more than amplification times the query,
-	// of which a negative rate lets none pass.
+	// answers of any size; large ones, more than amplification times the query, to
+	// addresses proved by TCP alone, of which a negative rate lets none pass.
 	answers, large int
 }
 

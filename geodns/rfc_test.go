@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -247,23 +249,83 @@ func TestRFC7873Cookies(t *testing.T) {
 	require.Len(t, cookieOf(r), 48)
 }
 
-// TestNoAmplification: without large answers nothing unproved gets more than
-// three times what it sent.
+// defaultLimits are those of the command line.
+func defaultLimits(t testing.TB) limits {
+	t.Helper()
+	number := func(field string) int {
+		f, ok := reflect.TypeFor[Command]().FieldByName(field)
+		require.True(t, ok)
+		n, err := strconv.Atoi(f.Tag.Get("default"))
+		require.NoError(t, err)
+		return n
+	}
+	return limits{answers: number("DNSRate"), large: number("DNSLargeRate")}
+}
+
+// TestNoAmplification: nobody whose address isn't proved gets more than three
+// times what was sent, whatever is asked and however.
 func TestNoAmplification(t *testing.T) {
 	z := signedZone(t)
-	z.limits = limits{large: -1}
-	w := z.newWorker("udp", 1)
-	for _, name := range []string{"meridian.test.", "play.meridian.test.", "edge.meridian.test.", "no.meridian.test.", "x.", "eu-1.edge.meridian.test."} {
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeNS, dns.TypeDNSKEY, dns.TypeANY, dns.TypeTXT, dns.TypeAXFR, dns.TypeCDS} {
-			for _, do := range []bool{false, true} {
-				m := query(name, qtype, "")
-				m.SetEdns0(4096, do)
-				b, err := m.Pack()
-				require.NoError(t, err)
-				require.LessOrEqual(t, len(w.answer(b, someone)), amplification*len(b), "%s %s", name, dns.TypeToString[qtype])
+	z.limits = defaultLimits(t)
+	ask := func(proved bool) (most float64) {
+		w := z.newWorker("udp", 1)
+		if proved {
+			z.proofs.add(someone, w.now)
+		}
+		for _, name := range []string{"meridian.test.", "play.meridian.test.", "edge.meridian.test.", "no.meridian.test.", "x.", "eu-1.edge.meridian.test.", "big.meridian.test.", "ns.meridian.test."} {
+			for _, qtype := range []uint16{dns.TypeA, dns.TypeNS, dns.TypeDNSKEY, dns.TypeANY, dns.TypeTXT, dns.TypeAXFR, dns.TypeCDS, dns.TypeHTTPS, dns.TypeSOA} {
+				for kind := range 6 {
+					m := query(name, qtype, map[bool]string{true: "127.12.0.0/16"}[kind == 3])
+					switch kind {
+					case 1, 2:
+						m.SetEdns0(4096, kind == 2)
+					case 4:
+						withCookie(m, "0102030405060708")
+					case 5: // a cookie of ours, for another address
+						withCookie(m, "01020304050607080100000000000000aaaaaaaaaaaaaaaa")
+					}
+					b, err := m.Pack()
+					require.NoError(t, err)
+					w.now = w.now.Add(time.Second)
+					out := w.answer(b, someone)
+					most = max(most, float64(len(out))/float64(len(b)))
+					if !proved {
+						require.LessOrEqual(t, len(out), amplification*len(b), "%s %s", name, dns.TypeToString[qtype])
+					}
+				}
 			}
 		}
+		return most
 	}
+	t.Logf("at most %.1f times", ask(false))
+	require.Greater(t, ask(true), float64(amplification), "a proved address gets all of it")
+	z.now = func() time.Time { return time.Now().Add(2 * proofLasts) }
+	ask(false) // long after
+}
+
+// TestTCPProvesAnAddress: a resolver without cookies asks over TCP once.
+func TestTCPProvesAnAddress(t *testing.T) {
+	z := signedZone(t)
+	z.limits = defaultLimits(t)
+	at := serveNames(t, z, "127.0.0.1:0")
+	m := query("big.meridian.test.", dns.TypeTXT, "")
+	m.SetEdns0(1232, true)
+	exchange := func(network, from string) *dns.Msg {
+		t.Helper()
+		ip := net.ParseIP(from)
+		var local net.Addr = &net.UDPAddr{IP: ip}
+		if network == "tcp" {
+			local = &net.TCPAddr{IP: ip}
+		}
+		c := dns.Client{Net: network, Timeout: 10 * time.Second, Dialer: &net.Dialer{LocalAddr: local}}
+		r, _, err := c.Exchange(m, at)
+		require.NoError(t, err)
+		return r
+	}
+	require.True(t, exchange("udp", "127.11.0.1").Truncated)
+	require.False(t, exchange("tcp", "127.11.0.1").Truncated)
+	require.Len(t, exchange("udp", "127.11.0.1").Answer, 2)
+	require.True(t, exchange("udp", "127.11.0.2").Truncated, "its neighbour")
 }
 
 func TestResponseRateLimit(t *testing.T) {

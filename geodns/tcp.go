@@ -142,6 +142,7 @@ func (s *tcpServer) converse(c net.Conn) {
 			return
 		}
 		w.now = s.zone.now()
+		s.zone.proofs.add(client, w.now)
 		out := w.answer(buf[:n], client)
 		if out == nil {
 			return // no query: nothing good can follow

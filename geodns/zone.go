@@ -62,6 +62,7 @@ type zone struct {
 	soa     *dns.SOA
 	signer  *signer // nil: not signed
 	cookies *cookies
+	proofs  *proofs
 	limits  limits
 	metrics *metrics
 	origins *origins
@@ -77,7 +78,7 @@ type zoneOptions struct {
 }
 
 func newZone(name string, board *geo.Board, m *metrics, opt zoneOptions) (*zone, error) {
-	z := &zone{name: dns.CanonicalName(name), board: board, nodes: map[string]*node{}, metrics: m,
+	z := &zone{name: dns.CanonicalName(name), board: board, proofs: newProofs(), nodes: map[string]*node{}, metrics: m,
 		signer: opt.signer, limits: opt.limits, now: opt.now}
 	if z.now == nil {
 		z.now = time.Now
