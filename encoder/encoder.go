@@ -159,6 +159,8 @@ func (e *Encoder) Handle(ctx context.Context, t Task) error {
 		err = e.video(ctx, t)
 	case catalog.KindAudio:
 		err = e.audio(ctx, t)
+	case catalog.KindText:
+		err = e.text(ctx, t)
 	case catalog.KindExtra:
 		err = e.extra(ctx, t)
 	default:

@@ -209,6 +209,10 @@ func (b *bench) encode(t testing.TB) catalog.Plan {
 			require.NoError(t, b.Handle(ctx, b.task(catalog.KindAudio, tr.ID, 0, 1)))
 			continue
 		}
+		if tr.Kind == hls.Text {
+			require.NoError(t, b.Handle(ctx, b.task(catalog.KindText, tr.ID, 0, 1)))
+			continue
+		}
 		for i, c := range tr.Chunks {
 			if c.Joined {
 				continue

@@ -178,6 +178,8 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 			out.Audio[i].Language, out.Audio[i].Title = src.Audio[i].Language, src.Audio[i].Title
 		}
 	}
+	// Subtitles are read from the upload, in its time.
+	out.Text, out.TextZero = src.Text, src.Video.FirstMicros()
 	parts, err := e.storeRemux(ctx, t, f, info.Size())
 	return out, index, parts, err
 }

@@ -87,6 +87,20 @@ type AudioTrack struct {
 	MaxChunk       int     `json:"max_chunk"`
 }
 
+// TextTrack is the encoder's part of a track of subtitles.
+type TextTrack struct {
+	Stream int `json:"stream"`
+	// ZeroMicros is the source time that is 0.
+	ZeroMicros     int64 `json:"zero_micros"`
+	SegmentSeconds int   `json:"segment_seconds"`
+}
+
+// Text has few bytes: its segments are long, and its tracks at most maxTextTracks.
+const (
+	textSegmentSeconds = 30
+	maxTextTracks      = 32
+)
+
 // Speed predicts how fast a worker is.
 type Speed struct {
 	// Pixels encoded per second by the whole worker.
@@ -125,15 +139,58 @@ func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog
 		// Headers of audio files tell little about where a seek lands.
 		run.Seekable = false
 	}
+	taken := names{}
 	for i, a := range src.Audio[:min(len(src.Audio), p.MaxAudioTracks)] {
-		t, err := audio(i, a, src.Audio, zero, p)
+		t, err := audio(i, a, src.Audio, zero, p, taken)
 		if err != nil {
 			return catalog.Plan{}, err
 		}
 		out.Tracks = append(out.Tracks, t)
 	}
+	if src.Video != nil {
+		textZero := src.TextZero
+		if textZero == 0 {
+			textZero = int64(float64(index.PTS[0]) * float64(zero.Num) / float64(zero.Den) * 1e6)
+		}
+		taken := names{}
+		for i, s := range src.Text[:min(len(src.Text), maxTextTracks)] {
+			t, err := text(i, s, textZero, taken)
+			if err != nil {
+				return catalog.Plan{}, err
+			}
+			out.Tracks = append(out.Tracks, t)
+		}
+	}
 	var err error
 	out.Encoder, err = json.Marshal(run)
+	return out, err
+}
+
+// names makes names of a group's renditions differ (RFC 8216bis 4.4.6.1.1).
+type names map[string]bool
+
+func (n names) unique(name string) string {
+	unique := name
+	for i := 2; n[unique]; i++ {
+		unique = name + " " + strconv.Itoa(i)
+	}
+	n[unique] = true
+	return unique
+}
+
+func text(i int, s probe.Text, zero int64, taken names) (catalog.PlanTrack, error) {
+	name := s.Title
+	if name == "" {
+		name = "Subtitles"
+		if s.Language != "" {
+			name = s.Language
+		}
+	}
+	id := "t" + strconv.Itoa(i)
+	out := catalog.PlanTrack{ID: id, Kind: hls.Text, Late: true, Timescale: 1000, Renditions: []hls.Rendition{{
+		ID: id, Track: id, Kind: hls.Text, Codecs: "wvtt", Bandwidth: 1, Language: s.Language, Name: taken.unique(name), Forced: s.Forced}}}
+	var err error
+	out.Encoder, err = json.Marshal(TextTrack{Stream: s.Stream, ZeroMicros: zero, SegmentSeconds: textSegmentSeconds})
 	return out, err
 }
 
@@ -320,7 +377,7 @@ func reduced(num, den int64) hls.Rational {
 	return hls.Rational{Num: num / a, Den: den / a}
 }
 
-func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) (catalog.PlanTrack, error) {
+func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile, taken names) (catalog.PlanTrack, error) {
 	t := base
 	t.Stream, t.Bitrate, t.Language, t.SegmentSeconds, t.MaxChunk = a.Stream, p.AudioBitrate, a.Language, p.SegmentSeconds, p.MaxChunk
 	t.Loudness = p.Loudness
@@ -336,7 +393,7 @@ func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile) 
 	out := catalog.PlanTrack{ID: id, Kind: hls.Audio, Timescale: SampleRate, Renditions: []hls.Rendition{{
 		ID: fmt.Sprintf("%s-aac%d", id, p.AudioBitrate/1000), Track: id, Kind: hls.Audio, Codecs: "mp4a.40.2",
 		// A frame may exceed the average by a little; headers add some.
-		Bandwidth: p.AudioBitrate * 5 / 4, Language: a.Language, Name: name, Channels: 2, Default: i == max(def, 0),
+		Bandwidth: p.AudioBitrate * 5 / 4, Language: a.Language, Name: taken.unique(name), Channels: 2, Default: i == max(def, 0),
 	}}}
 	var err error
 	out.Encoder, err = json.Marshal(t)

@@ -85,6 +85,7 @@ type stream struct {
 	Disposition struct {
 		AttachedPic int `json:"attached_pic"`
 		Default     int `json:"default"`
+		Forced      int `json:"forced"`
 	} `json:"disposition"`
 	Tags     map[string]string `json:"tags"`
 	SideData []struct {
@@ -143,6 +144,8 @@ func Parse(b []byte, limits Limits) (Source, error) {
 			}
 			s.Audio = append(s.Audio, Audio{Stream: st.Index, Codec: st.Codec, Channels: st.Channels,
 				Language: bcp47(tag(st.Tags, "language")), Title: clean(tag(st.Tags, "title")), Default: st.Disposition.Default == 1})
+		case st.Type == "subtitle" && slices.Contains(textCodecs, st.Codec):
+			s.Text = append(s.Text, Text{Stream: st.Index, Language: bcp47(tag(st.Tags, "language")), Title: clean(tag(st.Tags, "title")), Forced: st.Disposition.Forced == 1})
 		}
 	}
 	if s.Video == nil && len(s.Audio) == 0 {
@@ -222,6 +225,8 @@ func needsRemux(s Source) string {
 
 var videoCodecs = []string{"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "h263", "flv1",
 	"msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1", "prores", "dnxhd", "mjpeg", "theora", "dvvideo", "ffv1", "rawvideo", "vp6f", "svq3"}
+
+var textCodecs = []string{"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
 
 func audioCodec(name string) bool {
 	return strings.HasPrefix(name, "pcm_") || strings.HasPrefix(name, "adpcm_") || slices.Contains([]string{

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/hls"
@@ -19,6 +20,11 @@ type Source struct {
 	// Video is nil for audio-only sources.
 	Video *Video
 	Audio []Audio
+	// Text are tracks of subtitles that are text; pictures of text aren't read.
+	Text []Text
+	// TextZero is the video's first time in Text's file, in microseconds, when that
+	// isn't the file the video is read from.
+	TextZero int64
 	// NeedsRemux says why chunks can't be cut from this container; empty when they can.
 	NeedsRemux string
 }
@@ -55,6 +61,27 @@ type Audio struct {
 	Language string
 	Title    string
 	Default  bool
+}
+
+// Text is one track of subtitles.
+type Text struct {
+	Stream int
+	// Language is a BCP 47 tag, empty when unknown.
+	Language string
+	Title    string
+	Forced   bool
+}
+
+// FirstMicros is when the earliest of the video's first packets is shown, in the
+// container's own time; 0 when they have no times.
+func (v Video) FirstMicros() int64 {
+	first, known := int64(0), false
+	for _, p := range v.first {
+		if p.PTS != nil && !strings.Contains(p.Flags, "D") && (!known || *p.PTS < first) {
+			first, known = *p.PTS, true
+		}
+	}
+	return int64(float64(first) * float64(v.TimeBase.Num) / float64(v.TimeBase.Den) * 1e6)
 }
 
 // Display returns the picture's size in square pixels, upright.

@@ -163,12 +163,12 @@ func chunksNamed(ctx context.Context, q *db.Queries, area Area, ids []string, at
 			return err
 		}
 		for id, rs := range rec.Renditions {
-			if key := objects.InitKey(r.Asset, rec.Run, id, rs.Init); !inits[key] {
+			if key := objects.InitKey(r.Asset, rec.Run, id, rs.Init); rs.Init != "" && !inits[key] {
 				inits[key] = true
 				inv.name(Named{Key: key, Size: -1})
 			}
 			for i, s := range rs.Segments {
-				inv.name(Named{Key: objects.SegmentKey(r.Asset, rec.Run, id, hls.SegmentPath(rec.Chunk, rec.Attempt, i)), Size: s.Bytes, SHA256: s.SHA256})
+				inv.name(Named{Key: objects.SegmentKey(r.Asset, rec.Run, id, rec.SegmentPath(id, i)), Size: s.Bytes, SHA256: s.SHA256})
 			}
 		}
 	}

@@ -34,8 +34,11 @@ func (p Plan) validate() error {
 		if !t.Late {
 			required++
 		}
-		if t.Kind != hls.Video && t.Kind != hls.Audio {
-			bad("track %s: kind %q: want video or audio", t.ID, t.Kind)
+		if t.Kind != hls.Video && t.Kind != hls.Audio && t.Kind != hls.Text {
+			bad("track %s: kind %q: want video, audio or text", t.ID, t.Kind)
+		}
+		if t.Kind == hls.Text && !t.Late {
+			bad("track %s: text is late: nothing waits for it", t.ID)
 		}
 		if t.Timescale < 1 {
 			bad("track %s: timescale %d", t.ID, t.Timescale)
@@ -85,6 +88,10 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 	task := db.InsertTaskParams{Asset: plan.Asset, Run: int32(plan.Run), Owner: plan.Owner, Track: t.ID, Region: asset.Region, Pinned: asset.Regions}
 	if t.Kind == hls.Audio {
 		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(First), string(KindAudio), json.RawMessage("{}")
+		return q.InsertTask(ctx, task)
+	}
+	if t.Kind == hls.Text {
+		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(Extra), string(KindText), json.RawMessage("{}")
 		return q.InsertTask(ctx, task)
 	}
 	for i, c := range t.Chunks {

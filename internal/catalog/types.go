@@ -164,7 +164,7 @@ type Plan struct {
 
 // PlanTrack is what is encoded together.
 type PlanTrack struct {
-	// ID is "v0", "v1", "vc" or "a0", "a1".
+	// ID is "v0", "v1", "vc", "a0", "a1" or "t0", "t1".
 	ID   string   `json:"id"`
 	Kind hls.Kind `json:"kind"`
 	// Late tracks aren't needed for an asset to be playable; they join a later master.
@@ -175,7 +175,7 @@ type PlanTrack struct {
 	// Bandwidth is the cap.
 	Renditions []hls.Rendition `json:"renditions"`
 	// Chunks of a video track; each, with those joined to it, becomes a task. An
-	// audio track is one task. A task commits its chunks as it advances.
+	// audio or text track is one task. A task commits its chunks as it advances.
 	Chunks  []PlanChunk     `json:"chunks,omitempty"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
@@ -215,6 +215,7 @@ const (
 	KindPlan    Kind = "plan"
 	KindVideo   Kind = "video"
 	KindAudio   Kind = "audio"
+	KindText    Kind = "text"
 	KindExtra   Kind = "extra"
 	KindCleanup Kind = "cleanup"
 )

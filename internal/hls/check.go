@@ -38,18 +38,20 @@ type MasterInfo struct {
 	Variants []Variant
 	// Audio renditions, of all groups.
 	Audio []AudioRendition
+	// Text renditions, of all groups.
+	Text []AudioRendition
 	// SteeringURI and InitialPathway are empty without content steering.
 	SteeringURI, InitialPathway string
 }
 
 // Variant is one EXT-X-STREAM-INF with its URI.
 type Variant struct {
-	URI, Pathway, AudioGroup, Codecs, Resolution string
-	Bandwidth, AverageBandwidth                  int64
-	FrameRate                                    float64
+	URI, Pathway, AudioGroup, TextGroup, Codecs, Resolution string
+	Bandwidth, AverageBandwidth                             int64
+	FrameRate                                               float64
 }
 
-// AudioRendition is one EXT-X-MEDIA.
+// AudioRendition is one EXT-X-MEDIA of sound or text.
 type AudioRendition struct{ Group, Name, Language, URI string }
 
 // CheckMedia parses a media playlist and returns every rule of RFC 8216bis it
@@ -92,7 +94,7 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			switch {
 			case duration < 0:
 				c.bad("segment %q without EXTINF", line)
-			case mapURI == "":
+			case mapURI == "" && !IsText(line):
 				c.bad("segment %q without EXT-X-MAP", line)
 			case int(math.Round(duration)) > m.Target:
 				c.bad("segment %q: %.3f s, longer than the target duration %d", line, duration, m.Target)
@@ -111,6 +113,12 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 		c.bad("no EXT-X-MEDIA-SEQUENCE")
 	}
 	return m, errors.Join(c.errs...)
+}
+
+// IsText reports whether a segment's URI is one of WebVTT.
+func IsText(uri string) bool {
+	uri, _, _ = strings.Cut(uri, "?")
+	return strings.HasSuffix(uri, textExt)
 }
 
 // CheckGrown returns an error unless now is what a reload of the playlist old
@@ -144,7 +152,7 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 		switch {
 		case tag == "#EXT-X-STREAM-INF":
 			a := c.attributes(line, value)
-			pending = &Variant{Pathway: a["PATHWAY-ID"], AudioGroup: a["AUDIO"], Codecs: a["CODECS"], Resolution: a["RESOLUTION"], Bandwidth: c.number(line, a["BANDWIDTH"])}
+			pending = &Variant{Pathway: a["PATHWAY-ID"], AudioGroup: a["AUDIO"], TextGroup: a["SUBTITLES"], Codecs: a["CODECS"], Resolution: a["RESOLUTION"], Bandwidth: c.number(line, a["BANDWIDTH"])}
 			if s, ok := a["AVERAGE-BANDWIDTH"]; ok {
 				pending.AverageBandwidth = c.number(line, s)
 			}
@@ -163,8 +171,17 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 			}
 		case tag == "#EXT-X-MEDIA":
 			a := c.attributes(line, value)
-			if a["TYPE"] == "AUDIO" {
-				m.Audio = append(m.Audio, AudioRendition{Group: a["GROUP-ID"], Name: a["NAME"], Language: a["LANGUAGE"], URI: a["URI"]})
+			r := AudioRendition{Group: a["GROUP-ID"], Name: a["NAME"], Language: a["LANGUAGE"], URI: a["URI"]}
+			switch a["TYPE"] {
+			case "AUDIO":
+				c.distinct(m.Audio, r)
+				m.Audio = append(m.Audio, r)
+			case "SUBTITLES":
+				if r.URI == "" {
+					c.bad("%q: no URI", line)
+				}
+				c.distinct(m.Text, r)
+				m.Text = append(m.Text, r)
 			}
 			if a["GROUP-ID"] == "" || a["NAME"] == "" {
 				c.bad("%q: want GROUP-ID and NAME", line)
@@ -202,7 +219,22 @@ func (c *checker) checkPathways(m MasterInfo) {
 	for _, a := range m.Audio {
 		names[a.Group] += a.Name + "/" + a.Language + "\n"
 	}
+	for _, t := range m.Text {
+		names[t.Group] += t.Name + "/" + t.Language + "\n"
+	}
 	for _, v := range m.Variants {
+		if v.TextGroup != "" {
+			if _, ok := names[v.TextGroup]; !ok {
+				c.bad("variant %q: no subtitles group %q", v.URI, v.TextGroup)
+			}
+			if p, ok := pathwayOf[v.TextGroup]; ok && p != v.Pathway {
+				c.bad("subtitles group %q is shared by pathways %q and %q", v.TextGroup, p, v.Pathway)
+			}
+			pathwayOf[v.TextGroup] = v.Pathway
+		}
+		if v.TextGroup == "" != (m.Variants[0].TextGroup == "") || names[v.TextGroup] != names[m.Variants[0].TextGroup] {
+			c.bad("variant %q: other subtitles than %q", v.URI, m.Variants[0].URI)
+		}
 		if v.Bandwidth < last[v.Pathway] {
 			c.bad("variant %q: a lower bandwidth after a higher one in pathway %q", v.URI, v.Pathway)
 		}
@@ -224,6 +256,15 @@ func (c *checker) checkPathways(m MasterInfo) {
 	if m.InitialPathway != "" {
 		if _, ok := last[m.InitialPathway]; !ok {
 			c.bad("initial pathway %q has no variants", m.InitialPathway)
+		}
+	}
+}
+
+// distinct checks that names differ within a group (RFC 8216bis 4.4.6.1.1).
+func (c *checker) distinct(list []AudioRendition, r AudioRendition) {
+	for _, x := range list {
+		if x.Group == r.Group && x.Name == r.Name {
+			c.bad("group %q has two renditions named %q", r.Group, r.Name)
 		}
 	}
 }

@@ -63,6 +63,19 @@ func TestMediaGolden(t *testing.T) {
 	require.NoError(t, err)
 	golden(t, "media-ended-plain.m3u8", ended)
 
+	words := record(0, 2, true)
+	words.Track, words.Target = "t0", 30
+	words.Renditions = map[string]RenditionSegments{"t0": {Segments: words.Renditions["v360"].Segments}}
+	require.NoError(t, words.Validate())
+	text, err := Media([]Record{words}, "t0", "")
+	require.NoError(t, err)
+	golden(t, "media-text.m3u8", text)
+	_, err = CheckMedia(text)
+	require.NoError(t, err)
+	require.Equal(t, "00000-1/00001.vtt", words.SegmentPath("t0", 1))
+	words.Track = "v0"
+	require.Error(t, words.Validate(), "only text has no initialisation segment")
+
 	for name, records := range map[string][]Record{
 		"no records": nil, "dense": {record(1, 1, false)}, "marked last": {record(0, 1, true), record(1, 1, true)},
 	} {
@@ -80,11 +93,18 @@ func TestMasterGolden(t *testing.T) {
 	audio, err := Master(renditions[2:])
 	require.NoError(t, err)
 	golden(t, "master-audio.m3u8", audio)
+	text := []Rendition{{ID: "t0", Track: "t0", Kind: Text, Codecs: "wvtt", Bandwidth: 300, Language: "de", Name: "Deutsch"},
+		{ID: "t1", Track: "t1", Kind: Text, Codecs: "wvtt", Bandwidth: 300, Language: "de", Name: "Schilder", Forced: true}}
+	subtitled, err := Master(append(text, renditions...))
+	require.NoError(t, err)
+	golden(t, "master-text.m3u8", subtitled)
 	steering := Steering{TTL: 2, ReloadURI: "http://127.2.0.1:8081/steer?a=" + asset + "&s=x&p=eu-1,us-1", Priority: []string{"eu-1", "us-1"}}
-	for name, stored := range map[string][]byte{"expanded.m3u8": m, "expanded-audio.m3u8": audio} {
+	for name, stored := range map[string][]byte{"expanded.m3u8": m, "expanded-text.m3u8": subtitled, "expanded-audio.m3u8": audio} {
 		e, err := Expand(stored, []Pathway{{"eu-1", "http://127.1.0.1:8082/v/-/" + asset + "/r1/"}, {"us-1", "http://127.2.0.1:8082/v/-/" + asset + "/r1/"}}, steering)
 		require.NoError(t, err)
 		golden(t, name, e)
+		_, err = CheckMaster(e)
+		require.NoError(t, err)
 	}
 	golden(t, "plain.m3u8", Plain(m, "http://127.1.0.1:8081/v/-/"+asset+"/r1/", "?steering=0"))
 	_, err = Master([]Rendition{{ID: "v1", Kind: Video, Codecs: "x\"y", Bandwidth: 1}})

@@ -55,21 +55,29 @@ type Rendition struct {
 	Name     string `json:"name,omitempty"`
 	Channels int    `json:"channels,omitempty"`
 	Default  bool   `json:"default,omitempty"`
+	// Forced text is for those who understand the sound: signs, other languages.
+	Forced bool `json:"forced,omitempty"`
 }
 
-const audioGroup = "aud"
+const (
+	audioGroup = "aud"
+	textGroup  = "sub"
+)
 
 // Master composes the stored master playlist with URIs relative to the run:
 // "{rendition}/index.m3u8". Variants are listed lowest bandwidth first, because
-// players start with the first. Without video the audio renditions are variants.
+// players start with the first. Without video the audio renditions are variants,
+// and there is no text.
 func Master(renditions []Rendition) ([]byte, error) {
-	var video, audio []Rendition
+	var video, audio, text []Rendition
 	for _, r := range renditions {
 		switch r.Kind {
 		case Video:
 			video = append(video, r)
 		case Audio:
 			audio = append(audio, r)
+		case Text:
+			text = append(text, r)
 		}
 		if !ValidName(r.ID) || r.Codecs == "" || r.Bandwidth <= 0 || strings.ContainsAny(r.Name+r.Language+r.Codecs, "\"\r\n") {
 			return nil, fmt.Errorf("master playlist: rendition %+v: want a valid id, codecs, bandwidth, and no quotes or line breaks", r)
@@ -88,7 +96,7 @@ func Master(renditions []Rendition) ([]byte, error) {
 	if len(video) == 0 {
 		slices.SortStableFunc(audio, byBandwidth)
 		for _, a := range audio {
-			writeVariant(&b, a, nil)
+			writeVariant(&b, a, nil, nil)
 		}
 		return b.Bytes(), nil
 	}
@@ -106,15 +114,26 @@ func Master(renditions []Rendition) ([]byte, error) {
 		}
 		fmt.Fprintf(&b, `,URI="%s/index.m3u8"`+"\n", a.ID)
 	}
+	for _, t := range text {
+		fmt.Fprintf(&b, `#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="%s",NAME="%s"`, textGroup, cmp.Or(t.Name, t.ID))
+		if t.Language != "" {
+			fmt.Fprintf(&b, `,LANGUAGE="%s"`, t.Language)
+		}
+		b.WriteString(",DEFAULT=NO,AUTOSELECT=YES")
+		if t.Forced {
+			b.WriteString(",FORCED=YES")
+		}
+		fmt.Fprintf(&b, `,URI="%s/index.m3u8"`+"\n", t.ID)
+	}
 	for _, v := range video {
-		writeVariant(&b, v, audio)
+		writeVariant(&b, v, audio, text)
 	}
 	return b.Bytes(), nil
 }
 
 // writeVariant adds the audio group's highest rates to the variant's, as RFC
 // 8216bis 4.4.6.2 asks of any playable combination.
-func writeVariant(b *bytes.Buffer, v Rendition, audio []Rendition) {
+func writeVariant(b *bytes.Buffer, v Rendition, audio, text []Rendition) {
 	peak, avg, codecs := v.Bandwidth, v.AverageBandwidth, []string{v.Codecs}
 	var audioPeak, audioAvg int64
 	for _, a := range audio {
@@ -136,6 +155,9 @@ func writeVariant(b *bytes.Buffer, v Rendition, audio []Rendition) {
 	}
 	if len(audio) > 0 {
 		fmt.Fprintf(b, `,AUDIO="%s"`, audioGroup)
+	}
+	if len(text) > 0 {
+		fmt.Fprintf(b, `,SUBTITLES="%s"`, textGroup)
 	}
 	fmt.Fprintf(b, "\n%s/index.m3u8\n", v.ID)
 }
@@ -165,13 +187,15 @@ func Expand(stored []byte, pathways []Pathway, steering Steering) ([]byte, error
 	for i, p := range pathways {
 		for line := range strings.Lines(string(stored)) {
 			line = strings.TrimSuffix(line, "\n")
-			group := `"` + audioGroup + "-" + p.ID + `"`
 			switch {
 			case strings.HasPrefix(line, "#EXT-X-MEDIA:"):
-				line = strings.Replace(line, `GROUP-ID="`+audioGroup+`"`, "GROUP-ID="+group, 1)
+				for _, group := range []string{audioGroup, textGroup} {
+					line = strings.Replace(line, `GROUP-ID="`+group+`"`, `GROUP-ID="`+group+"-"+p.ID+`"`, 1)
+				}
 				line = strings.Replace(line, `URI="`, `URI="`+p.Base, 1)
 			case strings.HasPrefix(line, "#EXT-X-STREAM-INF:"):
-				line = strings.Replace(line, `AUDIO="`+audioGroup+`"`, "AUDIO="+group, 1)
+				line = strings.Replace(line, `AUDIO="`+audioGroup+`"`, `AUDIO="`+audioGroup+"-"+p.ID+`"`, 1)
+				line = strings.Replace(line, `SUBTITLES="`+textGroup+`"`, `SUBTITLES="`+textGroup+"-"+p.ID+`"`, 1)
 				line += `,PATHWAY-ID="` + p.ID + `"`
 			case strings.HasPrefix(line, "#"):
 				if i == 0 {

@@ -14,7 +14,8 @@ const ContentType = "application/vnd.apple.mpegurl"
 //
 // While the last record isn't marked last the playlist grows: EVENT, with
 // EXT-X-START at 0 so that players begin at the beginning. Once ended it gains
-// EXT-X-ENDLIST and loses EXT-X-START.
+// EXT-X-ENDLIST and loses EXT-X-START. Text has segments of its own length,
+// which RFC 8216bis 6.2.4 allows where the type is VOD; it comes all at once.
 func Media(records []Record, rendition, prefix string) ([]byte, error) {
 	if len(records) == 0 {
 		return nil, fmt.Errorf("media playlist %s: no records", rendition)
@@ -23,7 +24,11 @@ func Media(records []Record, rendition, prefix string) ([]byte, error) {
 	b := make([]byte, 0, 256+64*len(records)*len(first.Renditions[rendition].Segments))
 	b = append(b, "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:"...)
 	b = strconv.AppendInt(b, int64(first.Target), 10)
-	b = append(b, "\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-INDEPENDENT-SEGMENTS\n"...)
+	kind := "EVENT"
+	if ended && isText(first.Track) {
+		kind = "VOD"
+	}
+	b = append(b, "\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:"+kind+"\n#EXT-X-INDEPENDENT-SEGMENTS\n"...)
 	if !ended {
 		b = append(b, "#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"...)
 	}
@@ -50,7 +55,7 @@ func Media(records []Record, rendition, prefix string) ([]byte, error) {
 			b = strconv.AppendFloat(b, float64(seg.Duration)/float64(r.Timescale), 'f', 6, 64)
 			b = append(b, ",\n"...)
 			b = append(b, prefix...)
-			b = appendSegmentPath(b, r.Chunk, r.Attempt, s)
+			b = appendSegmentPath(b, r.Chunk, r.Attempt, s, rs.ext())
 			b = append(b, '\n')
 		}
 	}
@@ -60,11 +65,23 @@ func Media(records []Record, rendition, prefix string) ([]byte, error) {
 	return b, nil
 }
 
-func appendSegmentPath(b []byte, chunk, attempt, segment int) []byte {
-	return fmt.Appendf(b, "%05d-%d/%05d.m4s", chunk, attempt, segment)
+// Names of segments end in one of these.
+const (
+	mediaExt = ".m4s"
+	textExt  = ".vtt"
+)
+
+func appendSegmentPath(b []byte, chunk, attempt, segment int, ext string) []byte {
+	return fmt.Appendf(b, "%05d-%d/%05d%s", chunk, attempt, segment, ext)
 }
 
-// SegmentPath is a segment's path below its rendition: "00003-1/00000.m4s".
+// SegmentPath is the path below its rendition of a segment of picture or sound:
+// "00003-1/00000.m4s".
 func SegmentPath(chunk, attempt, segment int) string {
-	return string(appendSegmentPath(nil, chunk, attempt, segment))
+	return string(appendSegmentPath(nil, chunk, attempt, segment, mediaExt))
+}
+
+// TextPath is the path below its rendition of a segment of text: "00000-1/00003.vtt".
+func TextPath(chunk, attempt, segment int) string {
+	return string(appendSegmentPath(nil, chunk, attempt, segment, textExt))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // RecordVersion is the version of the record format written today.
@@ -39,9 +40,10 @@ type Record struct {
 
 // RenditionSegments are the segments a record adds to one rendition.
 type RenditionSegments struct {
-	// Init is the file name of the initialisation segment: "init-{sha8}.mp4".
+	// Init is the file name of the initialisation segment: "init-{sha8}.mp4"; empty
+	// for text, whose segments are WebVTT.
 	Init string `json:"init"`
-	// Segments in order; segment i is {chunk}-{attempt}/{i}.m4s.
+	// Segments in order; segment i is {chunk}-{attempt}/{i}.m4s, or .vtt.
 	Segments []Segment `json:"segments"`
 }
 
@@ -74,6 +76,21 @@ func ValidName(s string) bool { return partID.MatchString(s) }
 
 // ValidInit reports whether s is the file name of an initialisation segment.
 func ValidInit(s string) bool { return initName.MatchString(s) }
+
+// isText reports whether a track's name says that it is of text.
+func isText(track string) bool { return strings.HasPrefix(track, "t") }
+
+// SegmentPath is the path below a rendition of its i-th segment in the record.
+func (r Record) SegmentPath(rendition string, i int) string {
+	return string(appendSegmentPath(nil, r.Chunk, r.Attempt, i, r.Renditions[rendition].ext()))
+}
+
+func (rs RenditionSegments) ext() string {
+	if rs.Init == "" {
+		return textExt
+	}
+	return mediaExt
+}
 
 // RunName is the id of an asset's n-th run.
 func RunName(n int) string { return "r" + strconv.Itoa(n) }
@@ -129,7 +146,7 @@ func (r Record) Validate() error {
 	}
 	count := -1
 	for id, rs := range r.Renditions {
-		if !ValidName(id) || !initName.MatchString(rs.Init) {
+		if !ValidName(id) || !initName.MatchString(rs.Init) && !(rs.Init == "" && isText(r.Track)) {
 			bad("rendition %q, init %q: not valid names", id, rs.Init)
 		}
 		if count >= 0 && len(rs.Segments) != count {

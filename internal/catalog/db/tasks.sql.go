@@ -536,7 +536,7 @@ func (q *Queries) MarkDispatched(ctx context.Context, target string, iD string, 
 }
 
 const openTasks = `-- name: OpenTasks :one
-SELECT count(*) FROM tasks WHERE asset = $1 AND run = $2 AND kind IN ('plan', 'video', 'audio') AND state <> 'done'
+SELECT count(*) FROM tasks WHERE asset = $1 AND run = $2 AND kind IN ('plan', 'video', 'audio', 'text') AND state <> 'done'
 `
 
 func (q *Queries) OpenTasks(ctx context.Context, asset string, run int32) (int64, error) {

@@ -48,7 +48,7 @@ WHERE asset = @asset AND kind <> 'cleanup' AND state IN ('queued', 'running')
   AND (sqlc.narg(run)::integer IS NULL OR run = sqlc.narg(run));
 
 -- name: OpenTasks :one
-SELECT count(*) FROM tasks WHERE asset = @asset AND run = @run AND kind IN ('plan', 'video', 'audio') AND state <> 'done';
+SELECT count(*) FROM tasks WHERE asset = @asset AND run = @run AND kind IN ('plan', 'video', 'audio', 'text') AND state <> 'done';
 
 -- name: CommitChunk :one
 -- The whole commit of a chunk in one statement and one round trip: without the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -84,8 +85,31 @@ func (c *check) advance(ctx context.Context, r *rendition) error {
 	return nil
 }
 
+// text reads one segment of WebVTT.
+func (c *check) text(ctx context.Context, u *url.URL) error {
+	data, _, err := c.open.Open(ctx, u)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.segments++
+	c.mu.Unlock()
+	head, _, _ := bytes.Cut(data, []byte("\n\n"))
+	switch lines := strings.Split(string(head), "\n"); {
+	case !strings.HasPrefix(lines[0], "WEBVTT"):
+		return errors.New("doesn't begin with WEBVTT")
+	case len(lines) < 2 || !strings.HasPrefix(lines[1], "X-TIMESTAMP-MAP="):
+		// RFC 8216bis 3.1.4.
+		return errors.New("has no X-TIMESTAMP-MAP")
+	}
+	return nil
+}
+
 // segment reads one segment after its initialisation segment.
 func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u *url.URL) error {
+	if hls.IsText(s.URI) {
+		return c.text(ctx, u)
+	}
 	if s.Map != r.mapURI {
 		at, err := r.url.Parse(s.Map)
 		if err != nil {

@@ -150,6 +150,9 @@ func (c *check) list(base *url.URL, m hls.MasterInfo) []*rendition {
 			add(a.URI, len(m.Variants) > 0 && a.Group == m.Variants[0].AudioGroup)
 		}
 	}
+	for _, t := range m.Text {
+		add(t.URI, len(m.Variants) > 0 && t.Group == m.Variants[0].TextGroup)
+	}
 	return out
 }
 

@@ -145,7 +145,7 @@ func fenced(key string) (group, fence string, ok bool) {
 	f := strings.Split(key, "/")
 	var at int
 	switch {
-	case len(f) == 6 && f[0] == "streams" && strings.HasSuffix(f[5], ".m4s"):
+	case len(f) == 6 && f[0] == "streams" && (strings.HasSuffix(f[5], ".m4s") || strings.HasSuffix(f[5], ".vtt")):
 		at = 4
 	case len(f) == 4 && f[0] == "sources" && f[2] == "parts":
 		at = 3
