@@ -40,6 +40,10 @@ install: ## Install the distribution's programs the platform runs
 install-develop: ## Install also what the tests need
 	@sh deploy/install.sh --develop
 
+.PHONY: install-bench
+install-bench:
+	@sh deploy/install.sh --bench
+
 .PHONY: tools
 tools: ## Build MinIO and nats-server from pinned sources into the cache
 	@$(GO) run ./tools/build
@@ -96,7 +100,7 @@ bench-go: install-develop tools ## Go benchmarks of all packages
 	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)
 
 .PHONY: bench-edge
-bench-edge: install-develop tools ## The edge beside nginx and Varnish (ARGS="-rounds 5")
+bench-edge: install-bench tools ## The edge beside nginx and Varnish (ARGS="-rounds 5")
 	@$(GO) run ./bench/edge $(ARGS)
 
 .PHONY: bench-encode
@@ -104,7 +108,7 @@ bench-encode: install-develop tools ## The encoding pipeline beside bare ffmpeg 
 	@$(GO) run ./bench/encode $(ARGS)
 
 .PHONY: bench-dns
-bench-dns: install-develop ## The name server beside gdnsd (ARGS="-rounds 5")
+bench-dns: install-bench ## The name server beside gdnsd and Knot (ARGS="-rounds 5")
 	@$(GO) run ./bench/dns $(ARGS)
 
 .PHONY: clean

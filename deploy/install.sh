@@ -4,6 +4,7 @@
 #
 #   sh deploy/install.sh            what `meridian up` needs
 #   sh deploy/install.sh --develop  and what the tests need
+#   sh deploy/install.sh --bench    and the peers and load generators of benchmarks
 #
 # Without root or password-less sudo it installs nothing and prints the one
 # command to run.
@@ -11,13 +12,15 @@ set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
 develop='chromium jq bind9-dnsutils npm'
+bench='nginx-light varnish wrk gdnsd knot knot-module-geoip knot-dnsutils dnsperf'
 
 want=$run
 case "${1-}" in
 --develop) want="$run $develop" ;;
+--bench) want="$run $develop $bench" ;;
 '') ;;
 *)
-	echo "usage: $0 [--develop]" >&2
+	echo "usage: $0 [--develop | --bench]" >&2
 	exit 2
 	;;
 esac
@@ -35,6 +38,8 @@ missing=
 for package in $want; do
 	# Another Node than Debian's brings its own npm.
 	[ "$package" = npm ] && command -v npm >/dev/null && continue
+	# Any of nginx's packages will do.
+	[ "$package" = nginx-light ] && command -v nginx >/dev/null && continue
 	installed "$package" || installed "$(echo "$package" | sed 's/^etcd-.*/etcd/')" || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
