@@ -2,12 +2,10 @@ package drill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -20,7 +18,6 @@ import (
 	"github.com/meridian-video/meridian/drill/report"
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/drill/target"
-	"github.com/meridian-video/meridian/internal/durable"
 )
 
 // Command is `meridian drill`.
@@ -200,20 +197,4 @@ func program() string {
 		}
 	}
 	return out
-}
-
-// write writes the report in all its forms.
-func write(dir string, r report.Report) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if err := durable.Write(filepath.Join(dir, "drill.json"), append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	fmt.Printf("report: %s\n", filepath.Join(dir, "drill.json"))
-	return nil
 }

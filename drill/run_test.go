@@ -3,6 +3,7 @@ package drill
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/meridian-video/meridian/drill/report"
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/drill/score"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -30,39 +32,41 @@ func seconds(f float64) scenario.Duration { return scenario.Duration(f * float64
 func short(fault scenario.Fault, viewers ...int) scenario.Scenario {
 	s := scenario.Scenario{
 		Name: "short-" + string(fault), Title: "A region is lost", Shows: "What a test needs.",
-		Load:   scenario.Load{Viewers: viewers, Creators: []int{1}, Buffer: seconds(3)},
-		WarmUp: seconds(4), Control: seconds(1.5), Watch: seconds(0.5),
+		Load:   scenario.Load{Viewers: viewers, Creators: []int{1}, Buffer: seconds(2)},
+		WarmUp: seconds(3), Control: seconds(1.5), Watch: seconds(0.5),
 		Steps: []scenario.Step{{Fault: fault, On: scenario.First, For: seconds(5)}},
 	}
 	s.Objectives = scenario.Objectives{
 		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0),
 		Reroute: scenario.Reroute{Redirect: ptr(seconds(2)), Steering: ptr(seconds(2)), DNS: ptr(seconds(2))},
-		Moved:   ptr(seconds(4.5)), WrongRegion: ptr(seconds(3)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
+		Moved:   ptr(seconds(4.5)), WrongRegion: ptr(seconds(2)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
 		Ready: ptr(seconds(3)), Recovery: ptr(seconds(3)), Reconciled: ptr(seconds(3)),
 	}
 	return s
 }
 
 // drilled runs a scenario on a fake platform.
-func drilled(t *testing.T, s scenario.Scenario, d drilltest.Defects, b fleet.Broken) report.Run {
-	t.Helper()
+func drilled(ctx context.Context, dir string, s scenario.Scenario, d drilltest.Defects, b fleet.Broken) (run report.Run, err error) {
 	p, err := drilltest.Start(d)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, p.Close()) })
-	r, err := NewRunner(t.Context(), p, func(line string) { t.Log(line) })
-	require.NoError(t, err)
-	defer func() { require.NoError(t, r.Close()) }()
-	r.Asset, r.Template = drilltest.Asset, filepath.Join(t.TempDir(), "small.mp4")
-	require.NoError(t, os.WriteFile(r.Template, []byte("a video"), 0o600))
+	if err != nil {
+		return run, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	r, err := NewRunner(ctx, p, nil)
+	if err != nil {
+		return run, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	r.Asset, r.Template = drilltest.Asset, filepath.Join(dir, "small.mp4")
+	if err := os.WriteFile(r.Template, []byte("a video"), 0o600); err != nil {
+		return run, err
+	}
 	r.Broken = b
-	r.Waits = Waits{Whole: 2 * time.Second, Compared: 2 * time.Second, Pause: time.Second, Open: 2 * time.Second}
-	require.NoError(t, r.Prepare(t.Context()))
-	run, err := r.report(t.Context(), s)
-	require.NoError(t, err)
-	var text bytes.Buffer
-	require.NoError(t, run.Print(&text))
-	t.Log("\n" + text.String())
-	return run
+	r.Waits = Waits{Whole: time.Second, Compared: time.Second, Pause: time.Second, Open: 2 * time.Second}
+	if err := r.Prepare(ctx); err != nil {
+		return run, err
+	}
+	return r.report(ctx, s)
 }
 
 func verdicts(r report.Run) map[string]score.Verdict {
@@ -75,56 +79,72 @@ func verdicts(r report.Run) map[string]score.Verdict {
 
 const notices = 300 * time.Millisecond
 
-// TestDrillsPass: a platform that does what it should passes, killed and hung.
-func TestDrillsPass(t *testing.T) {
-	for _, fault := range []scenario.Fault{scenario.Kill, scenario.Hang} {
-		t.Run(string(fault), func(t *testing.T) {
-			t.Parallel()
-			r := drilled(t, short(fault, 6, 2, 1), drilltest.Defects{Notices: notices}, fleet.Broken{})
-			require.Equal(t, score.Pass, r.Verdict)
-			require.Empty(t, r.Error)
-			require.Zero(t, r.Dropped)
-			for _, x := range r.Results {
-				require.NotEqual(t, score.Fail, x.Verdict, x.Name)
-			}
-			require.NotEmpty(t, r.Series.At)
-		})
-	}
+type drillCase struct {
+	fault   scenario.Fault
+	defects drilltest.Defects
+	broken  fleet.Broken
+	viewers []int
+	// sum and want are verdicts.
+	sum  score.Verdict
+	want map[string]score.Verdict
+	// timed cases mean something on a machine that has time for them only.
+	timed bool
 }
 
-// TestDrillsFail: every objective fails on something that is broken.
-func TestDrillsFail(t *testing.T) {
-	for name, c := range map[string]struct {
-		defects drilltest.Defects
-		broken  fleet.Broken
-		viewers []int
-		want    map[string]score.Verdict
-	}{
-		"stale pathway": {defects: drilltest.Defects{Notices: -1}, want: map[string]score.Verdict{
-			"reroute.redirect": score.Fail, "reroute.steering": score.Fail, "reroute.dns": score.Fail}},
-		"players that stay": {defects: drilltest.Defects{Notices: notices}, broken: fleet.Broken{NoSteering: true, NoFailover: true}, want: map[string]score.Verdict{
-			"stalls": score.Fail, "moved": score.Fail, "wrong_region": score.Fail}},
-		"other bytes":       {defects: drilltest.Defects{Notices: notices, Corrupts: true}, want: map[string]score.Verdict{"corrupt": score.Fail}},
-		"no edge serves":    {defects: drilltest.Defects{Notices: notices, Unavailable: true}, want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail}},
-		"slow always":       {defects: drilltest.Defects{Notices: notices, Slow: 1200 * time.Millisecond}, want: map[string]score.Verdict{"stalls": score.Unsure}},
-		"far away":          {defects: drilltest.Defects{Notices: notices, Strange: true}, want: map[string]score.Verdict{"wrong_region": score.Unsure}},
-		"forgets uploads":   {defects: drilltest.Defects{Notices: notices, Forgets: true}, viewers: []int{1}, want: map[string]score.Verdict{"lost": score.Fail}},
-		"never ready":       {defects: drilltest.Defects{Notices: notices, Sticks: true}, viewers: []int{1}, want: map[string]score.Verdict{"lost": score.Fail, "ready": score.Fail}},
-		"no writes":         {defects: drilltest.Defects{Notices: notices, ReadOnly: true}, viewers: []int{1}, want: map[string]score.Verdict{"writes": score.Fail}},
-		"loses titles":      {defects: drilltest.Defects{Notices: notices, LosesTitles: true}, viewers: []int{1}, want: map[string]score.Verdict{"lost": score.Fail}},
-		"loses objects":     {defects: drilltest.Defects{Notices: notices, LosesObjects: true}, viewers: []int{1}, want: map[string]score.Verdict{"lost": score.Fail, "reconciled": score.Fail}},
-		"doesn't come back": {defects: drilltest.Defects{Notices: notices, StaysDown: true}, viewers: []int{1}, want: map[string]score.Verdict{"recovery": score.Fail}},
-	} {
+var drillCases = map[string]drillCase{
+	"killed": {fault: scenario.Kill, viewers: []int{6, 2, 1}, sum: score.Pass, timed: true},
+	"hung":   {fault: scenario.Hang, viewers: []int{6, 2, 1}, sum: score.Pass, timed: true},
+	"stale pathway, other bytes": {fault: scenario.Kill, defects: drilltest.Defects{Notices: -1, Corrupts: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{
+		"reroute.redirect": score.Fail, "reroute.steering": score.Fail, "reroute.dns": score.Fail, "corrupt": score.Fail}, timed: true},
+	"players that stay": {fault: scenario.Kill, broken: fleet.Broken{NoSteering: true, NoFailover: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{
+		"stalls": score.Fail, "moved": score.Fail, "wrong_region": score.Fail}, timed: true},
+	"loses all, doesn't return": {fault: scenario.Kill, defects: drilltest.Defects{Forgets: true, LosesTitles: true, LosesObjects: true, StaysDown: true}, viewers: []int{4}, sum: score.Fail,
+		want: map[string]score.Verdict{"lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
+	"serves nothing, takes nothing": {fault: scenario.Kill, defects: drilltest.Defects{Unavailable: true, ReadOnly: true, Sticks: true}, viewers: []int{4}, sum: score.Fail,
+		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "lost": score.Fail, "ready": score.Fail}},
+	"far away":    {fault: scenario.Kill, defects: drilltest.Defects{Strange: true}, viewers: []int{4}, sum: score.Unsure, want: map[string]score.Verdict{"wrong_region": score.Unsure}, timed: true},
+	"slow always": {fault: scenario.Kill, defects: drilltest.Defects{Slow: 1500 * time.Millisecond}, viewers: []int{4}, want: map[string]score.Verdict{"stalls": score.Unsure}, sum: score.Fail, timed: true},
+}
+
+// TestDrills: a platform that does what it should passes; every objective fails
+// on one where something is broken. All at once, for they mostly wait.
+func TestDrills(t *testing.T) {
+	type outcome struct {
+		run report.Run
+		err error
+	}
+	results := map[string]chan outcome{}
+	for name, c := range drillCases {
+		if c.timed && !testenv.IsLong() {
+			continue
+		}
+		if c.defects.Notices == 0 {
+			c.defects.Notices = notices
+		}
+		results[name] = make(chan outcome, 1)
+		dir, s := t.TempDir(), short(c.fault, c.viewers...)
+		if !c.timed {
+			s.WarmUp, s.Control, s.Steps[0].For = seconds(2), seconds(0.5), seconds(3.5)
+		}
+		go func() {
+			run, err := drilled(t.Context(), dir, s, c.defects, c.broken)
+			results[name] <- outcome{run, err}
+		}()
+	}
+	for name, result := range results {
+		got := <-result
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if c.viewers == nil {
-				c.viewers = []int{4}
-			}
-			r := drilled(t, short(scenario.Kill, c.viewers...), c.defects, c.broken)
-			require.NotEqual(t, score.Pass, r.Verdict)
-			got := verdicts(r)
-			for objective, want := range c.want {
-				require.Equal(t, want, got[objective], objective)
+			require.NoError(t, got.err)
+			var text bytes.Buffer
+			require.NoError(t, got.run.Print(&text))
+			t.Log("\n" + text.String())
+			require.Equal(t, drillCases[name].sum, got.run.Verdict)
+			require.Empty(t, got.run.Error)
+			require.Zero(t, got.run.Dropped)
+			require.NotEmpty(t, got.run.Series.At)
+			v := verdicts(got.run)
+			for objective, want := range drillCases[name].want {
+				require.Equal(t, want, v[objective], objective)
 			}
 		})
 	}
@@ -132,7 +152,6 @@ func TestDrillsFail(t *testing.T) {
 
 // TestAStepThatCantBeMadeFails: nothing was survived.
 func TestAStepThatCantBeMadeFails(t *testing.T) {
-	t.Parallel()
 	for name, step := range map[string]scenario.Step{
 		"unknown region": {Fault: scenario.Kill, On: "mars", For: seconds(0.5)},
 		"can't be done":  {Fault: scenario.Stop, On: "eu", For: seconds(0.5)},
@@ -140,7 +159,8 @@ func TestAStepThatCantBeMadeFails(t *testing.T) {
 		s := short(scenario.Kill, 1)
 		s.Steps = []scenario.Step{step}
 		s.WarmUp, s.Control, s.Watch, s.Load.Creators = seconds(0.5), seconds(0.5), 0, nil
-		r := drilled(t, s, drilltest.Defects{}, fleet.Broken{})
+		r, err := drilled(t.Context(), t.TempDir(), s, drilltest.Defects{}, fleet.Broken{})
+		require.NoError(t, err)
 		require.Equal(t, score.Fail, r.Verdict, name)
 		require.NotEmpty(t, r.Steps[0].Error, name)
 	}
@@ -148,7 +168,6 @@ func TestAStepThatCantBeMadeFails(t *testing.T) {
 
 // TestInterruptedDrillsUndo: what was made is undone.
 func TestInterruptedDrillsUndo(t *testing.T) {
-	t.Parallel()
 	p, err := drilltest.Start(drilltest.Defects{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Close()) }()

@@ -234,10 +234,20 @@ func (s *Studio) Clean(ctx context.Context) error {
 	var errs []error
 	for _, u := range s.Uploads() {
 		if u.Asset != "" {
-			errs = append(errs, c.DeleteAsset(ctx, u.Asset))
+			errs = append(errs, remove(ctx, c, u.Asset))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// remove deletes an asset; one that is gone is no error.
+func remove(ctx context.Context, c *client.Client, asset string) error {
+	err := c.DeleteAsset(ctx, asset)
+	var p *client.Problem
+	if errors.As(err, &p) && p.Code == "not-found" {
+		return nil
+	}
+	return err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

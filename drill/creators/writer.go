@@ -177,5 +177,5 @@ func (w *Writer) Check(ctx context.Context, api string) error {
 func (w *Writer) Clean(ctx context.Context, apis []string) error {
 	c := client.New(apis, w.key)
 	defer c.Close()
-	return c.DeleteAsset(ctx, w.asset)
+	return remove(ctx, c, w.asset)
 }

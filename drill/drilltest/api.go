@@ -13,6 +13,7 @@ import (
 // catalog is what all regions' APIs share.
 type catalog struct {
 	mu     sync.Mutex
+	made   int
 	assets map[string]*asset
 }
 
@@ -37,7 +38,8 @@ func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
 	a := c.assets[id]
 	switch {
 	case r.Method == http.MethodPost:
-		id = fmt.Sprintf("asset-%d", len(c.assets)+1)
+		c.made++
+		id = fmt.Sprintf("asset-%d", c.made)
 		a = &asset{title: "drill title 0"}
 		c.assets[id] = a
 		if r.URL.Path == "/v1/uploads" {

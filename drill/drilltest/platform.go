@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/miekg/dns"
 
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/drill/target"
@@ -55,6 +54,8 @@ type Platform struct {
 	stop  context.CancelFunc
 	ctx   context.Context
 
+	serving sync.WaitGroup
+
 	mu    sync.Mutex
 	sites []*site
 	api   *catalog
@@ -65,7 +66,8 @@ type site struct {
 	p       *Platform
 	name    string
 	servers []*http.Server
-	names   []*dns.Server
+	// listeners are closed again, those of servers that never served too.
+	listeners []io.Closer
 	// lost since; zero when up.
 	lost time.Time
 	hung bool
@@ -81,82 +83,100 @@ var regions = []struct {
 
 const edgesEach = 2
 
-// number keeps platforms of tests that run beside each other apart.
-var number = func() func() byte {
-	var mu sync.Mutex
-	n := byte(0)
-	return func() byte {
-		mu.Lock()
-		defer mu.Unlock()
-		n++
-		return 100 + n%100
-	}
-}()
+// startTries are for a router's port, which must be free in all regions.
+const startTries = 5
 
-// Start starts a platform, on addresses of its own.
+// Start starts a platform on free ports of addresses below 127.100.
 func Start(d Defects) (*Platform, error) {
+	var errs []error
+	for range startTries {
+		p, err := start(d)
+		if err == nil {
+			return p, nil
+		}
+		errs = append(errs, err, p.Close())
+	}
+	return nil, errors.Join(errs...)
+}
+
+func start(d Defects) (*Platform, error) {
 	p := &Platform{Defects: d, table: &region.Table{Zone: "drill.test"}, api: newCatalog()}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	second := number()
-	listen := func(net_ byte, host byte, port int) (net.Listener, string, error) {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:%d", second, net_, host, port))
-		if err != nil {
-			return nil, "", err
-		}
-		return l, l.Addr().String(), nil
-	}
 	routerPort := 0
+	// Nobody is served before the table is whole.
+	var serve []func()
 	for _, x := range regions {
 		s := &site{p: p, name: x.name, held: make(chan struct{})}
-		router, routerAt, err := listen(x.net, 1, routerPort)
+		p.sites = append(p.sites, s)
+		listen := func(host, port int, h http.HandlerFunc) (*net.TCPAddr, error) {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.100.%d.%d:%d", x.net, host, port))
+			if err != nil {
+				return nil, err
+			}
+			server := &http.Server{Handler: s.guard(h), ReadHeaderTimeout: 10 * time.Second}
+			s.servers, s.listeners = append(s.servers, server), append(s.listeners, l)
+			serve = append(serve, func() { _ = server.Serve(l) }) // ends by Close
+			return l.Addr().(*net.TCPAddr), nil
+		}
+		router, err := listen(1, routerPort, s.router)
 		if err != nil {
-			return nil, errors.Join(err, p.Close())
+			return p, err
 		}
 		// The same port everywhere, as names have addresses only.
-		routerPort = router.Addr().(*net.TCPAddr).Port
-		api, apiAt, err := listen(x.net, 1, 0)
+		routerPort = router.Port
+		api, err := listen(1, 0, s.serveAPI)
 		if err != nil {
-			return nil, errors.Join(err, p.Close())
+			return p, err
 		}
-		packets, err := net.ListenPacket("udp", fmt.Sprintf("127.%d.%d.1:0", second, x.net))
+		packets, err := net.ListenPacket("udp", fmt.Sprintf("127.100.%d.1:0", x.net))
 		if err != nil {
-			return nil, errors.Join(err, p.Close())
+			return p, err
 		}
-		r := region.Region{Name: x.name, Place: x.place, Control: true, API: "http://" + apiAt, S3: "http://" + apiAt, NATS: "nats://" + apiAt, Postgres: apiAt,
-			Router: region.Router{URL: "http://" + routerAt, DNS: packets.LocalAddr().String()}, RTT: map[string]region.Duration{}}
+		s.listeners = append(s.listeners, packets)
+		serve = append(serve, func() { s.names(packets) })
+		r := region.Region{Name: x.name, Place: x.place, Control: true, API: "http://" + api.String(), S3: "http://" + api.String(),
+			NATS: "nats://" + api.String(), Postgres: api.String(), RTT: map[string]region.Duration{},
+			Router: region.Router{URL: "http://" + router.String(), DNS: packets.LocalAddr().String()}}
 		for _, o := range regions {
 			if o.name != x.name {
 				r.RTT[o.name] = region.Duration(time.Duration(10*(int(o.net)+int(x.net))) * time.Millisecond)
 			}
 		}
-		s.http(router, http.HandlerFunc(s.router))
-		s.http(api, http.HandlerFunc(s.serveAPI))
-		server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(s.resolve)}
-		s.names = append(s.names, server)
-		started := make(chan struct{})
-		server.NotifyStartedFunc = func() { close(started) }
-		go func() { _ = server.ActivateAndServe() }() // ends by Close
-		<-started
 		for e := range edgesEach {
-			l, at, err := listen(x.net, byte(1+e), 0)
-			if err != nil {
-				return nil, errors.Join(err, p.Close())
-			}
-			addr := netip.MustParseAddrPort(at).Addr()
 			name := fmt.Sprintf("%s-%d", x.name, e+1)
-			r.Edges = append(r.Edges, region.Edge{Name: name, URL: "http://" + at, Addresses: []netip.Addr{addr}})
-			s.http(l, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { s.edge(name, w, q) }))
+			edge, err := listen(1+e, 0, func(w http.ResponseWriter, q *http.Request) { s.edge(name, w, q) })
+			if err != nil {
+				return p, err
+			}
+			r.Edges = append(r.Edges, region.Edge{Name: name, URL: "http://" + edge.String(), Addresses: []netip.Addr{edge.AddrPort().Addr().Unmap()}})
 		}
 		p.table.Regions = append(p.table.Regions, r)
-		p.sites = append(p.sites, s)
 	}
-	return p, p.table.Validate()
+	if err := p.table.Validate(); err != nil {
+		return p, err
+	}
+	for _, f := range serve {
+		p.serving.Go(f)
+	}
+	return p, nil
 }
 
-func (s *site) http(l net.Listener, h http.Handler) {
-	server := &http.Server{Handler: s.guard(h), ReadHeaderTimeout: 10 * time.Second}
-	s.servers = append(s.servers, server)
-	go func() { _ = server.Serve(l) }() // ends by Close
+// Close ends everything.
+func (p *Platform) Close() error {
+	p.stop()
+	var errs []error
+	for _, s := range p.sites {
+		for _, x := range s.servers {
+			errs = append(errs, x.Close())
+		}
+		for _, x := range s.listeners {
+			if err := x.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	p.serving.Wait()
+	return errors.Join(errs...)
 }
 
 // guard does to connections what a lost region does: killed, they end; hung, they
@@ -179,21 +199,6 @@ func (s *site) guard(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-// Close ends everything.
-func (p *Platform) Close() error {
-	p.stop()
-	var errs []error
-	for _, s := range p.sites {
-		for _, x := range s.servers {
-			errs = append(errs, x.Close())
-		}
-		for _, x := range s.names {
-			errs = append(errs, x.Shutdown())
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Describe says where everything is.

@@ -18,7 +18,7 @@ import (
 
 const (
 	// segments of the video, one second each.
-	segments    = 12
+	segments    = 8
 	segmentSize = 24 << 10
 	runPath     = "/v/-/" + Asset + "/r1/"
 )
@@ -120,17 +120,35 @@ func (s *site) explain(w http.ResponseWriter) {
 	_ = json.NewEncoder(w).Encode(out) // the client has gone
 }
 
-// resolve answers any name with routers or edges.
-func (s *site) resolve(w dns.ResponseWriter, q *dns.Msg) {
-	s.p.mu.Lock()
-	lost := !s.lost.IsZero()
-	s.p.mu.Unlock()
-	if lost {
-		return
+// maxQuery of UDP.
+const maxQuery = 1500
+
+// names answers for any name with routers or edges, until packets is closed.
+func (s *site) names(packets net.PacketConn) {
+	buf := make([]byte, maxQuery)
+	for {
+		n, from, err := packets.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		q := new(dns.Msg)
+		s.p.mu.Lock()
+		lost := !s.lost.IsZero()
+		s.p.mu.Unlock()
+		if lost || q.Unpack(buf[:n]) != nil || len(q.Question) != 1 {
+			continue
+		}
+		b, err := s.resolve(q, from).Pack()
+		if err == nil {
+			_, _ = packets.WriteTo(b, from) // who asked asks again
+		}
 	}
+}
+
+func (s *site) resolve(q *dns.Msg, from net.Addr) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
 	name := q.Question[0].Name
-	for _, e := range s.p.edges(s.p.home(w.RemoteAddr().String()))[:3] {
+	for _, e := range s.p.edges(s.p.home(from.String()))[:3] {
 		x, r, _ := s.p.table.Edge(e)
 		a := x.Addresses[0]
 		if strings.HasPrefix(name, "play.") {
@@ -142,7 +160,7 @@ func (s *site) resolve(w dns.ResponseWriter, q *dns.Msg) {
 		}
 		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: a.AsSlice()})
 	}
-	_ = w.WriteMsg(m) // the client asks again
+	return m
 }
 
 // edge serves the video.

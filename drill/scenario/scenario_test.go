@@ -154,3 +154,39 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestRandom: the same seed is the same scenario, it can be written and read, and
+// no two regions are lost at a time.
+func TestRandom(t *testing.T) {
+	seen := map[string]bool{}
+	for seed := range uint64(200) {
+		s, err := Random(seed, 10)
+		require.NoError(t, err)
+		again, err := Random(seed, 10)
+		require.NoError(t, err)
+		require.Equal(t, s, again)
+		require.Greater(t, len(s.Steps), 5)
+		require.LessOrEqual(t, s.LastEnd(), 10*time.Minute)
+		b, err := yaml.Marshal(s)
+		require.NoError(t, err)
+		read, err := Parse("random", b)
+		require.NoError(t, err, "%s", b)
+		require.Equal(t, s, read)
+		var lost time.Duration
+		busy := map[string]time.Duration{}
+		for _, x := range s.Steps {
+			require.GreaterOrEqual(t, x.At.Std(), busy[x.On], "%d: %s", seed, x)
+			busy[x.On] = x.End()
+			if x.Process == "" {
+				require.GreaterOrEqual(t, x.At.Std(), lost, "%d: %s", seed, x)
+				lost = x.End()
+			}
+			seen[string(x.Fault)+" "+x.Process] = true
+		}
+	}
+	require.Len(t, seen, 4+2*7, "every fault comes up")
+	for _, minutes := range []int{0, 121} {
+		_, err := Random(1, minutes)
+		require.Error(t, err)
+	}
+}
