@@ -44,8 +44,9 @@ const (
 	// line is a viewer's: about three times the video's rate.
 	line = 400 << 10
 	// slowLine takes most of a segment's time for a segment, so that a loss can
-	// be timed into one.
+	// be timed into one; at crawl what is left of it outlasts the loss' command.
 	slowLine = 190 << 10
+	crawl    = 40 << 10
 	// inHand is how much is buffered at least when a region is lost.
 	inHand = 10
 	openIn = 45 * time.Second
@@ -61,6 +62,7 @@ type watching struct {
 	s      *isolated
 	way    way
 	viewer *Viewer
+	rate   int
 	page   *playertest.Page
 	lost   []string // regions
 	before map[netip.Addr]int64
@@ -78,7 +80,7 @@ func (s *isolated) watch(t *testing.T, w way, n byte, rate int) *watching {
 	p.WaitPlaying(openIn)
 	st := p.Wait("playing from eu", openIn, func(st playertest.State) bool { return st.Edge != "" })
 	require.Equal(t, "eu", regionOf(st.Edge), "%+v", st)
-	return &watching{t: t, s: s, way: w, viewer: v, page: p}
+	return &watching{t: t, s: s, way: w, viewer: v, rate: rate, page: p}
 }
 
 // ready waits until enough is buffered and, if mid, a segment is on its way.
@@ -87,6 +89,7 @@ func (w *watching) ready(mid bool) {
 	w.page.Wait(fmt.Sprintf("%d s in hand", inHand), moveIn, func(st playertest.State) bool { return st.Ahead >= inHand })
 	if mid {
 		require.Eventually(w.t, func() bool { return w.viewer.MidSegment(w.s.in("eu")) }, 20*time.Second, time.Millisecond, "no segment on its way")
+		w.viewer.Pace(crawl)
 	}
 }
 
@@ -97,6 +100,9 @@ func (w *watching) lose(fault func(), regions ...string) {
 	w.cuts = w.viewer.Cuts()
 	w.lostAt = time.Now()
 	fault()
+	if w.rate > 0 {
+		w.viewer.Pace(w.rate)
+	}
 	w.lost = append(w.lost, regions...)
 	w.before = w.viewer.Received()
 }

@@ -94,6 +94,9 @@ func (v *Viewer) from(ctx context.Context, network, address string) (net.Conn, e
 	return d.DialContext(ctx, network, address)
 }
 
+// Pace changes how many bytes a second a limited line takes from now on.
+func (v *Viewer) Pace(bytesPerSecond int) { v.line.SetLimit(rate.Limit(bytesPerSecond)) }
+
 // Proxy is what a browser is given as its proxy.
 func (v *Viewer) Proxy() string { return "socks5://" + v.listener.Addr().String() }
 
