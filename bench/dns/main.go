@@ -1,6 +1,7 @@
-// Command dns measures the router's name server beside gdnsd on this machine.
+// Command dns measures the router's name server beside gdnsd and Knot DNS on this
+// machine.
 //
-// Both answer the same name for the same three data centres from the same geo
+// All answer the same name for the same three data centres from the same geo
 // database; a bare responder that always sends one prepared answer shows what
 // the machine allows. dnsperf asks them with client subnets, one after the other
 // in rounds whose order turns, so that a machine that slows down slows all of
@@ -97,6 +98,7 @@ type result struct {
 	spent time.Duration // how long it took
 	lost  int
 	mean  time.Duration // of the latency, as dnsperf says
+	p99   time.Duration // of the latency, of queries sent beside dnsperf's
 }
 
 // perCPU is answers for each second of the server's processor time.
@@ -116,6 +118,10 @@ func median(rs []result, of func(result) float64) float64 {
 	return v[len(v)/2]
 }
 
+func typical(rs []result, of func(result) time.Duration) time.Duration {
+	return time.Duration(median(rs, func(r result) float64 { return float64(of(r)) })).Round(time.Microsecond)
+}
+
 // table compares the servers; ratios are to the peer, round by round.
 func table(servers []*server) string {
 	var peer *server
@@ -126,11 +132,11 @@ func table(servers []*server) string {
 	}
 	rate := func(r result) float64 { return r.rate }
 	var b strings.Builder
-	b.WriteString("| Server | queries/s | ÷ gdnsd | queries per CPU second | ÷ gdnsd | mean latency | lost | memory |\n|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| Server | queries/s | ÷ gdnsd | queries per CPU second | ÷ gdnsd | mean latency | p99 | lost | memory |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range servers {
-		fmt.Fprintf(&b, "| %s | %.0f | %s | %.0f | %s | %s | %d | %d MiB |\n", s.name, median(s.results, rate), ratio(s, peer, rate),
+		fmt.Fprintf(&b, "| %s | %.0f | %s | %.0f | %s | %s | %s | %d | %d MiB |\n", s.name, median(s.results, rate), ratio(s, peer, rate),
 			median(s.results, result.perCPU), ratio(s, peer, result.perCPU),
-			time.Duration(median(s.results, func(r result) float64 { return float64(r.mean) })).Round(time.Microsecond), s.lost(), s.memory()>>20)
+			typical(s.results, func(r result) time.Duration { return r.mean }), typical(s.results, func(r result) time.Duration { return r.p99 }), s.lost(), s.memory()>>20)
 	}
 	return b.String()
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
+
 	"syscall"
 	"time"
 
@@ -26,11 +23,12 @@ import (
 // The servers' names on the command line.
 const (
 	nameGdnsd    = "gdnsd"
+	nameKnot     = "Knot"
 	nameMeridian = "Meridian"
 	nameBare     = "bare"
 )
 
-var serverNames = []string{nameGdnsd, nameMeridian, nameBare}
+var serverNames = []string{nameGdnsd, nameKnot, nameMeridian, nameBare}
 
 const (
 	zone         = "meridian.test"
@@ -74,6 +72,8 @@ func (b *bench) start(ctx context.Context, name string) (*server, error) {
 	switch name {
 	case nameGdnsd:
 		args, err = b.gdnsd(addr)
+	case nameKnot:
+		args, err = b.knot(addr)
 	case nameMeridian:
 		env, args, err = b.meridian(ctx, addr)
 	case nameBare:
@@ -151,6 +151,69 @@ func (b *bench) gdnsd(addr string) ([]string, error) {
 	err = errors.Join(os.WriteFile(filepath.Join(dir, "config"), []byte(cfg), 0o600),
 		os.WriteFile(filepath.Join(dir, "zones", zone), []byte(gdnsdZone), 0o600))
 	return []string{"gdnsd", "-c", dir, "start"}, err
+}
+
+const knotConfig = `server:
+    listen: %s@%s
+    rundir: %[3]q
+    udp-workers: 2
+    tcp-workers: 1
+    background-workers: 1
+    edns-client-subnet: on
+log:
+  - target: stderr
+    any: warning
+database:
+    storage: %[3]q
+mod-geoip:
+  - id: geo
+    config-file: %[4]q
+    ttl: 5
+    mode: geodb
+    geodb-file: %[5]q
+    geodb-key: country/iso_code
+zone:
+  - domain: %[6]s
+    file: %[7]q
+    module: mod-geoip/geo
+`
+
+// Knot's module chooses by what a database record says, not by distance.
+const knotGeo = `play.%s:
+  - geo: GB
+    A: 127.1.0.1
+  - geo: US
+    A: 127.2.0.1
+  - geo: CN
+    A: 127.3.0.1
+`
+
+const knotZone = `$ORIGIN %s.
+@ 300 SOA ns1 hostmaster 1 3600 600 86400 5
+@ 300 NS ns1
+ns1 300 A 127.0.0.1
+play 5 A 127.1.0.1
+`
+
+func (b *bench) knot(addr string) ([]string, error) {
+	dir := filepath.Join(b.dir, "knot")
+	db, err := filepath.Abs(b.database)
+	if err != nil {
+		return nil, err
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	conf, geo, zoneFile := filepath.Join(dir, "knot.conf"), filepath.Join(dir, "geo.conf"), filepath.Join(dir, "zone")
+	err = errors.Join(
+		os.WriteFile(conf, fmt.Appendf(nil, knotConfig, host, port, dir, geo, db, zone, zoneFile), 0o600),
+		os.WriteFile(geo, fmt.Appendf(nil, knotGeo, zone), 0o600),
+		os.WriteFile(zoneFile, fmt.Appendf(nil, knotZone, zone), 0o600))
+	return []string{"knotd", "-c", conf}, err
 }
 
 // meridian runs a router of a platform whose edges and routers all answer.
@@ -232,11 +295,7 @@ func (s *server) tail() []byte {
 
 func (s *server) ask(ctx context.Context) error {
 	for i, want := range []string{"127.1.0.1", "127.2.0.1", "127.3.0.1"} {
-		m := new(dns.Msg)
-		m.SetQuestion(qname+".", dns.TypeA)
-		m.SetEdns0(1232, false)
-		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 32, Address: net.ParseIP(subnets[i])}}
-		r, _, err := (&dns.Client{Timeout: time.Second}).ExchangeContext(ctx, m, s.addr)
+		r, _, err := (&dns.Client{Timeout: time.Second}).ExchangeContext(ctx, query(net.ParseIP(subnets[i])), s.addr)
 		if err != nil {
 			return err
 		}
@@ -250,6 +309,15 @@ func (s *server) ask(ctx context.Context) error {
 	return nil
 }
 
+// query asks what dnsperf asks.
+func query(subnet net.IP) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetQuestion(qname+".", dns.TypeA)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 32, Address: subnet}}
+	return m
+}
+
 func first(r *dns.Msg) (string, bool) {
 	if len(r.Answer) == 0 {
 		return "", false
@@ -259,86 +327,4 @@ func first(r *dns.Msg) (string, bool) {
 		return "", false
 	}
 	return a.A.String(), true
-}
-
-// measure runs dnsperf once.
-func (b *bench) measure(ctx context.Context, s *server, subnet string) (result, error) {
-	file := filepath.Join(b.dir, "queries")
-	if err := os.WriteFile(file, []byte(qname+" A\n"), 0o600); err != nil {
-		return result{}, err
-	}
-	host, port, err := net.SplitHostPort(s.addr)
-	if err != nil {
-		return result{}, err
-	}
-	ip := net.ParseIP(subnet).To4()
-	before, err := cpuOf(s.pid)
-	if err != nil {
-		return result{}, err
-	}
-	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, b.duration+startTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "dnsperf", "-s", host, "-p", port, "-d", file, "-l", strconv.Itoa(int(b.duration/time.Second)),
-		"-c", strconv.Itoa(b.clients), "-T", "1", "-e", "-E", fmt.Sprintf("8:00012000%x", []byte(ip))).Output()
-	spent := time.Since(start)
-	if err != nil {
-		return result{}, fmt.Errorf("dnsperf: %w: %s", err, out)
-	}
-	after, err := cpuOf(s.pid)
-	if err != nil {
-		return result{}, err
-	}
-	r, err := parseDnsperf(out)
-	r.cpu = after - before
-	if r.spent == 0 {
-		r.spent = spent
-	}
-	return r, err
-}
-
-// parseDnsperf reads the statistics dnsperf ends with.
-func parseDnsperf(out []byte) (result, error) {
-	var r result
-	found := 0
-	sc := bufio.NewScanner(bytes.NewReader(out))
-	for sc.Scan() {
-		name, value, ok := strings.Cut(sc.Text(), ":")
-		fields := strings.Fields(value)
-		if !ok || len(fields) == 0 {
-			continue
-		}
-		v, err := strconv.ParseFloat(fields[0], 64)
-		if err != nil {
-			continue
-		}
-		switch strings.TrimSpace(name) {
-		case "Queries per second":
-			r.rate = v
-		case "Queries lost":
-			r.lost = int(v)
-		case "Run time (s)":
-			r.spent = time.Duration(v * float64(time.Second))
-		case "Average Latency (s)":
-			r.mean = time.Duration(v * float64(time.Second))
-		default:
-			continue
-		}
-		found++
-	}
-	if err := sc.Err(); err != nil {
-		return r, err
-	}
-	if found < 4 || r.rate <= 0 {
-		return r, fmt.Errorf("dnsperf printed no statistics: %s", out)
-	}
-	return r, nil
-}
-
-func (s *server) lost() int {
-	n := 0
-	for _, r := range s.results {
-		n += r.lost
-	}
-	return n
 }
