@@ -95,6 +95,10 @@ test-long: install-develop tools web-test ## All tests with their full counts (h
 	@export MERIDIAN_TEST_LONG=1; $(GO) test -race -json -timeout 180m -p 1 $(call packages,) | \
 		$(GO) run ./internal/testenv/testreport -title 'Whole platforms' $(REPORT)
 
+.PHONY: drill
+drill: install tools build ## Drill an isolated platform (root): lose regions, routers, edges under load; drill-report/
+	@bin/meridian drill run --own $(ARGS)
+
 .PHONY: bench-go
 bench-go: install-develop tools ## Go benchmarks of all packages
 	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)

@@ -29,12 +29,16 @@ type Command struct {
 // platformFlags say what is drilled and how.
 type platformFlags struct {
 	State   string  `help:"Directory of all state of the platform, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
+	Own     bool    `help:"Start an isolated platform for the drill, and remove it afterwards (root)."`
 	Out     string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
 	Viewers float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
 	Read    bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
 }
 
 func (f *platformFlags) validate() error {
+	if f.Own && os.Geteuid() != 0 {
+		return errors.New("--own: only root may make isolated regions: run it as root, or start a platform with `meridian up` and drill that one")
+	}
 	if f.Viewers <= 0 || f.Viewers > 50 {
 		return fmt.Errorf("--viewers %v: want more than 0, at most 50", f.Viewers)
 	}
@@ -136,7 +140,15 @@ func choose(names []string) ([]scenario.Scenario, error) {
 
 // drill runs scenarios one after the other and writes the report, which holds
 // also what was done of an interrupted drill.
-func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) error {
+func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (err error) {
+	if f.Own {
+		p, err := startOwn(ctx, f.Out)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.stop(err != nil)) }()
+		f.State = p.dir
+	}
 	t, err := target.OpenPlatform(ctx, f.State)
 	if err != nil {
 		return err

@@ -251,13 +251,13 @@ func (x *run) account(ctx context.Context) error {
 	}
 	if x.o.Creators > 0 {
 		rctx, cancel := limit(x.s.Objectives.Ready)
-		at, err := x.await(rctx, x.studio.Look)
+		_, err := x.await(rctx, x.studio.Look)
 		cancel()
 		if err != nil {
 			x.o.Why = append(x.o.Why, "uploads: "+err.Error())
 		} else {
 			// Since when they are ready is known better than since when we know.
-			at = x.o.Whole
+			at := x.o.Whole
 			for _, u := range x.studio.Uploads() {
 				if u.Ready.After(at) {
 					at = u.Ready

@@ -1,0 +1,75 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/internal/platform"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+func TestResolve(t *testing.T) {
+	table, err := region.Loopback()
+	require.NoError(t, err)
+	d := &Description{Table: table, Leader: func(context.Context) (string, error) { return "us", nil }}
+	for on, want := range map[string]string{"eu": "eu", scenario.First: "eu", scenario.Second: "us", scenario.Third: "ap", scenario.Leader: "us", scenario.Follower: "eu"} {
+		f, err := d.Resolve(t.Context(), scenario.Step{Fault: scenario.Kill, On: on, Wipe: true})
+		require.NoError(t, err)
+		require.Equal(t, Fault{Kind: scenario.Kill, Region: want, Wipe: true}, f)
+	}
+	_, err = d.Resolve(t.Context(), scenario.Step{On: "mars"})
+	require.ErrorContains(t, err, "want one of [eu us ap], leader")
+	one, err := region.Loopback("eu")
+	require.NoError(t, err)
+	d.Table = one
+	_, err = d.Resolve(t.Context(), scenario.Step{On: scenario.Third})
+	require.ErrorContains(t, err, "has 1 regions")
+	d.Leader = func(context.Context) (string, error) { return "", errors.New("nobody leads") }
+	_, err = d.Resolve(t.Context(), scenario.Step{On: scenario.Leader})
+	require.ErrorContains(t, err, "nobody leads")
+}
+
+func TestHits(t *testing.T) {
+	table, err := region.Loopback()
+	require.NoError(t, err)
+	for process, want := range map[string][]string{"": {"us-1", "us-2"}, "edge-2": {"us-2"}, "us-1": {"us-1"}, "geodns": nil} {
+		require.Equal(t, want, Fault{Region: "us", Process: process}.Hits(table), process)
+	}
+	require.Nil(t, Fault{Region: "mars"}.Hits(table))
+	require.True(t, Fault{}.HitsRouter())
+	require.True(t, Fault{Process: "geodns"}.HitsRouter())
+	require.False(t, Fault{Process: "edge-1"}.HitsRouter())
+	require.Equal(t, "silence us (in)", Fault{Kind: scenario.Silence, Region: "us", Direction: scenario.In}.String())
+}
+
+func TestSourcesAreNearTheirRegion(t *testing.T) {
+	loopback, err := region.Loopback()
+	require.NoError(t, err)
+	isolated, err := region.Isolated()
+	require.NoError(t, err)
+	require.Equal(t, "127.12.0.2", sources(loopback.Regions[1], false, 1)[0].String())
+	list := sources(isolated.Regions[1], true, 1)
+	require.Equal(t, "198.18.12.2", list[0].String())
+	require.Len(t, list, sourcesEach)
+	require.Equal(t, "198.18.12.251", list[sourcesEach-1].String())
+}
+
+func TestNoPlatform(t *testing.T) {
+	_, err := OpenPlatform(t.Context(), t.TempDir())
+	require.ErrorIs(t, err, &platform.Error{Code: platform.NotRunning})
+	require.ErrorContains(t, err, "meridian up")
+}
+
+func TestReports(t *testing.T) {
+	r, ok := parseReport([]byte(`{"assets":3,"lost":1,"regions":[{"region":"eu","reached":true}]}`))
+	require.True(t, ok)
+	require.EqualValues(t, 1, r.Lost)
+	for _, bad := range []string{"", "nothing", "{}"} {
+		_, ok := parseReport([]byte(bad))
+		require.False(t, ok, "%q is no report, not a good one", bad)
+	}
+}
