@@ -15,9 +15,13 @@ const Demuxers = "mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,flv,avi,asf,ogg,wa
 // Protocols a child may read through.
 const Protocols = "http,tcp"
 
+// MaxSide is the longest side of a picture, in pixels, that a decoder takes;
+// wherever in a stream it appears, and whatever the header said.
+const MaxSide = 8192
+
 // input are the options of every input: where it may read, how it seeks.
 func input(url string) []string {
-	return []string{"-protocol_whitelist", Protocols, "-format_whitelist", Demuxers,
+	return []string{"-protocol_whitelist", Protocols, "-format_whitelist", Demuxers, "-max_pixels", strconv.Itoa(MaxSide * MaxSide),
 		"-rw_timeout", "30000000", "-i", url}
 }
 

@@ -219,6 +219,9 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 			return nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the video shows no new frame for more than %d s", maxGap)}
 		}
 	}
+	if rest := src.Duration.Seconds() - length; rest > maxGap {
+		return nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the picture ends %.0f s before the sound", rest)}
+	}
 	starts := segmentStarts(pts, t, p.SegmentSeconds)
 	for i := range starts {
 		e := end

@@ -228,6 +228,15 @@ func TestLongGapIsRefused(t *testing.T) {
 	require.Equal(t, probe.CodeDamaged, bad.Code)
 }
 
+func TestPictureMustLastAsLongAsTheSound(t *testing.T) {
+	s := source(640, 360, 1000, hls.Rational{})
+	s.Duration = time.Hour
+	_, err := Make(s, &probe.Index{PTS: []int64{0}, Keys: []int64{0}, End: 40}, Default(2), Speed{Pixels: 1e9})
+	var bad *probe.InputError
+	require.ErrorAs(t, err, &bad)
+	require.Equal(t, probe.CodeDamaged, bad.Code)
+}
+
 func TestSlowMachineSplitsTheLadder(t *testing.T) {
 	p, err := Make(source(1920, 1080, 15360, hls.Rational{Num: 60, Den: 1}), index(600, 15360, 1, 60), Default(2), Speed{Pixels: 150e6})
 	require.NoError(t, err)

@@ -13,6 +13,7 @@ const (
 	CodeNoStreams   Code = "no-video-or-audio"
 	CodeUnsupported Code = "unsupported-codec"
 	CodeDimensions  Code = "dimensions-too-large"
+	CodeTooSmall    Code = "dimensions-too-small"
 	CodeDuration    Code = "duration-too-long"
 	CodeStreams     Code = "too-many-streams"
 	CodeDamaged     Code = "damaged"

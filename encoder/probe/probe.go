@@ -180,6 +180,9 @@ func parseVideo(st stream, limits Limits) (Video, error) {
 	if v.TimeBase.Num < 1 || v.TimeBase.Den < 1 || v.TimeBase.Den > math.MaxInt32 || v.TimeBase.Num > math.MaxInt32 {
 		return Video{}, bad(CodeDamaged, "the video stream's time base %q is not usable", st.TimeBase)
 	}
+	if min(v.Width, v.Height) < limits.MinSide {
+		return Video{}, bad(CodeTooSmall, "the picture is %d × %d, it must have %d on each side", v.Width, v.Height, limits.MinSide)
+	}
 	rotation := 0.0
 	if t, err := strconv.ParseFloat(tag(st.Tags, "rotate"), 64); err == nil {
 		rotation = -t

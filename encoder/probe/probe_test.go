@@ -3,11 +3,14 @@ package probe
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +102,55 @@ func TestBrokenFiles(t *testing.T) {
 			var bad *InputError
 			require.ErrorAs(t, err, &bad)
 			require.Equal(t, c.want, bad.Code, bad.Detail)
+		})
+	}
+}
+
+// TestHostileFiles: what would cost without end is refused at the door, with a
+// reason and within a second or so.
+func TestHostileFiles(t *testing.T) {
+	dir := t.TempDir()
+	run := func(name string, args ...string) []byte {
+		path := filepath.Join(dir, name)
+		out, err := exec.CommandContext(t.Context(), "ffmpeg", append(append([]string{"-v", "error", "-nostdin"}, args...), path)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return b
+	}
+	// A motion JPEG whose headers all claim another size.
+	claim := func(side uint16) []byte {
+		b := run(strconv.Itoa(int(side))+".avi", "-f", "lavfi", "-i", "testsrc2=s=320x180:d=0.2", "-c:v", "mjpeg")
+		size := func(o binary.AppendByteOrder, h, w uint16) []byte { return o.AppendUint16(o.AppendUint16(nil, h), w) }
+		b = bytes.ReplaceAll(b, size(binary.BigEndian, 180, 320), size(binary.BigEndian, side, side))
+		wide := func(w, h uint32) []byte {
+			return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, w), h)
+		}
+		return bytes.ReplaceAll(b, wide(320, 180), wide(uint32(side), uint32(side)))
+	}
+	many := []string{"-f", "lavfi", "-i", "anullsrc=d=0.05"}
+	for range 100 {
+		many = append(many, "-map", "0:0")
+	}
+	for name, c := range map[string]struct {
+		data []byte
+		want []Code
+	}{
+		"30,000 × 30,000": {claim(30_000), []Code{CodeDimensions, CodeDamaged}},
+		"16,000 × 16,000": {claim(16_000), []Code{CodeDimensions, CodeDamaged}},
+		"2 × 2":           {run("tiny.mp4", "-f", "lavfi", "-i", "testsrc2=s=16x16:r=1:d=100,crop=2:2", "-c:v", "mpeg4"), []Code{CodeTooSmall}},
+		"100 streams":     {run("many.mkv", append(many, "-c:a", "pcm_s16le")...), []Code{CodeStreams}},
+		"dash":            {[]byte(`<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><BaseURL>http://10.0.0.1/</BaseURL></Period></MPD>`), []Code{CodeNotMedia}},
+		"sdp":             {[]byte("v=0\nc=IN IP4 10.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"), []Code{CodeNotMedia}},
+		"asx":             {[]byte(`<asx version="3.0"><entry><ref href="http://10.0.0.1/"/></entry></asx>`), []Code{CodeNotMedia}},
+		"webm of zeros":   {append([]byte("\x1a\x45\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x1f\x42\x82\x84webm"), make([]byte, 1<<20)...), []Code{CodeNotMedia, CodeNoStreams, CodeTruncated}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, f := serve(t, c.data)
+			_, err := prober().Probe(t.Context(), url, f.Size())
+			var bad *InputError
+			require.ErrorAs(t, err, &bad)
+			require.Contains(t, c.want, bad.Code, bad.Detail)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
@@ -101,12 +102,12 @@ func (v Video) Display() (width, height int) {
 // Limits a source must keep to.
 type Limits struct {
 	Duration time.Duration
-	// Side is the longest side in pixels.
-	Side    int
-	Streams int
+	// Side is the longest side in pixels, MinSide the shortest.
+	Side, MinSide int
+	Streams       int
 }
 
 // DefaultLimits suit general use.
 func DefaultLimits() Limits {
-	return Limits{Duration: 12 * time.Hour, Side: 8192, Streams: 64}
+	return Limits{Duration: 12 * time.Hour, Side: ffmpeg.MaxSide, MinSide: 16, Streams: 64}
 }

@@ -383,7 +383,7 @@ func TestPlanValidate(t *testing.T) {
 		"out of range":  func(p *Plan) { p.Target = 0 },
 		"0 tracks":      func(p *Plan) { p.Tracks = nil },
 		"used twice":    func(p *Plan) { p.Tracks[1].ID = "v0" },
-		"want video":    func(p *Plan) { p.Tracks[0].Kind = hls.Text },
+		"want video":    func(p *Plan) { p.Tracks[0].Kind = "smell" },
 		"timescale":     func(p *Plan) { p.Tracks[0].Timescale = 0 },
 		"no renditions": func(p *Plan) { p.Tracks[0].Renditions = nil },
 		"0 chunks":      func(p *Plan) { p.Tracks[0].Chunks = nil },
