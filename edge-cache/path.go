@@ -119,11 +119,14 @@ func validTokenForm(s string) bool {
 	return dots == 2 && part > 0
 }
 
-// validSegment reports whether s is {chunk}-{attempt}/{segment}.m4s.
+// validSegment reports whether s is {chunk}-{attempt}/{segment}.m4s, or .vtt.
 func validSegment(s string) bool {
 	dir, file, _ := strings.Cut(s, "/")
 	chunk, attempt, _ := strings.Cut(dir, "-")
 	number, ok := strings.CutSuffix(file, ".m4s")
+	if !ok {
+		number, ok = strings.CutSuffix(file, ".vtt")
+	}
 	return ok && len(chunk) == 5 && digits(chunk) && len(number) == 5 && digits(number) &&
 		len(attempt) >= 1 && len(attempt) <= 9 && attempt[0] != '0' && digits(attempt)
 }
