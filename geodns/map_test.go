@@ -2,10 +2,13 @@ package geodns
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/meridian-video/meridian/geodns/worldmap"
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // TestMapPage: the page holds all it needs, and its policy lets nothing else run.
@@ -114,5 +118,34 @@ func TestProjection(t *testing.T) {
 		x, y := worldmap.Project(c.p)
 		require.InDelta(t, c.x, x, 1, "%v", c.p)
 		require.InDelta(t, c.y, y, 1, "%v", c.p)
+	}
+}
+
+// TestMapScriptIsWellFormed as far as Node can tell without a page.
+func TestMapScriptIsWellFormed(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("Node is not installed; deploy/install.sh --develop brings it")
+	}
+	out, err := exec.CommandContext(t.Context(), node, "--check", "mapview/map.js").CombinedOutput()
+	require.NoError(t, err, string(out))
+}
+
+// TestMapInABrowser: the page draws itself under its own policy.
+func TestMapInABrowser(t *testing.T) {
+	testenv.Long(t)
+	b := publicBoard(t)
+	rt := testRouter(t, b)
+	setDown(b, true, time.Time{}, "us-1", "us-2")
+	rt.zone.origins.add(viaDNS, "eu", geo.Location{Known: true, Point: geo.Point{Latitude: 51.5}}, 1234, testNow)
+	srv := httptest.NewServer(rt.handler())
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--user-data-dir="+t.TempDir(),
+		"--virtual-time-budget=3000", "--dump-dom", srv.URL+"/map").Output()
+	require.NoError(t, err)
+	for _, want := range []string{"1 of 3 regions not wholly in service", "<b>1,234</b> DNS", "Frankfurt", `class="c1 down"`, "refused"} {
+		require.Contains(t, string(out), want)
 	}
 }

@@ -55,7 +55,7 @@
         el("dt", {}, "of its own it takes"), el("dd", {}, percent(r.state === "down" || r.state === "drained" ? 0 : r.takes)),
         ...(r.load > 0 ? [el("dt", {}, "capacity in use"), el("dd", {}, percent(r.load))] : [])),
       el("ul", {}, ...[...r.edges, r.router].map(t => el("li", { class: t.up ? "" : "bad", title: t.why || (t.up ? "up" : "down") },
-        t.name + (t.load > 0 ? " " + percent(t.load) : ""))))));
+        t.name + (t.load > 0 ? " " + percent(t.load) : "")))))));
     const minutes = Math.round(s.seconds / 60);
     by("asked").replaceChildren(el("span", {}, `Asked in the last ${minutes} minutes:`),
       ...Object.entries(asks).map(([k, name]) => el("span", {}, el("b", {}, count(s.asked[k] || 0)), " " + name)),
