@@ -17,7 +17,11 @@ const (
 	// watchedSeconds of the video that viewers watch again and again.
 	watchedSeconds = 60
 	watchedTitle   = "Video of drills, 60 s"
+	privateTitle   = "Video of drills that needs a token"
 	uploadSeconds  = 2
+	assetPage      = 100
+	public         = "public"
+	private        = "private"
 	makeTime       = 2 * time.Minute
 	readyTime      = 4 * time.Minute
 )
@@ -38,7 +42,8 @@ func makeVideo(ctx context.Context, file, size string, length int) error {
 	return nil
 }
 
-// prepare makes the creators' video, and finds or uploads what is watched.
+// prepare makes the creators' video, and finds or uploads what is watched and
+// what nobody may watch.
 func (r *Runner) prepare(ctx context.Context) error {
 	r.template = filepath.Join(r.dir, "small.mp4")
 	if err := makeVideo(ctx, r.template, "320x180", uploadSeconds); err != nil {
@@ -46,44 +51,67 @@ func (r *Runner) prepare(ctx context.Context) error {
 	}
 	c := client.New(r.apis(""), r.Desc.APIKey)
 	defer c.Close()
-	cursor := ""
-	for {
-		list, next, err := c.Assets(ctx, "ready", cursor, 100)
-		if err != nil {
-			return fmt.Errorf("look for the video of earlier drills: %w", err)
+	if err := r.find(ctx, c); err != nil {
+		return fmt.Errorf("look for the videos of earlier drills: %w", err)
+	}
+	if r.asset == "" {
+		r.say("making and uploading %d s of video to watch", watchedSeconds)
+		file := filepath.Join(r.dir, "watched.mp4")
+		if err := makeVideo(ctx, file, "640x360", watchedSeconds); err != nil {
+			return err
 		}
-		for _, a := range list {
-			if a.Title == watchedTitle && a.Visibility == "public" {
-				r.asset = a.ID
-				return nil
-			}
-		}
-		if cursor = next; next == "" {
-			break
+		var err error
+		if r.asset, err = r.publish(ctx, c, file, watchedTitle, public); err != nil {
+			return err
 		}
 	}
-	r.say("making and uploading %d s of video to watch", watchedSeconds)
-	file := filepath.Join(r.dir, "watched.mp4")
-	if err := makeVideo(ctx, file, "640x360", watchedSeconds); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, readyTime)
-	defer cancel()
-	up, err := c.Upload(ctx, client.Upload{Path: file, Title: watchedTitle, Visibility: "public", StateDir: filepath.Join(r.dir, "state")})
-	if err != nil {
-		return fmt.Errorf("upload the video to watch: %w", err)
-	}
-	r.asset = up.Asset
-	err = c.Follow(ctx, up.Asset, func(a client.Asset) (bool, error) {
-		if a.Failure != nil {
-			return true, errors.New(a.Failure.Code + ": " + a.Failure.Detail)
+	if r.private == "" {
+		var err error
+		if r.private, err = r.publish(ctx, c, r.template, privateTitle, private); err != nil {
+			return err
 		}
-		return a.State == "ready", nil
-	})
-	if err != nil {
-		return fmt.Errorf("encode the video to watch: %w", err)
 	}
 	return nil
+}
+
+// find looks for the videos of earlier drills.
+func (r *Runner) find(ctx context.Context, c *client.Client) error {
+	for cursor := ""; ; {
+		list, next, err := c.Assets(ctx, "ready", cursor, assetPage)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			switch {
+			case a.Title == watchedTitle && a.Visibility == public:
+				r.asset = a.ID
+			case a.Title == privateTitle && a.Visibility == private:
+				r.private = a.ID
+			}
+		}
+		if cursor = next; next == "" || r.asset != "" && r.private != "" {
+			return nil
+		}
+	}
+}
+
+// publish uploads a video and waits until it is ready.
+func (r *Runner) publish(ctx context.Context, c *client.Client, file, title, visibility string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	up, err := c.Upload(ctx, client.Upload{Path: file, Title: title, Visibility: visibility, StateDir: filepath.Join(r.dir, "state")})
+	if err == nil {
+		err = c.Follow(ctx, up.Asset, func(a client.Asset) (bool, error) {
+			if a.Failure != nil {
+				return true, errors.New(a.Failure.Code + ": " + a.Failure.Detail)
+			}
+			return a.State == "ready", nil
+		})
+	}
+	if err != nil {
+		return "", fmt.Errorf("upload %q: %w", title, err)
+	}
+	return up.Asset, nil
 }
 
 // apis are the URLs of all APIs, the nearest to a region first.

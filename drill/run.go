@@ -37,14 +37,15 @@ type Runner struct {
 	Say func(line string)
 	// Read has every byte of every store compared at the end of a run.
 	Read bool
-	// Asset to watch and Template to upload, if the caller has them.
-	Asset, Template string
+	// Asset to watch, Private one to ask for without a token, and Template to
+	// upload, if the caller has them.
+	Asset, Private, Template string
 	// Broken makes viewers misbehave, for tests.
 	Broken fleet.Broken
 	// Waits; NewRunner sets the usual ones.
 	Waits Waits
 
-	dir, asset, template string
+	dir, asset, private, template string
 }
 
 // Waits are how long a runner waits for what.
@@ -80,7 +81,7 @@ func NewRunner(ctx context.Context, t target.Target, say func(string)) (*Runner,
 // Prepare makes, or finds, what is watched and uploaded.
 func (r *Runner) Prepare(ctx context.Context) error {
 	if r.Asset != "" && r.Template != "" {
-		r.asset, r.template = r.Asset, r.Template
+		r.asset, r.private, r.template = r.Asset, r.Private, r.Template
 		return nil
 	}
 	return r.prepare(ctx)
@@ -94,12 +95,13 @@ type run struct {
 	*Runner
 	s       scenario.Scenario
 	o       score.Observations
-	watch   *fleet.Watch
+	watches []*fleet.Watch // one at each place with viewers
 	fleet   *fleet.Fleet
 	rec     *fleet.Recorder
 	studio  *creators.Studio
 	writers []*creators.Writer
 	cpu     pressure
+	guard   *guard // nil without a private video
 
 	mu sync.Mutex // of o.Steps, while they happen
 }
@@ -120,8 +122,14 @@ func (x *run) setUp(ctx context.Context) error {
 	if len(x.s.Load.Viewers) > len(x.Desc.Places) || len(x.s.Load.Creators) > len(x.Desc.Places) {
 		return fmt.Errorf("scenario %s wants people near %d regions, the platform has %d", x.s.Name, max(len(x.s.Load.Viewers), len(x.s.Load.Creators)), len(x.Desc.Places))
 	}
-	// Asked from where most viewers are: where the first loss is felt.
-	x.watch = fleet.NewWatch(x.Desc, x.Desc.Places[slices.Index(x.s.Load.Viewers, slices.Max(x.s.Load.Viewers))], x.asset)
+	for i, n := range x.s.Load.Viewers {
+		if n > 0 {
+			x.watches = append(x.watches, fleet.NewWatch(x.Desc, x.Desc.Places[i], x.asset))
+		}
+	}
+	if len(x.watches) == 0 {
+		return fmt.Errorf("scenario %s has no viewers", x.s.Name)
+	}
 	x.say("waiting until the platform is whole")
 	wctx, cancel := context.WithTimeout(ctx, x.Waits.Whole)
 	defer cancel()
@@ -175,13 +183,19 @@ func (x *run) live(ctx context.Context) error {
 	defer func() { leave(); wg.Wait() }()
 	wg.Go(func() { x.fleet.Run(people) })
 	wg.Go(func() { x.cpu.run(people) })
-	wg.Go(func() { x.watch.Run(people) })
+	for _, w := range x.watches {
+		wg.Go(func() { w.Run(people) })
+	}
 	creating, stopCreators := context.WithCancel(people)
 	made := make(chan struct{})
 	go func() { defer close(made); x.studio.Run(creating) }()
 	defer func() { stopCreators(); <-made }()
 	for _, w := range x.writers {
 		wg.Go(func() { w.Run(people) })
+	}
+	if x.private != "" {
+		x.guard = newGuard(x.Desc, x.Desc.Places[0], x.private)
+		wg.Go(func() { x.guard.run(people) })
 	}
 	n := 0
 	for _, v := range x.s.Load.Viewers {
@@ -213,8 +227,16 @@ func (x *run) live(ctx context.Context) error {
 	if err := x.account(ctx); err != nil {
 		return err
 	}
-	x.o.Events, x.o.Samples, x.o.Answers, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.watch.Answers(), x.cpu.all()
-	x.o.Dropped = x.rec.Dropped() + x.watch.Dropped()
+	x.o.Events, x.o.Samples, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.cpu.all()
+	x.o.Dropped = x.rec.Dropped()
+	for _, w := range x.watches {
+		x.o.Answers = append(x.o.Answers, w.Answers()...)
+		x.o.Dropped += w.Dropped()
+	}
+	if x.guard != nil {
+		saw := x.guard.seen()
+		x.o.Guarded = &saw
+	}
 	x.o.Uploads = x.studio.Uploads()
 	x.o.Writes = map[string][]creators.Write{}
 	for _, w := range x.writers {
@@ -322,7 +344,7 @@ func (x *run) whole(ctx context.Context) error {
 		err = st.Whole
 	}
 	if err == nil {
-		err = x.watch.Everyone(ctx)
+		err = x.watches[0].Everyone(ctx)
 	}
 	return err
 }

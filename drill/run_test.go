@@ -37,7 +37,7 @@ func short(fault scenario.Fault, viewers ...int) scenario.Scenario {
 		Steps: []scenario.Step{{Fault: fault, On: scenario.First, For: seconds(5)}},
 	}
 	s.Objectives = scenario.Objectives{
-		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0),
+		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0),
 		Reroute: scenario.Reroute{Redirect: ptr(seconds(2)), Steering: ptr(seconds(2)), DNS: ptr(seconds(2))},
 		Moved:   ptr(seconds(4.5)), WrongRegion: ptr(seconds(2)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
 		Ready: ptr(seconds(3)), Recovery: ptr(seconds(3)), Reconciled: ptr(seconds(3)),
@@ -57,7 +57,7 @@ func drilled(ctx context.Context, dir string, s scenario.Scenario, d drilltest.D
 		return run, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	r.Asset, r.Template = drilltest.Asset, filepath.Join(dir, "small.mp4")
+	r.Asset, r.Private, r.Template = drilltest.Asset, drilltest.Private, filepath.Join(dir, "small.mp4")
 	if err := os.WriteFile(r.Template, []byte("a video"), 0o600); err != nil {
 		return run, err
 	}
@@ -98,10 +98,10 @@ var drillCases = map[string]drillCase{
 		"reroute.redirect": score.Fail, "reroute.steering": score.Fail, "reroute.dns": score.Fail, "corrupt": score.Fail}, timed: true},
 	"players that stay": {fault: scenario.Kill, broken: fleet.Broken{NoSteering: true, NoFailover: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{
 		"stalls": score.Fail, "moved": score.Fail, "wrong_region": score.Fail}, timed: true},
-	"loses all, doesn't return": {fault: scenario.Kill, defects: drilltest.Defects{Forgets: true, LosesTitles: true, LosesObjects: true, StaysDown: true}, viewers: []int{4}, sum: score.Fail,
-		want: map[string]score.Verdict{"lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
+	"loses all, doesn't return": {fault: scenario.Kill, defects: drilltest.Defects{Forgets: true, LosesTitles: true, LosesObjects: true, StaysDown: true, Leaks: true}, viewers: []int{4}, sum: score.Fail,
+		want: map[string]score.Verdict{"leaks": score.Fail, "lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
 	"serves nothing, takes nothing": {fault: scenario.Kill, defects: drilltest.Defects{Unavailable: true, ReadOnly: true, Sticks: true}, viewers: []int{4}, sum: score.Fail,
-		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "lost": score.Fail, "ready": score.Fail}},
+		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "leaks": score.Pass, "lost": score.Fail, "ready": score.Fail}},
 	"far away":    {fault: scenario.Kill, defects: drilltest.Defects{Strange: true}, viewers: []int{4}, sum: score.Unsure, want: map[string]score.Verdict{"wrong_region": score.Unsure}, timed: true},
 	"slow always": {fault: scenario.Kill, defects: drilltest.Defects{Slow: 1500 * time.Millisecond}, viewers: []int{4}, want: map[string]score.Verdict{"stalls": score.Unsure}, sum: score.Fail, timed: true},
 }

@@ -18,8 +18,11 @@ import (
 	"github.com/meridian-video/meridian/internal/region"
 )
 
-// Asset is what can be watched.
-const Asset = "abcdefghijklmnopqrstuvwxyz"
+// Asset is what can be watched, Private what needs a token.
+const (
+	Asset   = "abcdefghijklmnopqrstuvwxyz"
+	Private = "zyxwvutsrqponmlkjihgfedcba"
+)
 
 // Defects are what is broken. The zero value works as it should, but for Notices.
 type Defects struct {
@@ -42,6 +45,8 @@ type Defects struct {
 	LosesTitles bool
 	// LosesObjects: the stores lack an object.
 	LosesObjects bool
+	// Leaks: the private video is given to everybody.
+	Leaks bool
 	// StaysDown: what was lost never returns.
 	StaysDown bool
 }

@@ -168,6 +168,10 @@ func (s *site) edge(name string, w http.ResponseWriter, r *http.Request) {
 	plain := r.URL.Query().Get("steering") == "0"
 	base := s.p.table.Regions[0].Router.URL
 	switch p := r.URL.Path; {
+	case strings.Contains(p, Private) && !s.p.Defects.Leaks:
+		http.Error(w, "no token", http.StatusUnauthorized)
+	case strings.Contains(p, Private):
+		_, _ = w.Write([]byte("#EXTM3U\n")) // the client has gone
 	case strings.HasSuffix(p, "/master.m3u8"):
 		s.master(w, r, plain, base)
 	case strings.HasSuffix(p, "/index.m3u8"):

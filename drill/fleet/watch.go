@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	askEvery = 100 * time.Millisecond
+	askEvery = 200 * time.Millisecond
 	// maxAsked bounds the questions on their way to one router, of one kind.
 	maxAsked = 8
 	askTime  = 3 * time.Second

@@ -255,6 +255,7 @@ func (c *checker) objectives(s *Scenario) {
 	count("failed_opens", o.FailedOpens)
 	count("corrupt", o.Corrupt)
 	count("lost", o.Lost)
+	count("leaks", o.Leaks)
 	length("reroute.redirect", o.Reroute.Redirect, true)
 	length("reroute.steering", o.Reroute.Steering, true)
 	length("reroute.dns", o.Reroute.DNS, true)

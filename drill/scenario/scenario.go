@@ -162,6 +162,8 @@ type Objectives struct {
 	Writes *Duration `yaml:"writes,omitempty"`
 	// Lost are acknowledged uploads and writes that are gone, and objects no store has.
 	Lost *int `yaml:"lost,omitempty"`
+	// Leaks are answers that give a private video to somebody without a token.
+	Leaks *int `yaml:"leaks,omitempty"`
 	// Ready is how long the last acknowledged upload may take to be ready once the
 	// platform is whole again.
 	Ready *Duration `yaml:"ready,omitempty"`

@@ -63,6 +63,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.counts("errors", "Requests of viewers that failed", nil, func(e fleet.Event) bool { return e.Kind == fleet.Failed })
 	j.writes(obj.Writes)
 	j.lost(obj.Lost)
+	j.leaks(obj.Leaks)
 	j.backlog()
 	j.recovery(obj)
 	return j.results

@@ -52,6 +52,28 @@ func (j *judge) lost(goal *int) {
 	j.add(r)
 }
 
+// leaks are answers that gave a private video to somebody without a token.
+func (j *judge) leaks(goal *int) {
+	r := Result{Name: "leaks", Title: "Private video given without a token"}
+	if g := j.o.Guarded; g != nil {
+		r.Note = fmt.Sprintf("%d times refused", g.Refused)
+		if g.Given > 0 {
+			r.Note = join(r.Note, "last by "+g.By)
+		}
+		if g.Given+g.Refused > 0 {
+			v := float64(g.Given)
+			r.Value = &v
+		}
+	}
+	if goal != nil {
+		v := float64(*goal)
+		r.Goal = &v
+	}
+	if r.Goal != nil || r.Value != nil {
+		j.add(r)
+	}
+}
+
 // backlog is the most uploads that waited for their encoding at a time.
 func (j *judge) backlog() {
 	if j.o.Creators == 0 {

@@ -35,6 +35,13 @@ type Pressure struct {
 	Some float64
 }
 
+// Guarded is what became of requests for a private video without a token.
+type Guarded struct {
+	Given, Refused int
+	// By is the edge that gave it last.
+	By string
+}
+
 // Observations of one run.
 type Observations struct {
 	Table *region.Table
@@ -60,5 +67,7 @@ type Observations struct {
 	Whole, AllReady, Reconciled time.Time
 	Why                         []string
 	Stores                      *repair.Report
-	Pressure                    []Pressure
+	// Guarded is nil where there was no private video.
+	Guarded  *Guarded
+	Pressure []Pressure
 }

@@ -27,7 +27,7 @@ func within(s float64) *scenario.Duration {
 
 func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Objectives: scenario.Objectives{
-		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0),
+		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
 		Moved:   within(8), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
@@ -40,7 +40,7 @@ func good(t *testing.T) Observations {
 	require.NoError(t, err)
 	o := Observations{Table: table, Viewers: []int{2, 1}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
 		Steps: []Happened{{Fault: target.Fault{Kind: scenario.Kill, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
-		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5},
+		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9},
 		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
 		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}
 	for s := 0; s < 60; s++ {
@@ -147,6 +147,9 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		"object lost":         {"lost", func(o *Observations) { o.Stores.Lost = 1 }, Fail},
 		"object wrong":        {"lost", func(o *Observations) { o.Stores.Regions = []repair.RegionReport{{Wrong: 1}} }, Fail},
 		"not compared":        {"lost", func(o *Observations) { o.Stores = nil }, Fail},
+		"leak":                {"leaks", func(o *Observations) { o.Guarded.Given = 1 }, Fail},
+		"nobody refused":      {"leaks", func(o *Observations) { o.Guarded.Refused = 0 }, Fail},
+		"unguarded":           {"leaks", func(o *Observations) { o.Guarded = nil }, Fail},
 		"late recovery":       {"recovery", func(o *Observations) { o.Whole = at(61) }, Fail},
 		"no recovery":         {"recovery", func(o *Observations) { o.Whole = time.Time{} }, Fail},
 		"late ready":          {"ready", func(o *Observations) { o.AllReady = at(70) }, Fail},
