@@ -216,7 +216,7 @@ func (s *Stack) end() error {
 // DumpLogs prints what the platform said and the end of each log.
 func (s *Stack) DumpLogs() {
 	fmt.Printf("--- meridian up\n%s\n", &s.output)
-	err := filepath.WalkDir(s.State(), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(s.State(), "logs"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".log") {
 			return err
 		}
