@@ -123,11 +123,7 @@ func TestProjection(t *testing.T) {
 
 // TestMapScriptIsWellFormed as far as Node can tell without a page.
 func TestMapScriptIsWellFormed(t *testing.T) {
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("Node is not installed; deploy/install.sh --develop brings it")
-	}
-	out, err := exec.CommandContext(t.Context(), node, "--check", "mapview/map.js").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "node", "--check", "mapview/map.js").CombinedOutput()
 	require.NoError(t, err, string(out))
 }
 

@@ -76,9 +76,6 @@ func FuzzRequest(f *testing.F) {
 // TestKdig asks with another implementation than dig's: over both transports, with
 // client subnets, cookies and DNSSEC.
 func TestKdig(t *testing.T) {
-	if _, err := exec.LookPath("kdig"); err != nil {
-		t.Skip("kdig is not installed; deploy/install.sh --bench brings it")
-	}
 	z := signedZone(t)
 	z.limits = defaultLimits(t)
 	host, port, err := net.SplitHostPort(serveNames(t, z, "127.0.0.1:0"))
