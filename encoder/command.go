@@ -29,6 +29,7 @@ type Command struct {
 	Slots        int            `help:"Tasks done at once; of four or more, two are kept for the first parts of new videos and one for what viewers may be near. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_SLOTS"`
 	Threads      int            `help:"x264 threads of each rung, fixed in every run this worker plans. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_THREADS"`
 	Copy         bool           `help:"Publish H.264 sources that are fit for it as their own highest rung, without encoding them." default:"true" negatable:"" env:"MERIDIAN_ENCODER_COPY"`
+	Profiles     string         `help:"File of encoding profiles (YAML), which uploads can ask for by name." env:"MERIDIAN_ENCODER_PROFILES" placeholder:"FILE"`
 	MaxHeight    int            `help:"Highest rung, in lines of a 16:9 picture." default:"2160" env:"MERIDIAN_ENCODER_MAX_HEIGHT"`
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
 	Nice         int            `help:"Added to ffmpeg's niceness." default:"5" env:"MERIDIAN_ENCODER_NICE"`
@@ -55,7 +56,35 @@ func (c *Command) Validate() error {
 	check(c.MemoryTotal >= 0, "--memory-total %d: want 0 or more MiB", c.MemoryTotal)
 	check(c.MaxScratch >= 64, "--max-scratch %d: want at least 64 MiB", c.MaxScratch)
 	check(c.S3.AccessKey != "" && c.S3.SecretKey != "" && c.S3.Bucket != "", "--s3-access-key, --s3-secret-key, --s3-bucket: must not be empty")
-	return errors.Join(errs...)
+	_, err := c.profiles()
+	return errors.Join(append(errs, err)...)
+}
+
+// profiles are those of the file, within what the flags allow; with the default among them.
+func (c *Command) profiles() (plan.Profiles, error) {
+	threads := c.Threads
+	if threads == 0 {
+		threads = min(max(runtime.GOMAXPROCS(0), 2), 8)
+	}
+	all := plan.Profiles{plan.DefaultName: plan.Default(threads)}
+	if c.Profiles != "" {
+		f, err := os.Open(c.Profiles)
+		if err != nil {
+			return nil, fmt.Errorf("--profiles: %w", err)
+		}
+		defer f.Close()
+		if all, err = plan.LoadProfiles(f, threads); err != nil {
+			return nil, fmt.Errorf("--profiles %s:\n%w", c.Profiles, err)
+		}
+	}
+	for name, p := range all {
+		p.Copy = p.Copy && c.Copy
+		for len(p.Rungs) > 1 && p.Rungs[0] > c.MaxHeight {
+			p.Rungs = p.Rungs[1:]
+		}
+		all[name] = p
+	}
+	return all, nil
 }
 
 // Run runs an encoder until ctx ends.
@@ -67,27 +96,22 @@ func (c *Command) Run(ctx context.Context) error {
 // pixels x264 veryfast encodes per second on one CPU.
 const pixelsPerCPU = 75e6
 
-func (c *Command) options() Options {
+func (c *Command) options() (Options, error) {
+	profiles, err := c.profiles()
+	if err != nil {
+		return Options{}, err
+	}
 	cpus := runtime.GOMAXPROCS(0)
-	threads := c.Threads
-	if threads == 0 {
-		threads = min(max(cpus, 2), 8)
-	}
-	profile := plan.Default(threads)
-	profile.Copy = c.Copy
-	for len(profile.Rungs) > 1 && profile.Rungs[0] > c.MaxHeight {
-		profile.Rungs = profile.Rungs[1:]
-	}
 	memory := c.MemoryTotal << 20
 	if memory == 0 {
 		memory = int64(float64(machineMemory()) * memoryShare)
 	}
 	limits := probe.DefaultLimits()
 	limits.Duration = c.MaxDuration
-	return Options{Profile: profile, Source: limits, Speed: plan.Speed{Pixels: pixelsPerCPU * float64(cpus)},
+	return Options{Profile: profiles[plan.DefaultName], Profiles: profiles, Source: limits, Speed: plan.Speed{Pixels: pixelsPerCPU * float64(cpus)},
 		Scratch: c.ScratchDir, Memory: memory,
 		Child: ffmpeg.Limits{Nice: c.Nice, AddressSpace: c.Memory << 20, FileSize: c.MaxScratch << 20,
-			Wall: 30 * time.Minute, Idle: time.Minute}}
+			Wall: 30 * time.Minute, Idle: time.Minute}}, nil
 }
 
 type component struct {
@@ -109,7 +133,10 @@ func (c *Command) build(ctx context.Context, rt *service.Runtime) (service.Compo
 			control++
 		}
 	}
-	opt := c.options()
+	opt, err := c.options()
+	if err != nil {
+		return nil, err
+	}
 	e, err := New(ctx, store, opt, rt.Log, NewMetrics(rt.Metrics))
 	if err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ type Task struct {
 type Claim interface {
 	Source(ctx context.Context) (catalog.Source, error)
 	Plan(ctx context.Context) (catalog.Plan, error)
+	Profile(ctx context.Context) (string, error)
 	CommittedChunks(ctx context.Context) ([]hls.Record, error)
 	CommitPlan(ctx context.Context, p catalog.Plan) error
 	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
@@ -50,7 +51,9 @@ type Store interface {
 
 // Options of an Encoder.
 type Options struct {
-	Profile plan.Profile
+	// Profile is what runs get that ask for none; Profiles are others, by name.
+	Profile  plan.Profile
+	Profiles plan.Profiles
 	// Limits of a source, and of one ffmpeg child.
 	Source probe.Limits
 	Child  ffmpeg.Limits

@@ -111,6 +111,28 @@ func TestBadSources(t *testing.T) {
 	}
 }
 
+// TestProfiles: a run is encoded as its upload asked, and says how.
+func TestProfiles(t *testing.T) {
+	b := newBench(t, mediaFile("bikes-noaudio.mp4"), func(o *Options) {
+		own := o.Profile
+		own.Name, own.Version, own.Rungs, own.CRF = "small", 7, []int{240}, 30
+		o.Profiles = plan.Profiles{"small": own}
+	})
+	b.board.profile = "small"
+	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
+	require.Len(t, b.board.plan.Tracks[0].Renditions, 1)
+	var run plan.Run
+	decodeJSON(t, b.board.plan.Encoder, &run)
+	require.Equal(t, 7, run.Params.Version)
+	require.Equal(t, 30, run.Params.CRF)
+	require.NotEmpty(t, run.FFmpeg)
+	b.board.profile = "large"
+	var bad *probe.InputError
+	require.ErrorAs(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)), &bad)
+	require.Equal(t, probe.CodeProfile, bad.Code)
+	require.Contains(t, bad.Detail, "[default small]")
+}
+
 // TestStoreAwayIsTransient: a source that can't be fetched is not a bad source.
 func TestStoreAwayIsTransient(t *testing.T) {
 	b := newBench(t, mediaFile("bikes-noaudio.mp4"), oneRung)

@@ -2,6 +2,7 @@ package encoder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -77,6 +78,8 @@ type board struct {
 	extras *hls.Extras
 	// codecs by rendition, as the first chunks told.
 	codecs map[string]string
+	// profile asked for; empty for the default.
+	profile string
 	// failures is what tasks claim to have failed before.
 	failures int
 }
@@ -93,8 +96,11 @@ type claim struct {
 func (c *claim) Source(context.Context) (catalog.Source, error) { return c.b.source, nil }
 func (c *claim) Plan(context.Context) (catalog.Plan, error)     { return *c.b.plan, nil }
 func (c *claim) Finish(context.Context) error                   { return nil }
-func (c *claim) Draining()                                      { c.drained = true }
-func (c *claim) Progress(n int64)                               { c.frames = max(c.frames, n) }
+func (c *claim) Profile(context.Context) (string, error) {
+	return cmp.Or(c.b.profile, plan.DefaultName), nil
+}
+func (c *claim) Draining()        { c.drained = true }
+func (c *claim) Progress(n int64) { c.frames = max(c.frames, n) }
 
 func (c *claim) CommitExtras(_ context.Context, x hls.Extras) error {
 	c.b.mu.Lock()

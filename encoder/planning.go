@@ -58,7 +58,11 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if src.Duration > 0 {
 		src.BitRate = int64(float64(in.Size()) * 8 / src.Duration.Seconds())
 	}
-	p, err := plan.Make(src, index, e.opt.Profile, e.currentSpeed())
+	profile, err := e.profile(ctx, t)
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	p, err := plan.Make(src, index, profile, e.currentSpeed())
 	if err != nil {
 		return catalog.Plan{}, err
 	}
@@ -75,6 +79,20 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 		if p.Encoder, err = json.Marshal(run); err != nil {
 			return catalog.Plan{}, err
 		}
+	}
+	return p, nil
+}
+
+// profile is the one the run asks for.
+func (e *Encoder) profile(ctx context.Context, t Task) (plan.Profile, error) {
+	name, err := t.Profile(ctx)
+	if err != nil || name == e.opt.Profile.Name {
+		return e.opt.Profile, err
+	}
+	p, ok := e.opt.Profiles[name]
+	if !ok {
+		return plan.Profile{}, &probe.InputError{Code: probe.CodeProfile,
+			Detail: fmt.Sprintf("there is no encoding profile %q here: ask for one of %v, or for none", name, e.opt.Profiles.Names(e.opt.Profile.Name))}
 	}
 	return p, nil
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/meridian-video/meridian/api/problem"
+	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/playback"
 )
 
@@ -21,6 +22,9 @@ const (
 )
 
 var metadataKey = regexp.MustCompile(`^[!-+\--~]{1,64}$`) // ASCII without spaces and commas
+
+// profileName is the form; encoders know which ones there are.
+var profileName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 // checkMetadata refuses an Upload-Metadata header that tusd would read in part:
 // a value lost silently is worse than a refusal.
@@ -87,6 +91,9 @@ func parseMetadata(m map[string]string) (metadata, error) {
 	case "", playback.Public, playback.Unlisted, playback.Private:
 	default:
 		bad = append(bad, problem.Field{Field: "Upload-Metadata visibility", Detail: "send public, unlisted or private"})
+	}
+	if p := m[catalog.ProfileKey]; p != "" && !profileName.MatchString(p) {
+		bad = append(bad, problem.Field{Field: "Upload-Metadata profile", Detail: "send the name of an encoding profile, or leave it out"})
 	}
 	if len(bad) > 0 {
 		return metadata{}, problem.Invalid(bad...)

@@ -6,7 +6,7 @@ import "strconv"
 // packets included.
 func ProbeArgs(url string) []string {
 	a := []string{"-hide_banner", "-loglevel", "error", "-analyzeduration", "20000000", "-probesize", "20000000"}
-	return append(append(a, input(url)...), "-show_format", "-show_streams", "-show_packets",
+	return append(append(a, input(url)...), "-show_program_version", "-show_format", "-show_streams", "-show_packets",
 		"-read_intervals", "%+#96",
 		"-show_entries", "packet=stream_index,pts,flags", "-of", "json", "-o", OutputPath(0))
 }

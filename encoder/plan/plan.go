@@ -18,6 +18,10 @@ type Run struct {
 	// Parts of the remuxed source; empty when tasks read the upload itself.
 	Parts   []Part `json:"parts,omitempty"`
 	Profile string `json:"profile"`
+	// Params is the whole profile, FFmpeg the build that was there, for people who
+	// ask how a run was made.
+	Params Profile `json:"params"`
+	FFmpeg string  `json:"ffmpeg,omitempty"`
 	// Seekable says that audio tasks may seek in the source.
 	Seekable bool `json:"seekable"`
 }
@@ -125,7 +129,7 @@ func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog
 	}
 	out := catalog.Plan{Target: p.SegmentSeconds}
 	zero := AudioTrack{Zero: src.StartMicros, Num: 1, Den: 1_000_000}
-	run := Run{Profile: p.Name, Seekable: true}
+	run := Run{Profile: p.Name, Params: p, FFmpeg: src.FFmpeg, Seekable: true}
 	if src.Video != nil {
 		tracks, err := video(src, *index, p, speed, &out)
 		if err != nil {

@@ -17,6 +17,8 @@ const (
 	CodeDuration    Code = "duration-too-long"
 	CodeStreams     Code = "too-many-streams"
 	CodeDamaged     Code = "damaged"
+	// CodeProfile is what was asked for, not the file.
+	CodeProfile Code = "unknown-profile"
 )
 
 // InputError is a source that can't be encoded, whoever tries.

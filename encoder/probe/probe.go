@@ -57,7 +57,10 @@ func classify(err error) error {
 type report struct {
 	Streams []stream `json:"streams"`
 	Packets []packet `json:"packets"`
-	Format  struct {
+	Program struct {
+		Version string `json:"version"`
+	} `json:"program_version"`
+	Format struct {
 		Name     string `json:"format_name"`
 		Duration string `json:"duration"`
 		Start    string `json:"start_time"`
@@ -109,7 +112,7 @@ func Parse(b []byte, limits Limits) (Source, error) {
 	if limits.Streams > 0 && len(r.Streams) > limits.Streams {
 		return Source{}, bad(CodeStreams, "the file has %d streams, the limit is %d", len(r.Streams), limits.Streams)
 	}
-	s := Source{Format: r.Format.Name}
+	s := Source{Format: r.Format.Name, FFmpeg: clean(r.Program.Version)}
 	if d, err := strconv.ParseFloat(r.Format.Duration, 64); err == nil && d > 0 && d < 1e8 {
 		s.Duration = time.Duration(d * float64(time.Second))
 	}

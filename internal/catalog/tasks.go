@@ -342,6 +342,17 @@ func (c *Catalog) RunPlan(ctx context.Context, asset string, run int) (Plan, err
 	return p, err
 }
 
+// RunProfile returns the name of the profile a run is encoded with.
+func (c *Catalog) RunProfile(ctx context.Context, asset string, run int) (string, error) {
+	var profile string
+	err := c.direct(ctx, "profile", func(ctx context.Context, q *db.Queries) error {
+		row, err := q.GetRun(ctx, asset, int32(run))
+		profile = row.Profile
+		return err
+	})
+	return profile, err
+}
+
 // Source returns the parts of an asset's source, from the leader.
 func (c *Catalog) Source(ctx context.Context, asset string) (Source, error) {
 	var s Source

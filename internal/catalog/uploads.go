@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -195,12 +196,27 @@ func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error
 		if row, err = q.GetAsset(ctx, u.Asset); err != nil {
 			return err
 		}
-		if err := startRun(ctx, q, row, 1, DefaultProfile); err != nil {
+		profile, err := profileOf(locked.Metadata)
+		if err != nil {
+			return err
+		}
+		if err := startRun(ctx, q, row, 1, profile); err != nil {
 			return err
 		}
 		return emit(ctx, q, row, Event{Type: EventReceived, Run: hls.RunName(1)}, outboxEntry{})
 	})
 	return assetOf(row), err
+}
+
+// ProfileKey is the upload's metadata that names the profile to encode with.
+const ProfileKey = "profile"
+
+func profileOf(metadata json.RawMessage) (string, error) {
+	var m map[string]string
+	if err := json.Unmarshal(metadata, &m); err != nil {
+		return "", fmt.Errorf("upload's metadata: %w", err)
+	}
+	return cmp.Or(m[ProfileKey], DefaultProfile), nil
 }
 
 func startRun(ctx context.Context, q *db.Queries, a db.Asset, n int, profile string) error {

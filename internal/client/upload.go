@@ -27,6 +27,8 @@ type Upload struct {
 	Path       string
 	Title      string
 	Visibility string
+	// Profile names the encoding profile; empty: the platform's default.
+	Profile string
 	// StateDir remembers uploads under way; empty: the default directory.
 	StateDir string
 	// Progress is called as bytes go out, from one goroutine at a time; sent
@@ -118,7 +120,7 @@ func (t *transfer) create(ctx context.Context) error {
 		}
 	}
 	metadata := ""
-	for _, kv := range [][2]string{{"filename", filepath.Base(t.u.Path)}, {"title", t.u.Title}, {"visibility", t.u.Visibility}} {
+	for _, kv := range [][2]string{{"filename", filepath.Base(t.u.Path)}, {"title", t.u.Title}, {"visibility", t.u.Visibility}, {"profile", t.u.Profile}} {
 		if kv[1] == "" {
 			continue
 		}

@@ -113,6 +113,17 @@ func (t *Task) Source(ctx context.Context) (Source, error) {
 	return s, err
 }
 
+// Profile returns the name of the profile the run is encoded with.
+func (t *Task) Profile(ctx context.Context) (string, error) {
+	var name string
+	err := t.again(ctx, func(ctx context.Context) error {
+		var err error
+		name, err = t.worker.Catalog.RunProfile(ctx, t.Asset, t.Run)
+		return err
+	})
+	return name, err
+}
+
 // Plan returns the run's plan.
 func (t *Task) Plan(ctx context.Context) (Plan, error) {
 	var p Plan

@@ -20,6 +20,7 @@ type Upload struct {
 	Files         []string `arg:"" name:"file" help:"Video and audio files. Running the same command again continues what was cut off."`
 	Title         string   `help:"Title; default: the file's name."`
 	Visibility    string   `help:"Who may watch: public, unlisted or private." enum:"public,unlisted,private" default:"public"`
+	Profile       string   `help:"Encoding profile, one of those the encoders know; default: theirs."`
 	JSON          bool     `name:"json" help:"Print one JSON document a line."`
 	NoWait        bool     `help:"Return once the bytes are received, without waiting until they play."`
 
@@ -71,7 +72,7 @@ func (u *Upload) one(ctx context.Context, c *client.Client, p *printer, file str
 	began := time.Now()
 	name := filepath.Base(file)
 	bar := p.bar(name)
-	up := client.Upload{Path: file, Title: u.Title, Visibility: u.Visibility, Progress: bar.set,
+	up := client.Upload{Path: file, Title: u.Title, Visibility: u.Visibility, Profile: u.Profile, Progress: bar.set,
 		Started: func(asset string, offset int64, resumed bool) {
 			bar.start(offset)
 			p.json(map[string]any{"event": "uploading", "file": file, "asset": asset, "offset": offset})
