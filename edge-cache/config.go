@@ -25,12 +25,15 @@ type Command struct {
 	CacheMemory Size   `help:"Memory for cached objects." default:"256MiB" env:"MERIDIAN_EDGE_CACHE_MEMORY" placeholder:"SIZE"`
 	CacheDisk   Size   `help:"Disk for cached objects." default:"2GiB" env:"MERIDIAN_EDGE_CACHE_DISK" placeholder:"SIZE"`
 
-	MaxConnections int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
-	Bandwidth      Size          `help:"Bytes a second this edge can send; they count in the load routers are told. 0: not known." default:"0" env:"MERIDIAN_EDGE_BANDWIDTH" placeholder:"SIZE"`
-	Peers          bool          `help:"Ask the region's other edges for what they own before the stores." default:"true" negatable:"" env:"MERIDIAN_EDGE_PEERS"`
-	DrainNotice    time.Duration `help:"How long an edge that viewers play from answers on after the stop signal, while routers send them elsewhere." default:"1s" env:"MERIDIAN_EDGE_DRAIN_NOTICE"`
-	GeoDatabase    string        `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
-	AccessSample   int           `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
+	MaxConnections    int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
+	ClientConnections int           `help:"Connections one client address (IPv6: /64) may have open; further ones are closed. 0: no limit." default:"1024" env:"MERIDIAN_EDGE_CLIENT_CONNECTIONS"`
+	ClientFetches     int           `help:"Objects fetched at once because one client address asked first; further ones get 429. 0: no limit." default:"64" env:"MERIDIAN_EDGE_CLIENT_FETCHES"`
+	AssetFetches      int           `help:"Objects of one asset fetched at once; further ones get 503. 0: no limit." default:"128" env:"MERIDIAN_EDGE_ASSET_FETCHES"`
+	Bandwidth         Size          `help:"Bytes a second this edge can send; they count in the load routers are told. 0: not known." default:"0" env:"MERIDIAN_EDGE_BANDWIDTH" placeholder:"SIZE"`
+	Peers             bool          `help:"Ask the region's other edges for what they own before the stores." default:"true" negatable:"" env:"MERIDIAN_EDGE_PEERS"`
+	DrainNotice       time.Duration `help:"How long an edge that viewers play from answers on after the stop signal, while routers send them elsewhere." default:"1s" env:"MERIDIAN_EDGE_DRAIN_NOTICE"`
+	GeoDatabase       string        `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
+	AccessSample      int           `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
 
 	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_EDGE_TLS_"`
 
@@ -64,6 +67,11 @@ func (c *Command) Validate() error {
 	}
 	if c.MaxConnections < 1 {
 		bad("--max-connections %d: want at least 1", c.MaxConnections)
+	}
+	for flag, n := range map[string]int{"--client-connections": c.ClientConnections, "--client-fetches": c.ClientFetches, "--asset-fetches": c.AssetFetches} {
+		if n < 0 {
+			bad("%s %d: want 0 or more", flag, n)
+		}
 	}
 	if c.DrainNotice < 0 || c.DrainNotice > time.Minute {
 		bad("--drain-notice %s: want 0 to 1m", c.DrainNotice)

@@ -98,12 +98,14 @@ func newMeter(c *Command, t *fastpath.Traffic, store *cache.Cache) *load.Meter {
 }
 
 // observeLoad registers gauges over the load.
-func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer) {
+func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer, g *gate) {
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_" + name, Help: help}, f))
 	}
 	gauge("load", "Share of the capacity in use, as routers are told.", m.Load)
 	gauge("shed_share", "Share of new sessions refused.", m.Share)
+	gauge("connections_open", "Connections open.", func() float64 { return float64(g.traffic.Open.Load()) })
+	gauge("connections_refused", "Connections closed because their client had too many.", func() float64 { return float64(g.refused.Load()) })
 	gauge("drained", "1 while routers are told to send nobody here.", func() float64 {
 		if d.ready() != nil {
 			return 1

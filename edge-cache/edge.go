@@ -45,6 +45,7 @@ type edge struct {
 	gate    *gate
 	drain   *drainer
 	meter   *load.Meter
+	status  *statusPage
 	// addr is where it listens; nil until then.
 	addr atomic.Pointer[net.TCPAddr]
 }
@@ -84,10 +85,11 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 	}
 	observeCache(rt.Metrics, "edge", e.cache)
 	finder := playback.NewFinder(store, e.keys.Current, e.log)
-	e.gate = &gate{maxConnections: c.MaxConnections}
+	e.gate = newGate(c.MaxConnections, c.ClientConnections)
 	e.drain = newDrainer(c.DrainNotice, e.log)
 	e.meter = newMeter(c, &e.gate.traffic, e.cache)
-	observeLoad(rt.Metrics, e.meter, e.drain)
+	e.status = &statusPage{edge: e, metrics: rt.Metrics, started: time.Now()}
+	observeLoad(rt.Metrics, e.meter, e.drain, e.gate)
 	from := newOrigins(store, rt.Metrics)
 	key, err := peer.NewKey(c.SessionKey.Reveal())
 	if err != nil {
@@ -101,7 +103,7 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 		from.peers = peer.New(c.Edge, edges, key, from.set)
 	}
 	e.handler = &handler{
-		sites: sites{table: rt.Table, self: self, here: here}, origins: from, peerKey: key, cache: e.cache, session: session,
+		sites: sites{table: rt.Table, self: self, here: here}, origins: from, peerKey: key, limits: newLimits(c.ClientFetches, c.AssetFetches), cache: e.cache, session: session,
 		composer: newComposer(store, e.log, m), metrics: m, log: e.log, sample: uint64(c.AccessSample), ready: e.serving,
 		meter: e.meter, drain: e.drain,
 		guard: guard{finder: finder, keys: e.keys.Current, country: e.country, now: time.Now},
@@ -130,7 +132,10 @@ func (e *edge) Ready(ctx context.Context) error {
 }
 
 // Operate implements service.Operator.
-func (e *edge) Operate(mux *http.ServeMux) { e.drain.operate(mux) }
+func (e *edge) Operate(mux *http.ServeMux) {
+	e.drain.operate(mux)
+	mux.Handle("GET /status", e.status)
+}
 
 // Run implements service.Component.
 func (e *edge) Run(ctx context.Context) error {
@@ -183,7 +188,7 @@ func (e *edge) serve(ctx context.Context) error {
 // serveFast serves until ctx ends, with a fast path before srv.
 func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder) error {
 	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
-		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic}, r)
+		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit}, r)
 	srv.ConnState = fl.ConnState
 	err := service.ServeHTTP(ctx, srv, fl, drainTime)
 	// What is being answered past net/http has the same time.
@@ -203,10 +208,23 @@ const (
 // there is no limit to how long a living one takes.
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
+		Handler:           endUnclear(h),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// endUnclear ends the connection after requests whose end isn't clear to both
+// sides: of HTTP/1.0, whose Transfer-Encoding net/http leaves out, so what follows
+// might be a body (RFC 9112 section 6.1), and CONNECT, after which a client may
+// have sent what it takes for the tunnel's.
+func endUnclear(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !r.ProtoAtLeast(1, 1) || r.Method == http.MethodConnect {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }

@@ -2,7 +2,9 @@ package edgecache
 
 import (
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/net/netutil"
 
@@ -14,6 +16,25 @@ type gate struct {
 	// maxConnections open at once at each listener; further ones wait to be accepted.
 	maxConnections int
 	traffic        fastpath.Traffic
+	clients        *inflight[netip.Addr]
+	// refused counts connections closed because their client has too many.
+	refused atomic.Int64
+}
+
+// newGate returns a gate; perClient bounds the connections of one client, 0 doesn't.
+func newGate(maxConnections, perClient int) *gate {
+	return &gate{maxConnections: maxConnections, clients: newInflight[netip.Addr](perClient)}
+}
+
+// admit reports whether a connection's client may have it; leave is called when
+// it has ended.
+func (g *gate) admit(c net.Conn) (leave func(), ok bool) {
+	who := clientOf(c.RemoteAddr().String())
+	if !g.clients.enter(who) {
+		g.refused.Add(1)
+		return nil, false
+	}
+	return func() { g.clients.leave(who) }, true
 }
 
 // limit bounds and counts the connections of a listener without a fast path.
@@ -27,18 +48,26 @@ type countingListener struct {
 }
 
 func (l *countingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		leave, ok := l.g.admit(c)
+		if !ok {
+			_ = c.Close()
+			continue
+		}
+		l.g.traffic.Open.Add(1)
+		return &countedConn{Conn: c, g: l.g, leave: leave}, nil
 	}
-	l.g.traffic.Open.Add(1)
-	return &countedConn{Conn: c, g: l.g}, nil
 }
 
 type countedConn struct {
 	net.Conn
-	g    *gate
-	once sync.Once
+	g     *gate
+	leave func()
+	once  sync.Once
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {
@@ -48,6 +77,6 @@ func (c *countedConn) Write(b []byte) (int, error) {
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.g.traffic.Open.Add(-1) })
+	c.once.Do(func() { c.g.traffic.Open.Add(-1); c.leave() })
 	return c.Conn.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -32,6 +33,7 @@ const (
 type handler struct {
 	sites    sites
 	origins  *origins
+	limits   *limits
 	peerKey  peer.Key
 	cache    *cache.Cache
 	composer *composer
@@ -129,7 +131,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 	if t.kind == kindMaster && h.meter.Refuse() {
 		return errShed
 	}
-	if a.grant, err = h.guard.check(r, t); err != nil {
+	if a.grant, err = h.admit(r, t); err != nil {
 		return err
 	}
 	place := a.grant.record.Placement
@@ -148,6 +150,19 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 	}
 }
 
+// admit is guard.check; looking for the record of an asset not known here asks
+// every region, so a client may have only so many looked for at once.
+func (h *handler) admit(r *http.Request, t target) (grant, error) {
+	if _, known := h.guard.finder.Known(t.asset); !known {
+		free, err := h.limits.look(clientOf(r.RemoteAddr), t.asset)
+		if err != nil {
+			return grant{}, err
+		}
+		defer free()
+	}
+	return h.guard.check(r, t)
+}
+
 // delivery is the content type and Cache-Control of a segment, init segment or extra.
 func (t target) delivery() (mime, control string) {
 	mime, control = "video/mp4", "public, "+yearLong
@@ -163,6 +178,8 @@ func (t target) delivery() (mime, control string) {
 		mime = "image/jpeg"
 	case t.rendition[0] == 'a':
 		mime = "audio/mp4"
+	case t.rendition[0] == 't':
+		mime = "text/vtt"
 	}
 	return mime, control
 }
@@ -234,6 +251,9 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	if a.target.immutable() {
 		src = h.origins.shared(key, p)
 	}
+	if a.target.asset != "" {
+		src = h.limits.bound(src, clientOf(r.RemoteAddr), a.target.asset)
+	}
 	o, out, err := h.cache.Get(r.Context(), key, src)
 	a.cache = label(out)
 	if err != nil {
@@ -274,7 +294,7 @@ func (h *handler) ahead(t target, p objects.Placement) {
 		return
 	}
 	key := objects.SegmentKey(t.asset, t.run, t.rendition, next)
-	if h.cache.Prefetch(key, h.origins.shared(key, p)) {
+	if h.cache.Prefetch(key, h.limits.bound(h.origins.shared(key, p), netip.Addr{}, t.asset)) {
 		h.metrics.ahead.Inc()
 	}
 }

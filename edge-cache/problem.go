@@ -46,6 +46,7 @@ var (
 	errBusy      = &problem{http.StatusServiceUnavailable, "Busy", "This edge is busy: try again in a moment.", "busy"}
 	errDown      = &problem{http.StatusServiceUnavailable, "Not available", "No region's store answers: try again in a moment.", "unavailable"}
 	errStarting  = &problem{http.StatusServiceUnavailable, "Starting", "This edge isn't ready.", "starting"}
+	errTooMany   = &problem{http.StatusTooManyRequests, "Too many requests", "Too much is being fetched for this address: try again in a moment.", "too_many"}
 	errDraining  = &problem{http.StatusServiceUnavailable, "Draining", "This edge is about to stop: use another.", "draining"}
 	errShed      = &problem{http.StatusServiceUnavailable, "Busy", "This edge takes no more viewers just now: try again in a moment.", "shed"}
 	errBroken    = &problem{http.StatusBadGateway, "Bad origin", "The stored object is damaged.", "corrupt"}
@@ -106,7 +107,7 @@ func (p *problem) write(w http.ResponseWriter, head bool) {
 	switch p.Status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="playback"`)
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", p.retryAfter())
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", "GET, HEAD, OPTIONS")

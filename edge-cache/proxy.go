@@ -142,7 +142,7 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 	if listening != nil {
 		listening(l.Addr())
 	}
-	in := &gate{maxConnections: c.MaxConnections}
+	in := newGate(c.MaxConnections, 0)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		srv := &http.Server{Handler: telemetry.Handler(reg, func(context.Context) error { return errors.Join(gctx.Err(), store.DiskErr()) }),

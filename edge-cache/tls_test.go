@@ -57,7 +57,7 @@ func TestTLS(t *testing.T) {
 	addr, done := make(chan net.Addr, 1), make(chan error, 1)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
 	go func() {
-		done <- cfg.serve(ctx, h, slog.New(slog.DiscardHandler), &gate{maxConnections: 100}, func(a net.Addr) { addr <- a })
+		done <- cfg.serve(ctx, h, slog.New(slog.DiscardHandler), newGate(100, 0), func(a net.Addr) { addr <- a })
 	}()
 	at := (<-addr).String()
 	for _, proto := range []string{"HTTP/2.0", "HTTP/1.1"} {
@@ -72,7 +72,7 @@ func TestTLS(t *testing.T) {
 	require.Error(t, err)
 	cancel()
 	require.NoError(t, <-done)
-	require.NoError(t, (&TLS{}).serve(ctx, h, slog.New(slog.DiscardHandler), &gate{maxConnections: 1}, nil))
+	require.NoError(t, (&TLS{}).serve(ctx, h, slog.New(slog.DiscardHandler), newGate(1, 0), nil))
 }
 
 func TestCertificateIsReadAgain(t *testing.T) {

@@ -149,6 +149,8 @@ type world struct {
 	dir     string
 	content map[string][]byte // by key
 
+	// tune changes the edge's configuration; optional.
+	tune func(*Command)
 	edge *edge
 	base string
 	stop func()
@@ -263,7 +265,7 @@ func (w *world) command(name string) *Command {
 	w.t.Helper()
 	_, r, ok := w.table.Edge(name)
 	require.True(w.t, ok)
-	return &Command{Edge: name, Listen: "127.0.0.1:0", CacheDir: w.dir, CacheMemory: 32 << 20, CacheDisk: 64 << 20, MaxConnections: 1000, AccessSample: 1,
+	return &Command{Edge: name, Listen: "127.0.0.1:0", CacheDir: w.dir, CacheMemory: 32 << 20, CacheDisk: 64 << 20, MaxConnections: 1000, ClientConnections: 1024, ClientFetches: 64, AssetFetches: 128, AccessSample: 1,
 		GeoDatabase:   "../testdata/geo/GeoLite2-City-Test.mmdb",
 		RootPublicKey: service.Secret(w.secret(token.RootPublicFile)), SessionKey: service.Secret(w.secret(token.SessionKeyFile(r.Name))), S3: w.cfg}
 }
@@ -272,6 +274,9 @@ func (w *world) command(name string) *Command {
 func (w *world) start(name string) {
 	w.t.Helper()
 	c := w.command(name)
+	if w.tune != nil {
+		w.tune(c)
+	}
 	_, r, _ := w.table.Edge(name)
 	e, err := newEdge(c, &service.Runtime{Region: r, Table: w.table, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	require.NoError(w.t, err)

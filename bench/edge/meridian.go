@@ -63,7 +63,7 @@ func (b *bench) meridian(ctx context.Context) (*server, error) {
 	}
 	env := []string{
 		"MERIDIAN_REGIONS=" + regions, "MERIDIAN_REGION=eu", "MERIDIAN_EDGE=eu-1", "MERIDIAN_EDGE_LISTEN=" + addr,
-		"MERIDIAN_EDGE_CACHE_DIR=" + filepath.Join(b.dir, "edge"), "MERIDIAN_EDGE_PEERS=false",
+		"MERIDIAN_EDGE_CACHE_DIR=" + filepath.Join(b.dir, "edge"), "MERIDIAN_EDGE_PEERS=false", "MERIDIAN_EDGE_CLIENT_CONNECTIONS=0",
 		"MERIDIAN_ROOT_PUBLIC_KEY=@" + filepath.Join(secrets, token.RootPublicFile),
 		"MERIDIAN_SESSION_KEY=@" + filepath.Join(secrets, token.SessionKeyFile("eu")),
 		"MERIDIAN_S3_ACCESS_KEY=" + s3.AccessKey, "MERIDIAN_S3_SECRET_KEY=" + s3.SecretKey, "MERIDIAN_S3_BUCKET=" + s3.Bucket,

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,6 +47,18 @@ func originPath(name string, size int) string { return "/" + name + "/" + strcon
 func (b *bench) start(ctx context.Context, names []string) error {
 	starts := map[string]func(context.Context) (*server, error){
 		nameNginx: b.nginx, nameVarnish: b.varnish, nameMeridian: b.meridian, nameProxy: b.proxy,
+	}
+	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", "": "wrk"}
+	var missing []string
+	for _, name := range append(slices.Clone(names), "") {
+		if p := programs[name]; p != "" {
+			if _, err := exec.LookPath(p); err != nil {
+				missing = append(missing, p)
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("not installed: %s; `sh deploy/install.sh --bench` installs it, or leave it out with -servers", strings.Join(missing, ", "))
 	}
 	for _, name := range names {
 		f, ok := starts[name]

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 func diskConfig(dir string) Config {
@@ -137,9 +139,13 @@ func TestCrash(t *testing.T) {
 		fillUntilKilled(t, dir)
 		return
 	}
+	rounds := 4
+	if testenv.IsLong() {
+		rounds = 100
+	}
 	dir := t.TempDir()
 	var found int64
-	for round := range 4 {
+	for round := range rounds {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestCrash$", "-test.timeout=60s")
 		cmd.Env = append(os.Environ(), crashDir+"="+dir)
 		var said bytes.Buffer

@@ -48,6 +48,7 @@ type conn struct {
 	*net.TCPConn
 	l     *Listener
 	raw   syscall.RawConn
+	leave func()
 	state atomic.Int32
 
 	mode mode

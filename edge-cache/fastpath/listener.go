@@ -32,7 +32,7 @@ type Answer struct {
 	Kind int
 }
 
-// Config of a Listener. All fields but Traffic are required.
+// Config of a Listener. All fields but Admit and Traffic are required.
 type Config struct {
 	// HeaderTimeout bounds the time from a head's first byte to its last.
 	HeaderTimeout time.Duration
@@ -43,6 +43,9 @@ type Config struct {
 	WriteSize    int
 	// MaxConnections open at once; further ones wait to be accepted.
 	MaxConnections int
+	// Admit may refuse a connection, which is then closed; leave is called when one
+	// that it let in has ended. Optional.
+	Admit func(net.Conn) (leave func(), ok bool)
 	// Traffic is told of connections and bytes; optional.
 	Traffic *Traffic
 }
@@ -94,22 +97,18 @@ func (l *Listener) Accept() (net.Conn, error) {
 	case <-l.stop:
 		return nil, net.ErrClosed
 	}
-	nc, err := l.Listener.Accept()
+	tcp, leave, err := l.accept()
 	if err != nil {
 		<-l.slots
 		return nil, err
 	}
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok {
-		<-l.slots
-		return nil, errors.Join(errors.New("fastpath: the listener isn't of TCP"), nc.Close())
-	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		<-l.slots
+		leave()
 		return nil, errors.Join(err, tcp.Close())
 	}
-	c := &conn{TCPConn: tcp, l: l, raw: raw}
+	c := &conn{TCPConn: tcp, l: l, raw: raw, leave: leave}
 	c.readFunc, c.writeFunc = c.tryRead, c.tryWrite
 	c.tune()
 	l.mu.Lock()
@@ -117,6 +116,27 @@ func (l *Listener) Accept() (net.Conn, error) {
 	l.mu.Unlock()
 	l.cfg.Traffic.Open.Add(1)
 	return c, nil
+}
+
+// accept returns the next connection that is let in.
+func (l *Listener) accept() (*net.TCPConn, func(), error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, nil, err
+		}
+		tcp, ok := nc.(*net.TCPConn)
+		if !ok {
+			return nil, nil, errors.Join(errors.New("fastpath: the listener isn't of TCP"), nc.Close())
+		}
+		if l.cfg.Admit == nil {
+			return tcp, func() {}, nil
+		}
+		if leave, ok := l.cfg.Admit(tcp); ok {
+			return tcp, leave, nil
+		}
+		_ = tcp.Close()
+	}
 }
 
 // Close implements net.Listener.
@@ -140,6 +160,7 @@ func (l *Listener) forget(c *conn) {
 	delete(l.conns, c)
 	l.mu.Unlock()
 	l.cfg.Traffic.Open.Add(-1)
+	c.leave()
 	<-l.slots
 	select {
 	case l.closed <- struct{}{}:

