@@ -22,8 +22,11 @@ import (
 
 // Command is `meridian drill`.
 type Command struct {
-	List ListCommand `cmd:"" help:"List the scenarios of this program, or print one."`
-	Run  RunCommand  `cmd:"" help:"Run scenarios on the platform running here and write a report."`
+	List    ListCommand    `cmd:"" help:"List the scenarios of this program, or print one."`
+	Run     RunCommand     `cmd:"" help:"Run scenarios on the platform running here and write a report."`
+	Random  RandomCommand  `cmd:"" help:"Run random faults, the same again for the same seed."`
+	Report  ReportCommand  `cmd:"" help:"Write a report's page, JUnit XML and table anew from its JSON."`
+	Compare CompareCommand `cmd:"" help:"Compare two reports; fails if something passed before and doesn't now."`
 }
 
 // platformFlags say what is drilled and how.

@@ -25,6 +25,8 @@ const (
 	asked     = 250 * time.Millisecond
 	cleanTime = 2 * time.Minute
 	readTime  = 5 * time.Minute
+	// missedAfter is when everybody has seen that something is gone.
+	missedAfter = 2 * time.Second
 )
 
 var usualWaits = Waits{Whole: 3 * time.Minute, Compared: time.Minute, Pause: 6 * time.Second, Open: 30 * time.Second}
@@ -138,7 +140,7 @@ func (x *run) setUp(ctx context.Context) error {
 	}
 	var err error
 	x.fleet, err = fleet.New(fleet.Config{Target: x.Desc, Asset: x.asset, Viewers: x.s.Load.Viewers, Buffer: x.s.Load.Buffer.Std(),
-		Over: (x.s.WarmUp - x.s.Load.Buffer).Std() / 2, Patience: x.Waits.Open, Broken: x.Broken}, x.rec)
+		Over: (x.s.WarmUp - x.s.Load.Buffer).Std(), Patience: x.Waits.Open, Broken: x.Broken}, x.rec)
 	if err != nil {
 		return err
 	}
@@ -213,13 +215,15 @@ func (x *run) live(ctx context.Context) error {
 	x.o.FaultBegan = time.Now()
 	err := x.steps(ctx)
 	if err == nil {
+		var settling sync.WaitGroup
+		settling.Go(func() { x.settle(ctx) })
 		err = sleep(ctx, x.s.Watch.Std())
+		settling.Wait()
 	}
 	stopCreators()
 	if err != nil {
 		return err
 	}
-	x.settle(ctx)
 	x.o.End = time.Now()
 	leave()
 	wg.Wait()
@@ -253,6 +257,10 @@ func (x *run) settle(ctx context.Context) {
 	}
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	// What is killed and not undone must first be missed.
+	if slices.ContainsFunc(x.s.Steps, func(s scenario.Step) bool { return !s.Heals() }) && sleep(ctx, missedAfter) != nil {
+		return
+	}
 	at, err := x.await(wctx, x.whole)
 	if err != nil {
 		x.o.Why = append(x.o.Why, "platform: "+err.Error())

@@ -26,6 +26,8 @@ const (
 
 // Defects are what is broken. The zero value works as it should, but for Notices.
 type Defects struct {
+	// Segments of the video, one second each; 0 are 60.
+	Segments int
 	// Notices is how long routers take to see that a region is lost; 0 is at once,
 	// negative never: they send people to it for ever.
 	Notices time.Duration
@@ -105,6 +107,9 @@ func Start(d Defects) (*Platform, error) {
 }
 
 func start(d Defects) (*Platform, error) {
+	if d.Segments == 0 {
+		d.Segments = 60
+	}
 	p := &Platform{Defects: d, table: &region.Table{Zone: "drill.test"}, api: newCatalog()}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	routerPort := 0

@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// segments of the video, one second each.
-	segments    = 8
 	segmentSize = 24 << 10
 	runPath     = "/v/-/" + Asset + "/r1/"
 )
@@ -215,7 +213,7 @@ func (s *site) master(w http.ResponseWriter, r *http.Request, plain bool, base s
 func (s *site) media(w http.ResponseWriter, rendition, prefix string) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-MAP:URI=\"%sinit.mp4\"\n", prefix)
-	for n := range segments {
+	for n := range s.p.Defects.Segments {
 		fmt.Fprintf(&b, "#EXTINF:1.000000,\n%s%05d.m4s\n", prefix, n)
 	}
 	b.WriteString("#EXT-X-ENDLIST\n")

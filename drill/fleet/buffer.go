@@ -49,6 +49,14 @@ func (b *Buffer) Ahead() float64 {
 // Position of the playhead.
 func (b *Buffer) Position() float64 { return b.position }
 
+// Seek begins at a position; only before anything has arrived.
+func (b *Buffer) Seek(position float64) {
+	b.position = position
+	for i := range b.ends {
+		b.ends[i] = position
+	}
+}
+
 // Started reports whether there has been a first picture.
 func (b *Buffer) Started() bool { return b.started }
 

@@ -134,7 +134,7 @@ func TestWhatIsWrongIsSeen(t *testing.T) {
 // TestTheWholeVideo is seen, in its own time.
 func TestTheWholeVideo(t *testing.T) {
 	t.Parallel()
-	w := watch(t, drilltest.Defects{}, fleet.Config{Viewers: []int{1}, Only: fleet.Steering})
+	w := watch(t, drilltest.Defects{Segments: 8}, fleet.Config{Viewers: []int{1}, Only: fleet.Steering})
 	first := w.sees("a picture", func(e fleet.Event) bool { return e.Kind == fleet.Started })
 	end := w.sees("the end", func(e fleet.Event) bool { return e.Kind == fleet.Ended })
 	require.GreaterOrEqual(t, end.At.Sub(first.At), 7*time.Second, "eight seconds take eight seconds")

@@ -16,6 +16,8 @@ const (
 	slack = 0.05
 	// lookAgain bounds how long a player sleeps without looking at its buffer.
 	lookAgain = time.Second
+	// leastLeft is what is left, in seconds, for one who begins in the middle.
+	leastLeft = 15
 )
 
 // play fetches until the video has been seen or ctx ends.
@@ -107,6 +109,10 @@ func (s *session) load(ctx context.Context, track int) error {
 		return err
 	}
 	s.v.mu.Lock()
+	if !s.begun {
+		s.begun = true
+		s.v.buf.Seek(s.from * max(0, list.Duration()-leastLeft))
+	}
 	end := s.v.buf.End(track)
 	s.v.mu.Unlock()
 	at, segment := 0.0, -1

@@ -30,6 +30,10 @@ type session struct {
 	ended     [2]bool
 	rung      int
 	edge      string // that served last
+	// from is where to begin, as a share of the video but its last leastLeft
+	// seconds; done once begun.
+	from  float64
+	begun bool
 
 	// factor of timeouts, failures in a row everywhere, and whether this request is
 	// a retry already.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -17,6 +18,8 @@ import (
 const (
 	// reopenAfter is the pause between two videos.
 	reopenAfter = 500 * time.Millisecond
+	// goldenRatio spreads numbers evenly over 0 to 1, however many there are.
+	goldenRatio = 0.6180339887498949
 	// maxFactor of timeouts when playback fails everywhere.
 	maxFactor = 8
 )
@@ -79,8 +82,11 @@ func (v *viewer) run(ctx context.Context) {
 	if sleep(ctx, v.delay) != nil {
 		return
 	}
+	// Those who come first are somewhere in the middle, so that not all end together.
+	from := math.Mod(float64(v.n)*goldenRatio, 1)
 	for ctx.Err() == nil {
-		s := &session{v: v, opened: time.Now(), factor: 1}
+		s := &session{v: v, opened: time.Now(), factor: 1, from: from}
+		from = 0
 		s.run(ctx)
 		v.mu.Lock()
 		buf := v.buf
