@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -13,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/playback"
@@ -224,4 +228,50 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 		rt.handler().ServeHTTP(w, httptest.NewRequest(http.MethodPut, "http://router"+path, nil))
 		require.Equal(t, http.StatusMethodNotAllowed, w.Code, path)
 	}
+}
+
+// TestMetricsTellRegionReasonAndTransport of every decision.
+func TestMetricsTellRegionReasonAndTransport(t *testing.T) {
+	b := testBoard(t)
+	reg := prometheus.NewPedanticRegistry()
+	m, err := newMetrics(reg)
+	require.NoError(t, err)
+	rt := testRouter(t, b)
+	rt.zone.metrics, rt.metrics = m, m
+	ask := func() {
+		w := rt.zone.newWorker("udp", 1)
+		q, err := query("play.meridian.test.", dns.TypeA, "127.12.0.0/16").Pack()
+		require.NoError(t, err)
+		w.answer(q, someone)
+		rt.zone.newWorker("tcp", 1).answer(q, someone)
+		get(rt, "/v/-/"+asset+"/master.m3u8", "127.12.0.1")
+		get(rt, "/steer?a="+asset+"&s=x", "127.12.0.1")
+		get(rt, "/watch/"+asset, "127.12.0.1")
+	}
+	ask()
+	b.Update(func(s *geo.Snapshot) { s.Region("us").Drained = true })
+	ask()
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	var got []string
+	for _, f := range families {
+		if f.GetName() != "meridian_geodns_decisions_total" && f.GetName() != "meridian_geodns_dns_answers_total" {
+			continue
+		}
+		for _, x := range f.GetMetric() {
+			if x.GetCounter().GetValue() == 0 {
+				continue
+			}
+			line := fmt.Sprintf("%g", x.GetCounter().GetValue())
+			for _, l := range x.GetLabel() {
+				line += " " + l.GetName() + "=" + l.GetValue()
+			}
+			got = append(got, line)
+		}
+	}
+	require.ElementsMatch(t, []string{
+		"2 reason=nearest region=eu via=dns", "2 reason=nearest region=us via=dns", "1 reason=nearest region=eu via=page", "1 reason=nearest region=us via=page",
+		"1 reason=nearest region=eu via=redirect", "1 reason=nearest region=us via=redirect", "1 reason=nearest region=eu via=steer", "1 reason=nearest region=us via=steer",
+		"2 rcode=NOERROR transport=tcp", "2 rcode=NOERROR transport=udp",
+	}, got)
 }

@@ -48,7 +48,7 @@ func (z *zone) chosenTail(n *node, typeIndex int, do bool, who netip.Addr, now i
 	s := z.board.Load()
 	if s.Orders == nil {
 		d := geo.Decide(s, geo.Query{Addr: who})
-		return z.decisionTail(n, n.chosenTypes[typeIndex], do, &d, now), scope(s, n, who, d.Network.Bits())
+		return z.decisionTail(n, n.chosenTypes[typeIndex], do, &d, now), scope(n, who, d.Network.Bits(), s.Shares())
 	}
 	b := n.board.Load()
 	if b == nil || b.snap != s {
@@ -81,16 +81,16 @@ func (z *zone) chosenTail(n *node, typeIndex int, do bool, who netip.Addr, now i
 		t = z.decisionTail(n, n.chosenTypes[typeIndex], do, &d, now)
 		(*o)[at].Store(t)
 	}
-	return t, scope(s, n, who, bits)
+	return t, scope(n, who, bits, b.shares)
 }
 
 // scope is how much of an address an answer depends on, given how much of it the
-// order of regions does.
-func scope(s *geo.Snapshot, n *node, who netip.Addr, bits int) int {
+// order of regions does, and whether regions share viewers out.
+func scope(n *node, who netip.Addr, bits int, shares bool) int {
 	if n.byEdge {
 		bits = max(bits, geo.EdgeBits(who))
 	}
-	if s.Shares() {
+	if shares {
 		bits = max(bits, geo.ShareBits(who))
 	}
 	if who.Is4In6() {
