@@ -23,7 +23,7 @@ const (
 	minPace   = 64 << 10
 	// suspectFor is how long an origin isn't asked for an object it had wrong.
 	suspectFor  = time.Minute
-	maxSuspects = 4096
+	maxSuspects = 2048 // of each generation
 )
 
 var (
@@ -73,7 +73,9 @@ type Set struct {
 
 	mu       sync.Mutex
 	closed   bool
-	suspects map[suspect]time.Time
+	// suspects until a time, in two generations: the older one goes when the young
+	// one is full.
+	suspects, suspected map[suspect]time.Time
 }
 
 type suspect struct{ key, origin string }
@@ -132,13 +134,14 @@ func (s *Set) Open(ctx context.Context, key string, offset int64, origins []*Ori
 func (s *Set) trusted(key string, origins []*Origin) []*Origin {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.suspects) == 0 {
+	if len(s.suspects)+len(s.suspected) == 0 {
 		return origins
 	}
 	now := time.Now()
 	var out []*Origin
 	for _, o := range origins {
-		if until, ok := s.suspects[suspect{key, o.Name}]; !ok || now.After(until) {
+		k := suspect{key, o.Name}
+		if now.After(s.suspects[k]) && now.After(s.suspected[k]) {
 			out = append(out, o)
 		}
 	}
@@ -151,15 +154,10 @@ func (s *Set) trusted(key string, origins []*Origin) []*Origin {
 func (s *Set) distrust(key string, o *Origin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
 	if len(s.suspects) >= maxSuspects {
-		for k, until := range s.suspects {
-			if now.After(until) || len(s.suspects) >= maxSuspects {
-				delete(s.suspects, k)
-			}
-		}
+		s.suspected, s.suspects = s.suspects, map[suspect]time.Time{}
 	}
-	s.suspects[suspect{key, o.Name}] = now.Add(suspectFor)
+	s.suspects[suspect{key, o.Name}] = time.Now().Add(suspectFor)
 }
 
 // attempt is one origin's answer.
