@@ -71,8 +71,8 @@ type Set struct {
 	cancel context.CancelFunc
 	late   sync.WaitGroup
 
-	mu       sync.Mutex
-	closed   bool
+	mu     sync.Mutex
+	closed bool
 	// suspects until a time, in two generations: the older one goes when the young
 	// one is full.
 	suspects, suspected map[suspect]time.Time
