@@ -15,6 +15,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/meridian-video/meridian/geodns/worldmap"
@@ -75,7 +76,7 @@ func run(args []string, out io.Writer) error {
 	return err
 }
 
-// ring writes a closed outline.
+// ring writes a ring of arcs.
 func (t *topology) ring(d *strings.Builder, arcs []int) error {
 	var points []geo.Point
 	north := -90.0
@@ -92,6 +93,55 @@ func (t *topology) ring(d *strings.Builder, arcs []int) error {
 	if north < south {
 		return nil
 	}
+	for _, part := range split(points) {
+		outline(d, part)
+	}
+	return nil
+}
+
+// split cuts a ring at the antimeridian, where the map ends.
+func split(ring []geo.Point) [][]geo.Point {
+	// Without jumps from one side to the other it may lie on both sides of ±180°.
+	west, east := 180.0, -180.0
+	for i := range ring {
+		if i > 0 {
+			ring[i].Longitude += 360 * math.Round((ring[i-1].Longitude-ring[i].Longitude)/360)
+		}
+		west, east = min(west, ring[i].Longitude), max(east, ring[i].Longitude)
+	}
+	var out [][]geo.Point
+	for _, turn := range []float64{-360, 0, 360} {
+		if east+turn <= -180 || west+turn >= 180 {
+			continue
+		}
+		part := slices.Clone(ring)
+		for i := range part {
+			part[i].Longitude += turn
+		}
+		out = append(out, clip(clip(part, 180, 1), -180, -1))
+	}
+	return out
+}
+
+// clip keeps what lies on one side of a meridian: west of it when side is 1, east
+// when it is −1 (Sutherland, Hodgman 1974).
+func clip(ring []geo.Point, meridian, side float64) []geo.Point {
+	var out []geo.Point
+	for i, b := range ring {
+		a := ring[(i+len(ring)-1)%len(ring)]
+		da, db := side*(meridian-a.Longitude), side*(meridian-b.Longitude)
+		if (da < 0) != (db < 0) {
+			out = append(out, geo.Point{Latitude: a.Latitude + (b.Latitude-a.Latitude)*da/(da-db), Longitude: meridian})
+		}
+		if db >= 0 {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// outline writes a closed path.
+func outline(d *strings.Builder, points []geo.Point) {
 	var px, py int
 	var steps []string
 	for i, p := range points {
@@ -108,10 +158,9 @@ func (t *topology) ring(d *strings.Builder, arcs []int) error {
 		px, py = nx, ny
 	}
 	if len(steps) < 4 {
-		return nil // an island smaller than a unit
+		return // an island smaller than a unit
 	}
 	d.WriteString(steps[0] + strings.ReplaceAll(strings.Join(steps[1:], " "), " -", "-") + "z")
-	return nil
 }
 
 // arc returns an arc's points; of ^i, those of i backwards.
