@@ -207,7 +207,7 @@ func (b *bench) task(kind catalog.Kind, track string, chunk, attempt int) Task {
 // encode plans and does every task, in order.
 func (b *bench) encode(t testing.TB) catalog.Plan {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	require.NoError(t, b.Handle(ctx, b.task(catalog.KindPlan, "", 0, 1)))
 	for _, tr := range b.board.plan.Tracks {

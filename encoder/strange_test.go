@@ -236,7 +236,7 @@ func undivided(t testing.TB, b *bench, track string) []byte {
 	clear(b.plans)
 	b.mu.Unlock()
 	b.board.chunks[track] = nil
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	require.NoError(t, b.Handle(ctx, b.task(catalog.KindVideo, track, 0, 2)))
 	return b.joined(t, track, b.board.plan.Tracks[0].Renditions[0].ID)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // TestSubtitles: text tracks become WebVTT on the picture's timeline.
@@ -24,6 +25,9 @@ func TestSubtitles(t *testing.T) {
 		"live.mkv": {"-map", "0", "-map", "1", "-c:s", "srt", "-metadata:s:s:0", "language=eng", "-live", "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name != "two.mkv" {
+				testenv.Long(t)
+			}
 			b := newBench(t, makeFile(t, name, append(base[:len(base):len(base)], args...)...), oneRung)
 			p := b.encode(t)
 			texts := 0

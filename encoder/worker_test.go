@@ -79,7 +79,9 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 		require.NoError(t, err)
 		return a.ID
 	}
-	film, err := os.ReadFile(mediaFile("small-426x240-27s.mp4"))
+	srt := filepath.Join(t.TempDir(), "film.srt")
+	require.NoError(t, os.WriteFile(srt, []byte("1\n00:00:01,000 --> 00:00:02,000\nHello\n"), 0o600))
+	film, err := os.ReadFile(makeFile(t, "film.mp4", "-i", mediaFile("small-426x240-27s.mp4"), "-i", srt, "-map", "0", "-map", "1", "-c", "copy", "-c:s", "mov_text"))
 	require.NoError(t, err)
 	good := upload(film)
 	broken := upload([]byte(strings.Repeat("no video at all ", 5000)))
@@ -102,6 +104,7 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	run, err := cat.RunPlan(t.Context(), good, 1)
 	require.NoError(t, err)
 	require.EqualValues(t, 816, run.Frames)
+	require.Equal(t, hls.Text, run.Tracks[len(run.Tracks)-1].Kind)
 	for _, tr := range run.Tracks {
 		records, err := cat.CommittedChunks(t.Context(), good, 1, tr.ID)
 		require.NoError(t, err)
@@ -123,15 +126,18 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 					require.NoError(t, err)
 					return b
 				}
-				if data == nil {
+				if data == nil && rs.Init != "" {
 					data = read(objects.InitKey(good, "r1", r.ID, rs.Init))
 				}
 				for n := range rs.Segments {
-					data = append(data, read(objects.SegmentKey(good, "r1", r.ID, hls.SegmentPath(rec.Chunk, rec.Attempt, n)))...)
+					data = append(data, read(objects.SegmentKey(good, "r1", r.ID, rec.SegmentPath(r.ID, n)))...)
 				}
 			}
 			if tr.Kind == hls.Video {
 				require.Equal(t, 816, decoded(t, data))
+			}
+			if tr.Kind == hls.Text {
+				require.Contains(t, string(data), "00:00:01.000 --> 00:00:02.000\nHello\n")
 			}
 		}
 	}
