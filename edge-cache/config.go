@@ -27,8 +27,8 @@ type Command struct {
 
 	MaxConnections    int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`
 	ClientConnections int           `help:"Connections one client address (IPv6: /64) may have open; further ones are closed. 0: no limit." default:"1024" env:"MERIDIAN_EDGE_CLIENT_CONNECTIONS"`
-	ClientFetches     int           `help:"Objects fetched at once because one client address asked first; further ones get 429. 0: no limit." default:"64" env:"MERIDIAN_EDGE_CLIENT_FETCHES"`
-	AssetFetches      int           `help:"Objects of one asset fetched at once; further ones get 503. 0: no limit." default:"128" env:"MERIDIAN_EDGE_ASSET_FETCHES"`
+	ClientFetches     int           `help:"Objects fetched at once because one client address asked first; further ones get 429. 0: no limit." default:"128" env:"MERIDIAN_EDGE_CLIENT_FETCHES"`
+	AssetFetches      int           `help:"Objects of one asset fetched at once; further ones get 503. 0: no limit." default:"256" env:"MERIDIAN_EDGE_ASSET_FETCHES"`
 	Bandwidth         Size          `help:"Bytes a second this edge can send; they count in the load routers are told. 0: not known." default:"0" env:"MERIDIAN_EDGE_BANDWIDTH" placeholder:"SIZE"`
 	Peers             bool          `help:"Ask the region's other edges for what they own before the stores." default:"true" negatable:"" env:"MERIDIAN_EDGE_PEERS"`
 	DrainNotice       time.Duration `help:"How long an edge that viewers play from answers on after the stop signal, while routers send them elsewhere." default:"1s" env:"MERIDIAN_EDGE_DRAIN_NOTICE"`

@@ -14,6 +14,9 @@
 //   - A media playlist never shows less than this process has shown.
 //   - Every response body moves or its connection ends: a reader that takes
 //     nothing for a while is dropped.
+//   - What one client or one video can make it fetch at once is bounded, and a
+//     saturated edge refuses new sessions, never segments of those that run.
+//   - An edge that is asked by another never asks on.
 //
 // When the own region's store fails the others are read; when all fail, what is
 // in memory and on disk is served, under the last playback record known.

@@ -33,7 +33,9 @@ func TestColdObjectIsFetchedOnce(t *testing.T) {
 			b, err := io.ReadAll(res.Body)
 			_ = res.Body.Close()
 			if err != nil || res.StatusCode != 200 || !bytes.Equal(b, w.content[segKey(0)]) {
-				bad.Add(1)
+				if bad.Add(1) == 1 {
+					t.Logf("status %d, %d bytes, %v: %.200q", res.StatusCode, len(b), err, b)
+				}
 			}
 		})
 	}
