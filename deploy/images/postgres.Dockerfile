@@ -28,7 +28,7 @@ RUN apt-get update -qq && \
 	rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* && \
 	install -d -o postgres -g postgres -m 0750 /var/lib/meridian /var/lib/meridian/postgres /var/lib/meridian/etcd
 COPY --from=binaries /out/healthcheck /usr/local/bin/
-COPY --chmod=0755 deploy/images/postgres/ /usr/local/lib/meridian/
+COPY --chmod=0755 deploy/images/postgres/ internal/platform/patroni/run_patroni.py /usr/local/lib/meridian/
 USER postgres
 WORKDIR /var/lib/meridian
 ENV LC_ALL=C.UTF-8 HOME=/var/lib/meridian/postgres PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin

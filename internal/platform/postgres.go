@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/meridian-video/meridian/internal/platform/patroni"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
@@ -28,8 +29,7 @@ const (
 // postgres is a region's member under Patroni, which starts and watches the
 // server and elects the leader through etcd.
 func (p *plan) postgres(r region.Region) (supervise.Spec, error) {
-	patroni, err := tools.System("patroni")
-	if err != nil {
+	if _, err := tools.System("patroni"); err != nil {
 		return supervise.Spec{}, err
 	}
 	home, err := p.state.postgresDir(r.Name, procPostgres)
@@ -45,18 +45,20 @@ func (p *plan) postgres(r region.Region) (supervise.Spec, error) {
 	if err != nil {
 		return supervise.Spec{}, err
 	}
-	file := filepath.Join(home, "patroni.yml")
-	if err := os.WriteFile(file, conf, 0o600); err != nil {
-		return supervise.Spec{}, diskFull(err, p.state.dir)
-	}
-	if c := p.state.cred; c != nil {
-		if err := os.Chown(file, int(c.Uid), int(c.Gid)); err != nil {
-			return supervise.Spec{}, err
+	program, file := filepath.Join(home, "run_patroni.py"), filepath.Join(home, "patroni.yml")
+	for path, content := range map[string][]byte{program: patroni.Program, file: conf} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			return supervise.Spec{}, diskFull(err, p.state.dir)
+		}
+		if c := p.state.cred; c != nil {
+			if err := os.Chown(path, int(c.Uid), int(c.Gid)); err != nil {
+				return supervise.Spec{}, err
+			}
 		}
 	}
 	return supervise.Spec{
 		Name:       procPostgres,
-		Argv:       []string{patroni, file},
+		Argv:       []string{patroni.Interpreter, program, file},
 		Env:        []string{"HOME=" + home, "LC_ALL=C.UTF-8"},
 		Dir:        home,
 		Credential: p.state.cred,

@@ -97,6 +97,8 @@ type watcher struct {
 	http            *http.Client
 
 	answers map[int]int
+	// take is the number in the last title that was acknowledged.
+	take int
 	// longest is the longest time from one success to the next.
 	longest time.Duration
 	wrong   []string
@@ -119,6 +121,9 @@ func (w *watcher) watch(ctx context.Context) {
 			w.answers[status]++
 		}
 		if err == nil && status < 300 {
+			if n%2 == 1 {
+				w.take = n
+			}
 			w.longest = max(w.longest, time.Since(last))
 			last = time.Now()
 		}

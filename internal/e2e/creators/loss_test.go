@@ -65,6 +65,7 @@ func TestTheLeadingRegionIsLost(t *testing.T) {
 	// It comes back with empty disks and is refilled.
 	s := platform
 	s.Regions(t, "start", lost, "--wipe-objects")
+	s.requireKept(t)
 	t.Run("refilled", func(t *testing.T) {
 		testenv.Long(t)
 		took := eventually(t, 2*time.Minute, func(ctx context.Context) error { return s.reconciled(ctx, t) })
@@ -82,6 +83,7 @@ func TestTheLeadingRegionHangs(t *testing.T) {
 	s := platform
 	s.Regions(t, "resume", lost)
 	eventually(t, 3*time.Minute, func(ctx context.Context) error { return s.reconciled(ctx, t) })
+	s.requireKept(t)
 }
 
 func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset string, began time.Time) {
@@ -121,6 +123,7 @@ func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset 
 	s.requireSource(t, cutAsset, cut.file)
 	s.requireFrames(t, home, hereAsset, frames)
 	s.requireFrames(t, home, cutAsset, frames+5)
+	s.kept[hereAsset], s.kept[cutAsset] = w.take, 0
 	return lost, hereAsset, began
 }
 
@@ -195,7 +198,9 @@ func dieInTurn(t *testing.T, assets, kills int) {
 		asset := u.becameReady(t, 2*time.Minute)
 		s.requireFrames(t, u.home, asset, frames+i)
 		s.requireSource(t, asset, files[i])
+		s.kept[asset] = 0
 	}
+	s.requireKept(t)
 	testenv.Figure(t, "uploads acknowledged and ready while regions die in turn", "%d of %d, %d kills", len(uploads), assets, kills)
 
 	// What was deleted while a region was away is gone there too.

@@ -24,7 +24,12 @@ import (
 )
 
 // threeRegions is a running platform.
-type threeRegions struct{ *stack.Stack }
+type threeRegions struct {
+	*stack.Stack
+	// kept are the assets that were seen ready, with the number in the last title
+	// that was acknowledged: whatever is lost later, they stay so.
+	kept map[string]int
+}
 
 var platform *threeRegions
 
@@ -36,8 +41,34 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	platform = &threeRegions{s}
+	platform = &threeRegions{s, map[string]int{}}
 	return s.Run(m)
+}
+
+// requireKept checks in every region that nothing acknowledged was taken back.
+func (s *threeRegions) requireKept(t *testing.T) {
+	t.Helper()
+	for _, name := range s.Table.Names() {
+		c := s.client(t, s.Region(name).API)
+		for asset, take := range s.kept {
+			eventually(t, 30*time.Second, func(ctx context.Context) error {
+				a, err := c.Asset(ctx, asset)
+				if err != nil {
+					return err
+				}
+				now := 0
+				if take > 0 {
+					if _, err := fmt.Sscanf(a.Title, "Take %d", &now); err != nil {
+						return fmt.Errorf("title %q: %w", a.Title, err)
+					}
+				}
+				if a.State != "ready" || now < take {
+					return fmt.Errorf("%s in %s is %q with take %d, it was ready with %d", asset, name, a.State, now, take)
+				}
+				return nil
+			})
+		}
+	}
 }
 
 // others are the regions but one, in table order.
