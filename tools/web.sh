@@ -19,12 +19,13 @@ fi
 if ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'; then
 	lock=$(sha256sum ../tools/node/package-lock.json | cut -c 1-12)
 	node=${MERIDIAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/meridian}/node-$lock
-	[ -x "$node/node_modules/.bin/node" ] || {
+	bin=$node/node_modules/node-linux-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')/bin
+	[ -x "$bin/node" ] || {
 		mkdir -p "$node"
 		cp ../tools/node/package.json ../tools/node/package-lock.json "$node/"
 		(cd "$node" && npm ci --no-audit --no-fund --silent)
 	}
-	PATH=$node/node_modules/.bin:$PATH
+	PATH=$bin:$PATH
 fi
 
 digest() { git ls-files -co --exclude-standard -z . | sort -z | xargs -0 sha256sum 2>/dev/null | sha256sum; }

@@ -34,7 +34,8 @@ type Client struct {
 	key  string
 	http *http.Client
 	// Patience is how long a call is tried again, UploadPatience how long an
-	// upload is without a byte moving.
+	// upload is without a byte moving, and tried to begin while the API answers
+	// that it will work again.
 	Patience, UploadPatience time.Duration
 }
 
@@ -232,7 +233,13 @@ func (c *Client) call(ctx context.Context, method, ref string, in, out any, head
 
 // again repeats f while that can help and patience lasts.
 func (c *Client) again(ctx context.Context, f func(context.Context) error) error {
-	deadline := time.Now().Add(c.Patience)
+	return c.againFor(ctx, c.Patience, f)
+}
+
+// againFor is again, with a patience of its own while the API answers that it
+// will work again.
+func (c *Client) againFor(ctx context.Context, told time.Duration, f func(context.Context) error) error {
+	began := time.Now()
 	for n := 0; ; n++ {
 		err := f(ctx)
 		if err == nil {
@@ -242,8 +249,11 @@ func (c *Client) again(ctx context.Context, f func(context.Context) error) error
 			return ctx.Err()
 		}
 		ok, asked := retryable(err)
-		wait := backoff(n, asked)
-		if !ok || time.Now().Add(wait).After(deadline) {
+		wait, patience := backoff(n, asked), c.Patience
+		if asked > 0 {
+			patience = told
+		}
+		if !ok || time.Since(began)+wait > patience {
 			return err
 		}
 		if err := pause(ctx, wait); err != nil {

@@ -88,7 +88,7 @@ type transfer struct {
 
 func (t *transfer) run(ctx context.Context) error {
 	if t.m.URL != "" {
-		err := t.c.again(ctx, t.head)
+		err := t.c.againFor(ctx, t.c.UploadPatience, t.head)
 		var p *Problem
 		switch {
 		case err == nil:
@@ -131,7 +131,7 @@ func (t *transfer) create(ctx context.Context) error {
 	}
 	head := http.Header{"Tus-Resumable": {tusVersion}, "Upload-Length": {strconv.FormatInt(t.size, 10)}, "Upload-Metadata": {metadata},
 		"Idempotency-Key": {t.m.Key}}
-	err := t.c.again(ctx, func(ctx context.Context) error {
+	err := t.c.againFor(ctx, t.c.UploadPatience, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		resp, err := t.c.request(ctx, http.MethodPost, "/v1/uploads", nil, head)
@@ -153,7 +153,7 @@ func (t *transfer) create(ctx context.Context) error {
 		return err
 	}
 	// The same creation as before may have bytes already.
-	if err := errors.Join(t.m.save(), t.c.again(ctx, t.head)); err != nil {
+	if err := errors.Join(t.m.save(), t.c.againFor(ctx, t.c.UploadPatience, t.head)); err != nil {
 		return err
 	}
 	t.resumed = t.offset
