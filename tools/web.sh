@@ -30,8 +30,9 @@ fi
 
 digest() { git ls-files -co --exclude-standard -z . | sort -z | xargs -0 sha256sum 2>/dev/null | sha256sum; }
 packages() {
-	# npm ci is slow; it is due only when the lock file is another one.
-	sum=$(sha256sum package-lock.json)
+	# npm ci is slow; it is due only when the lock file or Node is another one, for
+	# which other binaries are chosen.
+	sum=$(sha256sum package-lock.json)$(node --version)
 	[ "$(cat node_modules/.meridian-lock 2>/dev/null)" = "$sum" ] || {
 		npm ci --no-audit --no-fund --silent
 		echo "$sum" >node_modules/.meridian-lock
