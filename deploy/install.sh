@@ -11,7 +11,7 @@
 set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
-develop='chromium jq bind9-dnsutils knot-dnsutils npm'
+develop='gcc libc6-dev chromium jq bind9-dnsutils knot-dnsutils npm'
 bench='nginx-light varnish wrk gdnsd knot knot-module-geoip dnsperf'
 
 want=$run
@@ -30,7 +30,7 @@ known() { apt-cache show "$1" >/dev/null 2>&1; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 command -v dpkg-query >/dev/null || {
-	echo "install: this isn't Debian or Ubuntu; install by hand: ffmpeg, PostgreSQL 15 or newer, Patroni with etcd3 support, etcd 3.4 or newer${1:+, Chromium, jq, dig, kdig, npm}" >&2
+	echo "install: this isn't Debian or Ubuntu; install by hand: ffmpeg, PostgreSQL 15 or newer, Patroni with etcd3 support, etcd 3.4 or newer${1:+, gcc, Chromium, jq, dig, kdig, npm}" >&2
 	exit 1
 }
 
