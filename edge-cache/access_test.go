@@ -2,7 +2,6 @@ package edgecache
 
 import (
 	"bufio"
-	"bytes"
 	"io"
 	"log/slog"
 	"net"
@@ -246,8 +245,8 @@ func TestLogsHoldNoToken(t *testing.T) {
 	rec.Visibility = playback.Private
 	w.video(rec, 1)
 	w.start("eu-1")
-	var log bytes.Buffer
-	w.edge.handler.log = slog.New(slog.NewTextHandler(&lockedWriter{w: &log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var log testenv.Buffer
+	w.edge.handler.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	good := mint(t, w, token.PlaybackKeyFile, token.Claims{ID: "the-jti"})
 	expired := mint(t, w, token.PlaybackKeyFile, token.Claims{Expires: 1})
 	for _, tok := range []string{good, expired} {
