@@ -46,7 +46,7 @@ func (c *StatusCommand) run(ctx context.Context, w io.Writer, only []string) err
 	} else {
 		err = s.print(w)
 	}
-	return errors.Join(err, s.wrong())
+	return errors.Join(err, s.Wrong())
 }
 
 func (s Status) only(names []string) (Status, error) {
@@ -66,8 +66,8 @@ func (s Status) only(names []string) (Status, error) {
 	return s, nil
 }
 
-// wrong says what isn't as it should be.
-func (s Status) wrong() error {
+// Wrong says what of the platform isn't as it should be, nil if all is.
+func (s Status) Wrong() error {
 	var notUp []string
 	waiting, all := 0, 0
 	for _, r := range s.Regions {

@@ -42,6 +42,3 @@ func (r Remote) Operate(ctx context.Context, op, region string, args url.Values,
 	}
 	return controlClient{dir}.operate(ctx, operation(op), region, args, say)
 }
-
-// Wrong says what of the platform isn't as it should be, nil if all is.
-func (s Status) Wrong() error { return s.wrong() }

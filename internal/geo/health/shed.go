@@ -30,8 +30,9 @@ const (
 	failHigh, failLow, failMost = 0.15, 0.05, 0.9
 
 	// A good probe is slow when it takes slowTimes more than probes of the edge usually
-	// take, which counts as at least slowLeast and at most slowMost. When slowHigh of the last slowWindow are, over six
-	// seconds, slowShed of the edge's viewers go elsewhere: a pause is no reason to.
+	// take, which counts as at least slowLeast and at most slowMost. When slowHigh of
+	// the last slowWindow are, over six seconds, slowShed of the edge's viewers go
+	// elsewhere: a pause is no reason to.
 	slowTimes, slowShed  = 4, 0.5
 	slowLeast, slowMost  = 0.15, 0.4 // seconds
 	slowHigh, slowWindow = 9, 12
