@@ -10,6 +10,7 @@ import (
 	"github.com/meridian-video/meridian/drill/score"
 	"github.com/meridian-video/meridian/drill/target"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -43,7 +44,7 @@ func (g *guard) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, e := range g.edges {
 		wg.Go(func() {
-			for sleep(ctx, guardEvery) == nil {
+			for sleep.For(ctx, guardEvery) == nil {
 				g.ask(ctx, e)
 			}
 		})

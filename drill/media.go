@@ -117,22 +117,16 @@ func (r *Runner) publish(ctx context.Context, c *client.Client, file, title, vis
 // apis are the URLs of all APIs, the nearest to a region first.
 func (r *Runner) apis(near string) []string {
 	var out []string
-	for _, name := range r.nearest(near) {
-		x, _ := r.Desc.Table.Get(name)
+	for _, x := range r.Desc.Table.Nearest(near) {
 		out = append(out, x.API)
 	}
 	return out
 }
 
 func (r *Runner) nearest(near string) []string {
-	if near == "" {
-		return r.Desc.Table.Names()
-	}
-	out := []string{near}
+	var out []string
 	for _, x := range r.Desc.Table.Nearest(near) {
-		if x.Name != near {
-			out = append(out, x.Name)
-		}
+		out = append(out, x.Name)
 	}
 	return out
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/drill/score"
 	"github.com/meridian-video/meridian/drill/target"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -204,12 +205,12 @@ func (x *run) live(ctx context.Context) error {
 		n += v
 	}
 	x.say("%d viewers and %d creators; warming up for %v", n, x.o.Creators, x.s.WarmUp.Std())
-	if err := sleep(ctx, x.s.WarmUp.Std()); err != nil {
+	if err := sleep.For(ctx, x.s.WarmUp.Std()); err != nil {
 		return err
 	}
 	x.o.ControlBegan = time.Now()
 	x.say("control phase, %v without a fault", x.s.Control.Std())
-	if err := sleep(ctx, x.s.Control.Std()); err != nil {
+	if err := sleep.For(ctx, x.s.Control.Std()); err != nil {
 		return err
 	}
 	x.o.FaultBegan = time.Now()
@@ -217,7 +218,7 @@ func (x *run) live(ctx context.Context) error {
 	if err == nil {
 		var settling sync.WaitGroup
 		settling.Go(func() { x.settle(ctx) })
-		err = sleep(ctx, x.s.Watch.Std())
+		err = sleep.For(ctx, x.s.Watch.Std())
 		settling.Wait()
 	}
 	stopCreators()
@@ -258,7 +259,7 @@ func (x *run) settle(ctx context.Context) {
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	// What is killed and not undone must first be missed.
-	if slices.ContainsFunc(x.s.Steps, func(s scenario.Step) bool { return !s.Heals() }) && sleep(ctx, missedAfter) != nil {
+	if slices.ContainsFunc(x.s.Steps, func(s scenario.Step) bool { return !s.Heals() }) && sleep.For(ctx, missedAfter) != nil {
 		return
 	}
 	at, err := x.await(wctx, x.whole)
@@ -370,7 +371,7 @@ func (x *run) await(ctx context.Context, ask func(context.Context) error) (time.
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
-		if sleep(ctx, asked) != nil {
+		if sleep.For(ctx, asked) != nil {
 			return at, last
 		}
 	}
@@ -391,17 +392,6 @@ func (x *run) clean() error {
 		return fmt.Errorf("delete what the drill's creators made: %w", err)
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // regionsLost are the regions with a fault that takes all their edges.

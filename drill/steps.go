@@ -11,6 +11,7 @@ import (
 
 	"github.com/meridian-video/meridian/drill/score"
 	"github.com/meridian-video/meridian/drill/target"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // steps makes the faults and undoes them, each at its time. When ctx ends, or a
@@ -21,7 +22,7 @@ func (x *run) steps(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, step := range x.s.Steps {
 		wg.Go(func() {
-			if sleep(ctx, time.Until(x.o.FaultBegan.Add(step.At.Std()))) != nil {
+			if sleep.For(ctx, time.Until(x.o.FaultBegan.Add(step.At.Std()))) != nil {
 				x.happened(i, func(h *score.Happened) { h.Err = "the drill was interrupted" })
 				return
 			}
@@ -87,7 +88,7 @@ func (x *run) one(ctx context.Context, i int, f target.Fault, active map[int]tar
 	if !step.Heals() {
 		return
 	}
-	_ = sleep(ctx, time.Until(began.Add(step.For.Std()))) // interrupted: undone at once
+	_ = sleep.For(ctx, time.Until(began.Add(step.For.Std()))) // interrupted: undone at once
 	// It is undone whatever has become of the drill.
 	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
 	defer cancel()

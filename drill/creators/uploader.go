@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/client"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -99,7 +100,7 @@ func (s *Studio) creator(ctx context.Context, i int, near string) {
 	defer c.Close()
 	for n := 0; ctx.Err() == nil; n++ {
 		s.upload(ctx, c, near, filepath.Join(s.cfg.Dir, fmt.Sprintf("creator-%d-%d.mp4", i, n)))
-		if pause(ctx, s.cfg.Pause) != nil {
+		if sleep.For(ctx, s.cfg.Pause) != nil {
 			return
 		}
 	}
@@ -126,7 +127,7 @@ func (s *Studio) upload(ctx context.Context, c *client.Client, near, file string
 	uctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	late := context.AfterFunc(ctx, func() {
-		if pause(uctx, finishTime) == nil {
+		if sleep.For(uctx, finishTime) == nil {
 			cancel()
 		}
 	})
@@ -169,7 +170,7 @@ func unique(template, to string) error {
 func (s *Studio) look(ctx context.Context) {
 	for ctx.Err() == nil {
 		_ = s.Look(ctx) // once more in a moment
-		if pause(ctx, lookEvery) != nil {
+		if sleep.For(ctx, lookEvery) != nil {
 			return
 		}
 	}
@@ -248,15 +249,4 @@ func remove(ctx context.Context, c *client.Client, asset string) error {
 		return nil
 	}
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

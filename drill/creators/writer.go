@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/client"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -71,7 +72,7 @@ func NewWriter(ctx context.Context, region, api, key string) (*Writer, error) {
 		if w.asset = a.ID; err == nil && w.asset != "" {
 			return w, nil
 		}
-		if perr := pause(ctx, time.Second); perr != nil {
+		if perr := sleep.For(ctx, time.Second); perr != nil {
 			return nil, perr
 		}
 	}
@@ -103,7 +104,7 @@ func (w *Writer) Run(ctx context.Context) {
 	defer w.http.CloseIdleConnections()
 	for ctx.Err() == nil {
 		w.once(ctx)
-		if pause(ctx, writeEvery) != nil {
+		if sleep.For(ctx, writeEvery) != nil {
 			return
 		}
 	}

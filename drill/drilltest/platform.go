@@ -16,6 +16,7 @@ import (
 	"github.com/meridian-video/meridian/drill/target"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 // Asset is what can be watched, Private what needs a token.
@@ -219,7 +220,7 @@ func (p *Platform) Describe(context.Context) (*target.Description, error) {
 		for n := range 50 {
 			place.Sources = append(place.Sources, netip.AddrFrom4([4]byte{127, 60, byte(i + 1), byte(n + 1)}))
 		}
-		place.From = func(source netip.Addr) target.Dial {
+		place.From = func(source netip.Addr) resolver.Dial {
 			return func(ctx context.Context, network, address string) (net.Conn, error) {
 				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
 				if network == "udp" {

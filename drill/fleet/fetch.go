@@ -25,9 +25,7 @@ const (
 	steeringFirstByte = 1500 * time.Millisecond
 	steeringLoad      = 2 * time.Second
 	retryDelay        = 300 * time.Millisecond
-	// connectTimeout is how long one address is tried.
-	connectTimeout = 20 * time.Second
-	maxRedirects   = 5
+	maxRedirects      = 5
 	// maxText bounds playlists and manifests.
 	maxText = 4 << 20
 	// maxConns a host, as browsers have.

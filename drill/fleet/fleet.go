@@ -13,7 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meridian-video/meridian/drill/target"
-	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 // Way is how a viewer is led to edges.
@@ -118,15 +118,13 @@ func New(cfg Config, rec *Recorder) (*Fleet, error) {
 	n := 0
 	for i, count := range cfg.Viewers {
 		at := cfg.Target.Places[i]
-		f.homes = append(f.homes, home{at.Near, nearestTo(t, at.Near)})
 		// One resolver for a place, and the nearest routers first.
-		servers := make([]string, 0, len(t.Regions))
-		routers := make([]string, 0, len(t.Regions))
-		for _, name := range f.homes[i].nearest {
-			r, _ := t.Get(name)
-			servers, routers = append(servers, r.Router.DNS), append(routers, r.Router.URL)
+		var nearest, servers, routers []string
+		for _, r := range t.Nearest(at.Near) {
+			nearest, servers, routers = append(nearest, r.Name), append(servers, r.Router.DNS), append(routers, r.Router.URL)
 		}
-		resolver := newResolver(at.From(at.Sources[0]), servers)
+		f.homes = append(f.homes, home{at.Near, nearest})
+		names := resolver.New(at.From(at.Sources[0]), servers)
 		for k := range count {
 			way := ways[k%len(ways)]
 			if cfg.Only != "" {
@@ -137,22 +135,12 @@ func New(cfg Config, rec *Recorder) (*Fleet, error) {
 				restless: k%4 == 3,
 				delay:    cfg.Over * time.Duration(n) / time.Duration(max(total, 1)),
 				line:     rate.NewLimiter(rate.Limit(line), max(32<<10, line/10)),
-				dial:     dialer(at.From(at.Sources[k%len(at.Sources)]), resolver)}
+				dial:     names.Dialer(at.From(at.Sources[k%len(at.Sources)]))}
 			f.viewers = append(f.viewers, v)
 			n++
 		}
 	}
 	return f, nil
-}
-
-func nearestTo(t *region.Table, name string) []string {
-	out := []string{name}
-	for _, r := range t.Nearest(name) {
-		if r.Name != name {
-			out = append(out, r.Name)
-		}
-	}
-	return out
 }
 
 // Lost says which regions nobody can be served from now.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -193,7 +194,10 @@ func (s *session) playlist(ctx context.Context, u string) (hls.MediaInfo, *url.U
 // atEnd is when the playlist has nothing more: for good, or not yet.
 func (s *session) atEnd(ctx context.Context, track int, list hls.MediaInfo) error {
 	if !list.Ended {
-		return sleep(ctx, time.Duration(max(list.Target, 1))*time.Second/2)
+		if sleep.For(ctx, time.Duration(max(list.Target, 1))*time.Second/2) != nil {
+			return context.Cause(ctx)
+		}
+		return nil
 	}
 	s.ended[track] = true
 	for t := range s.tracks {
@@ -287,7 +291,7 @@ func (s *session) recover(ctx context.Context, err error) bool {
 	}
 	if !errors.Is(err, errTimeout) && !s.retried {
 		s.retried = true
-		return sleep(ctx, retryDelay) == nil
+		return sleep.For(ctx, retryDelay) == nil
 	}
 	s.retried = false
 	s.mu.Lock()
@@ -307,5 +311,5 @@ func (s *session) recover(ctx context.Context, err error) bool {
 	s.mu.Lock()
 	s.paths.forgive()
 	s.mu.Unlock()
-	return sleep(ctx, pause) == nil
+	return sleep.For(ctx, pause) == nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // tracks of a session.
@@ -86,7 +87,7 @@ func (s *session) open(ctx context.Context) (hls.MasterInfo, *Manifest, error) {
 			s.failedOpen()
 			return m, nil, err
 		}
-		if err := sleep(ctx, ladder[min(n, len(ladder)-1)]); err != nil {
+		if err := sleep.For(ctx, ladder[min(n, len(ladder)-1)]); err != nil {
 			return m, nil, err
 		}
 	}
@@ -188,7 +189,7 @@ func (s *session) steer(ctx context.Context, m Manifest) {
 			default: // it hasn't looked since the last one
 			}
 		}
-		if m.Reload == "" || sleep(ctx, m.TTL) != nil {
+		if m.Reload == "" || sleep.For(ctx, m.TTL) != nil {
 			return
 		}
 		s.v.mu.Lock()

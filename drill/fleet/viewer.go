@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -79,7 +80,7 @@ func (v *viewer) note(e Event) {
 func (v *viewer) run(ctx context.Context) {
 	v.fetch = v.newFetcher()
 	defer v.fetch.close()
-	if sleep(ctx, v.delay) != nil {
+	if sleep.For(ctx, v.delay) != nil {
 		return
 	}
 	// Those who come first are somewhere in the middle, so that not all end together.
@@ -96,7 +97,7 @@ func (v *viewer) run(ctx context.Context) {
 			v.stalled(buf.Finish(time.Now()))
 		}
 		// Not all who ended together open together.
-		if sleep(ctx, reopenAfter+rand.N(reopenAfter)) != nil {
+		if sleep.For(ctx, reopenAfter+rand.N(reopenAfter)) != nil {
 			return
 		}
 	}
@@ -165,17 +166,6 @@ func playName(t *region.Table, r region.Region) string {
 		port = ":" + p
 	}
 	return scheme + "play." + t.Zone + port
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 // finalAnswer reports whether an error is an answer that is the same everywhere.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meridian-video/meridian/drill/target"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 const (
@@ -56,7 +57,7 @@ type Answer struct {
 type Watch struct {
 	t     *region.Table
 	asset string
-	dial  target.Dial
+	dial  resolver.Dial
 	http  *http.Client
 	edges map[netip.Addr]string
 
@@ -221,7 +222,7 @@ func (w *Watch) steering(ctx context.Context, r region.Region) ([]string, error)
 }
 
 func (w *Watch) names(ctx context.Context, r region.Region) ([]string, error) {
-	list, _, err := query(ctx, w.dial, r.Router.DNS, "edge."+w.t.Zone)
+	list, _, err := resolver.Query(ctx, w.dial, r.Router.DNS, "edge."+w.t.Zone)
 	if err != nil {
 		return nil, err
 	}

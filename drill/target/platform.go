@@ -23,6 +23,7 @@ import (
 	"github.com/meridian-video/meridian/internal/platform"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/wan"
 )
@@ -90,7 +91,7 @@ func (p *Platform) Describe(ctx context.Context) (*Description, error) {
 				return nil, errors.Join(fmt.Errorf("where viewers near %s are: %w", r.Name, err), d.Close())
 			}
 			open = append(open, ns)
-			place.From = func(source netip.Addr) Dial { return ns.DialFrom(source) }
+			place.From = func(source netip.Addr) resolver.Dial { return ns.DialFrom(source) }
 		}
 		place.Sources = sources(r, st.Isolated, i)
 		d.Places = append(d.Places, place)
@@ -116,7 +117,7 @@ func sources(r region.Region, isolated bool, index int) []netip.Addr {
 	return out
 }
 
-func fromHere(source netip.Addr) Dial {
+func fromHere(source netip.Addr) resolver.Dial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
 		if strings.HasPrefix(network, "udp") {

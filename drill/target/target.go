@@ -3,7 +3,6 @@ package target
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 // Target is a platform under drill. Its methods may be called concurrently.
@@ -25,9 +25,6 @@ type Target interface {
 	Heal(ctx context.Context, f Fault) error
 }
 
-// Dial connects from a viewer's address to a literal address.
-type Dial func(ctx context.Context, network, address string) (net.Conn, error)
-
 // Place is where viewers near a region are.
 type Place struct {
 	// Near is the region's name.
@@ -35,7 +32,7 @@ type Place struct {
 	// Sources are addresses viewers may have. At least one.
 	Sources []netip.Addr
 	// From returns what connects from one of them.
-	From func(source netip.Addr) Dial
+	From func(source netip.Addr) resolver.Dial
 }
 
 // Description is what doesn't change during a drill.

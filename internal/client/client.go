@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -151,17 +153,6 @@ func backoff(n int, asked time.Duration) time.Duration {
 	return max(d, min(asked, time.Minute))
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
 // request sends one request to the region in use. A region that can't be
 // reached is left for the next one.
 func (c *Client) request(ctx context.Context, method, ref string, body io.Reader, head http.Header) (*http.Response, error) {
@@ -256,7 +247,7 @@ func (c *Client) againFor(ctx context.Context, told time.Duration, f func(contex
 		if !ok || time.Since(began)+wait > patience {
 			return err
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := sleep.For(ctx, wait); err != nil {
 			return err
 		}
 	}

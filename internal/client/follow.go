@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -71,7 +73,7 @@ func (c *Client) listen(ctx context.Context, id string, changed func()) {
 	for n := 0; ctx.Err() == nil; n++ {
 		err := c.stream(ctx, id, &last, func() { n = 0; changed() })
 		_, asked := retryable(err)
-		if pause(ctx, backoff(n, asked)) != nil {
+		if sleep.For(ctx, backoff(n, asked)) != nil {
 			return
 		}
 	}

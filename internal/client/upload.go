@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -194,7 +196,7 @@ func (t *transfer) send(ctx context.Context) error {
 		if !ok {
 			return err
 		}
-		if err := pause(ctx, backoff(n, asked)); err != nil {
+		if err := sleep.For(ctx, backoff(n, asked)); err != nil {
 			return err
 		}
 		herr := t.head(ctx)

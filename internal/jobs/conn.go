@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Streams.
@@ -166,21 +168,9 @@ func retry(ctx context.Context, log *slog.Logger, what string, f func(context.Co
 			return errors.Join(ctx.Err(), err)
 		}
 		log.Warn(what+": trying again", "err", err, "in", pause)
-		if !sleep(ctx, pause) {
+		if sleep.For(ctx, pause) != nil {
 			return errors.Join(ctx.Err(), err)
 		}
 		pause = min(2*pause, retryMax)
-	}
-}
-
-// sleep waits for d, or until ctx ends: then it returns false.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

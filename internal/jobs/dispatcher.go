@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Dispatcher sends messages for waiting tasks. Every api runs one; one of them
@@ -72,7 +73,7 @@ func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 	rest := func(err error) {
 		if ctx.Err() == nil {
 			d.Log.Warn("dispatcher: trying again", "err", err, "in", awayPause)
-			sleep(ctx, awayPause)
+			_ = sleep.For(ctx, awayPause) // the loop sees that ctx has ended
 		}
 	}
 	for {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Deleter removes every object whose key begins with a prefix, in all regions;
@@ -55,7 +56,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	}
 	var forgotten time.Time
 	pause := sweepEvery
-	for sleep(ctx, pause) {
+	for sleep.For(ctx, pause) == nil {
 		err := j.sweep(ctx)
 		if time.Since(forgotten) > forgetEvery {
 			err = errors.Join(err, j.Catalog.Forget(ctx), j.overdue(ctx))

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // priorityGroup is the one group of consumers that offer work to every region:
@@ -79,7 +80,7 @@ func (w *Worker) feed(ctx, taskCtx context.Context, s source) error {
 		if !w.slots.await(ctx, s.class) {
 			return nil
 		}
-		if s.rank > 0 && !sleep(ctx, time.Duration(s.rank)*headStart) {
+		if s.rank > 0 && sleep.For(ctx, time.Duration(s.rank)*headStart) != nil {
 			return nil
 		}
 		err := func() error {
@@ -118,7 +119,7 @@ func (w *Worker) feed(ctx, taskCtx context.Context, s source) error {
 		if pause > retryMin {
 			log.Warn("pull: trying again", "err", err, "in", pause) // once is a server that restarts
 		}
-		if !sleep(ctx, pause) {
+		if sleep.For(ctx, pause) != nil {
 			return nil
 		}
 		pause = min(2*pause, retryMax)

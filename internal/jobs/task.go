@@ -9,6 +9,7 @@ import (
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Plan, its parts and ChunkCommit are the catalog's: they are stored there.
@@ -158,7 +159,7 @@ func (t *Task) again(ctx context.Context, f func(context.Context) error) error {
 		if !errors.Is(err, catalog.ErrUnavailable) {
 			return err
 		}
-		if !sleep(ctx, pause) {
+		if sleep.For(ctx, pause) != nil {
 			return context.Cause(ctx)
 		}
 		pause = min(2*pause, retryMax)

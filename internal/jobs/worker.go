@@ -17,6 +17,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Handler does a task. Returning nil without having committed or finished it is
@@ -126,7 +127,7 @@ func (w *Worker) beat(ctx context.Context) error {
 		if err := w.Catalog.BeatWorker(ctx, w.id, w.Region, w.Slots); err != nil && ctx.Err() == nil {
 			w.Log.Warn("worker can't be listed", "worker", w.id, "err", err)
 		}
-		if !sleep(ctx, beatEvery) {
+		if sleep.For(ctx, beatEvery) != nil {
 			return nil
 		}
 	}

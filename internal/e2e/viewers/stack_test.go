@@ -1,8 +1,6 @@
 package viewers
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,19 +129,15 @@ func makeVideo(file string) error {
 func (s *isolated) upload(file string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	cmd := s.Command(ctx, "upload", "--json", file)
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
-	out, err := cmd.Output()
+	out, _, err := s.CLI(ctx, "upload", "--json", file)
 	if err != nil {
-		return fmt.Errorf("upload: %w\n%s%s", err, out, &errOut)
+		return err
 	}
 	last := ""
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
+	for line := range strings.Lines(out) {
 		var l struct{ Event, Asset string }
-		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			return fmt.Errorf("upload: %w: %s", err, lines.Text())
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			return fmt.Errorf("upload: %w: %s", err, line)
 		}
 		last, s.asset = l.Event, l.Asset
 	}
@@ -152,10 +146,11 @@ func (s *isolated) upload(file string) error {
 	}
 	probe := exec.CommandContext(ctx, "ffprobe", "-v", "error", "-select_streams", "v:0", "-count_packets",
 		"-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", file)
-	if out, err = probe.Output(); err != nil {
+	packets, err := probe.Output()
+	if err != nil {
 		return fmt.Errorf("ffprobe: %w", err)
 	}
-	_, err = fmt.Sscan(string(out), &s.frames)
+	_, err = fmt.Sscan(string(packets), &s.frames)
 	return err
 }
 

@@ -13,13 +13,12 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/meridian-video/meridian/internal/resolver"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
 const (
 	handshakeTimeout = 10 * time.Second
-	// connectTimeout is how long one address is tried, as long as the browser waits.
-	connectTimeout = 20 * time.Second
 	// maxConnections bounds what a browser gone wild can open.
 	maxConnections = 256
 	// window is the receive buffer of connections when the line is slow: what
@@ -42,9 +41,10 @@ type Config struct {
 
 // Viewer is a place to watch from. Its methods may be called concurrently.
 type Viewer struct {
-	cfg      Config
-	dial     dialFunc
-	resolver *resolver
+	cfg  Config
+	dial resolver.Dial
+	// connect also takes names, which the platform resolves.
+	connect  resolver.Dial
 	listener net.Listener
 	line     *rate.Limiter
 
@@ -80,7 +80,7 @@ func Open(cfg Config) (*Viewer, error) {
 	if cfg.Namespace != nil {
 		v.dial = cfg.Namespace.DialFrom(cfg.Source)
 	}
-	v.resolver = newResolver(v.dial, cfg.NameServers)
+	v.connect = resolver.New(v.dial, cfg.NameServers).Dialer(v.dial)
 	v.wg.Go(v.accept)
 	return v, nil
 }
@@ -156,29 +156,6 @@ func (v *Viewer) Client(timeout time.Duration) *http.Client {
 // Dial connects from the viewer's address; names are resolved by the platform.
 func (v *Viewer) Dial(ctx context.Context, network, hostport string) (net.Conn, error) {
 	return v.connect(ctx, network, hostport)
-}
-
-// connect tries a name's addresses one after the other, as a browser does.
-func (v *Viewer) connect(ctx context.Context, network, hostport string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(hostport)
-	if err != nil {
-		return nil, err
-	}
-	list, err := v.resolver.lookup(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, a := range list {
-		try, cancel := context.WithTimeout(ctx, connectTimeout)
-		conn, err := v.dial(try, network, net.JoinHostPort(a.String(), port))
-		cancel()
-		if err == nil {
-			return conn, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
 }
 
 func (v *Viewer) accept() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 
 // collect searches the own store for what no longer counts, from time to time.
 func (r *Repair) collect(ctx context.Context) {
-	for pause := min(collectFirst, r.cfg.Collect); sleep(ctx, jitter(pause)); pause = r.cfg.Collect {
+	for pause := min(collectFirst, r.cfg.Collect); sleep.For(ctx, jitter(pause)) == nil; pause = r.cfg.Collect {
 		if err := r.search(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			r.Log.Info("repair: nothing is deleted for now", "err", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 const (
@@ -43,7 +44,7 @@ func (r *Repair) Run(ctx context.Context) error {
 // watch has a pass start at once when the own store comes back.
 func (r *Repair) watch(ctx context.Context) {
 	own, away, said := r.regions[0], false, ""
-	for sleep(ctx, watchEvery) {
+	for sleep.For(ctx, watchEvery) == nil {
 		wctx, cancel := context.WithTimeout(ctx, watchTimeout)
 		_, err := own.Stat(wctx, objects.HealthKey(own.Region))
 		if errors.Is(err, objects.ErrNotFound) {
@@ -169,17 +170,6 @@ func (r *Repair) hint(ctx context.Context, asset string, h hint) {
 // jitter spreads passes of regions over time.
 func jitter(d time.Duration) time.Duration {
 	return d*3/4 + rand.N(d/2+1)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 func (s Status) skipped(name string) bool { return slices.Contains(s.Skipped, name) }

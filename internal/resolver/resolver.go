@@ -1,4 +1,7 @@
-package fleet
+// Package resolver resolves names by a zone's own name servers, as a viewer's
+// resolver does: the nearest server first, answers kept for their TTL, servers that
+// failed asked last. Drills and tests look at routers from viewers' places with it.
+package resolver
 
 import (
 	"context"
@@ -10,8 +13,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/meridian-video/meridian/drill/target"
 )
 
 const (
@@ -20,11 +21,17 @@ const (
 	serverTimeout = 800 * time.Millisecond
 	holdServer    = 10 * time.Second
 	maxNames      = 1000
+	// connectTimeout is how long one address is tried, as long as browsers wait.
+	connectTimeout = 20 * time.Second
 )
 
-// resolver is the caching resolver of the viewers at one place.
-type resolver struct {
-	dial    target.Dial
+// Dial connects from a viewer's address to a literal address.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Resolver is the caching resolver of the viewers at one place. It keeps at most a
+// thousand names. Safe for concurrent use.
+type Resolver struct {
+	dial    Dial
 	servers []string // host:port, the nearest first
 
 	mu     sync.Mutex
@@ -37,13 +44,15 @@ type known struct {
 	until time.Time
 }
 
-func newResolver(dial target.Dial, servers []string) *resolver {
-	return &resolver{dial: dial, servers: servers, names: map[string]known{}, failed: map[string]time.Time{}}
+// New returns a resolver that asks servers ("host:port", the nearest first), connecting
+// with dial.
+func New(dial Dial, servers []string) *Resolver {
+	return &Resolver{dial: dial, servers: servers, names: map[string]known{}, failed: map[string]time.Time{}}
 }
 
-// lookup returns a host's addresses in the order they were answered, from the
+// Lookup returns a host's addresses in the order they were answered, from the
 // cache while their TTL lasts. A literal address is its own.
-func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func (r *Resolver) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}, nil
 	}
@@ -56,7 +65,7 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 	}
 	var errs []error
 	for _, server := range r.order() {
-		found, ttl, err := query(ctx, r.dial, server, name)
+		found, ttl, err := Query(ctx, r.dial, server, name)
 		r.mu.Lock()
 		if err == nil {
 			delete(r.failed, server)
@@ -78,7 +87,7 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 }
 
 // order lists the servers, those that failed lately last.
-func (r *resolver) order() []string {
+func (r *Resolver) order() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var good, held []string
@@ -92,8 +101,9 @@ func (r *resolver) order() []string {
 	return append(good, held...)
 }
 
-// query asks one server once for A records.
-func query(ctx context.Context, dial target.Dial, server, name string) ([]netip.Addr, time.Duration, error) {
+// Query asks one server once for A records, at most 800 ms long, and returns the
+// addresses in the order they were answered, and their TTL.
+func Query(ctx context.Context, dial Dial, server, name string) ([]netip.Addr, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
 	defer cancel()
 	conn, err := dial(ctx, "udp", server)
@@ -130,15 +140,15 @@ func query(ctx context.Context, dial target.Dial, server, name string) ([]netip.
 	return out, time.Duration(ttl) * time.Second, nil
 }
 
-// dialer connects from a viewer's address to a host, a name's addresses one
-// after the other, as browsers do.
-func dialer(dial target.Dial, r *resolver) func(ctx context.Context, network, hostport string) (net.Conn, error) {
+// Dialer connects with dial, to the addresses of a host name one after the other,
+// as browsers do.
+func (r *Resolver) Dialer(dial Dial) Dial {
 	return func(ctx context.Context, network, hostport string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(hostport)
 		if err != nil {
 			return nil, err
 		}
-		list, err := r.lookup(ctx, host)
+		list, err := r.Lookup(ctx, host)
 		if err != nil {
 			return nil, err
 		}
