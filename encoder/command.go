@@ -93,8 +93,9 @@ func (c *Command) Run(ctx context.Context) error {
 }
 
 // pixelsPerCPU is the first guess of speed, before a worker has measured its own:
-// pixels x264 veryfast encodes per second on one CPU.
-const pixelsPerCPU = 75e6
+// pixels x264 veryfast encodes per second on one CPU. Too low costs a new worker's
+// first video a rung in its beginning; too high lets its first viewer stall.
+const pixelsPerCPU = 60e6
 
 func (c *Command) options() (Options, error) {
 	profiles, err := c.profiles()

@@ -309,7 +309,7 @@ func posterSizes(spec plan.VideoTrack, top plan.Rung) []hls.Poster {
 
 func (j *extraJob) ffmpeg(ctx context.Context, args []string) ([]byte, error) {
 	limits := j.e.opt.Child
-	limits.Nice, limits.Wall = min(limits.Nice+extraNice, 19), extraWall
+	limits.Background, limits.Wall = true, extraWall
 	return ffmpeg.Run(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Limits: limits}, maxExtra)
 }
 

@@ -77,7 +77,7 @@ func (e *Encoder) cues(ctx context.Context, t Task, in *input, spec plan.TextTra
 	}
 	defer release()
 	limits := e.opt.Child
-	limits.Nice = min(limits.Nice+extraNice, 19)
+	limits.Background = true
 	limits.Idle = subtitlesIdle
 	limits.Wall = 2*time.Minute + time.Duration(in.Size()/(1<<20))*time.Second
 	out, err := ffmpeg.Run(ctx, ffmpeg.Command{Name: "ffmpeg", Args: ffmpeg.Subtitles(in.url, spec.Stream), Limits: limits}, ffmpeg.MaxSubtitles)

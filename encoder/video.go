@@ -19,12 +19,11 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
-// Added niceness: what a new video's first viewer waits for goes before what
-// comes after it, and both before rungs that nobody waits for.
-const (
-	ladderNice = 5
-	extraNice  = 10
-)
+// ladderNice is added niceness: what a new video's first viewer waits for goes
+// before what comes after it. Rungs that nobody waits for, of class extra, run
+// in the background: beside the ladder even a niced child would cost it a
+// quarter of its speed, and the viewer catches up.
+const ladderNice = 5
 
 // tailFrames from its end a task lets the next one begin.
 const tailFrames = 60
@@ -173,7 +172,7 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 	case catalog.Ladder:
 		limits.Nice = min(limits.Nice+ladderNice, 19)
 	case catalog.Extra:
-		limits.Nice = min(limits.Nice+extraNice, 19)
+		limits.Background = true
 	}
 	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 60)
 	frames, base := int64(0), j.frames
@@ -268,7 +267,11 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 		return err
 	}
 	if !j.copying() {
-		j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+		j.e.metrics.encoded(seconds, encoded.Sub(began))
+		// A child in the background is as slow as others let it.
+		if j.t.Class != catalog.Extra {
+			j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+		}
 	}
 	return nil
 }
@@ -412,7 +415,6 @@ func (j *videoJob) verify(c *chunk) error {
 
 // observe learns this worker's speed from a finished chunk.
 func (e *Encoder) observe(pixels float64, took time.Duration, seconds float64) {
-	e.metrics.encoded(seconds, took)
 	// Short chunks mostly measure starting a process.
 	if seconds < 4 || took <= 0 {
 		return

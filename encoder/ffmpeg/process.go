@@ -20,6 +20,8 @@ import (
 type Limits struct {
 	// Nice is added to the worker's own niceness.
 	Nice int
+	// Background children get only the CPU that nothing else wants (SCHED_IDLE).
+	Background bool
 	// AddressSpace and FileSize in bytes; 0 means no limit.
 	AddressSpace, FileSize uint64
 	// Wall is the longest the child may run; Idle the longest without progress.
@@ -157,8 +159,8 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 }
 
 // under is the command line that runs a command within the limits: util-linux'
-// prlimit and coreutils' nice set them and then become the command, so they
-// hold from its first instruction and for all it starts.
+// prlimit and chrt and coreutils' nice set them and then become the command, so
+// they hold from its first instruction and for all it starts.
 func (l Limits) under(name string, args []string) []string {
 	line := []string{"prlimit", "--core=0"}
 	set := func(option string, v uint64) {
@@ -169,6 +171,9 @@ func (l Limits) under(name string, args []string) []string {
 	set("as", l.AddressSpace)
 	set("fsize", l.FileSize)
 	line = append(line, "--")
+	if l.Background {
+		line = append(line, "chrt", "--idle", "0")
+	}
 	if l.Nice != 0 {
 		line = append(line, "nice", "-n", strconv.Itoa(l.Nice), "--")
 	}

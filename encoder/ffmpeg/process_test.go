@@ -175,6 +175,14 @@ func TestLimitsAreSet(t *testing.T) {
 	require.Equal(t, min(number(t, bytes.NewReader(own))+3, 19), nice)
 }
 
+func TestBackground(t *testing.T) {
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("cut -d ' ' -f 41 /proc/self/stat >&4"), Outputs: 1, Limits: Limits{Background: true, Nice: 3}})
+	require.NoError(t, err)
+	policy := number(t, p.Output(0))
+	require.NoError(t, p.Wait())
+	require.Equal(t, 5, policy) // SCHED_IDLE, see proc(5)
+}
+
 func number(t *testing.T, r io.Reader) int {
 	b, err := io.ReadAll(r)
 	require.NoError(t, err)

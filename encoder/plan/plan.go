@@ -116,7 +116,8 @@ const decodeCost = 0.25
 
 // keepsPace is the predicted speed, in seconds of video per second, that a
 // track must reach to be part of v0. The margin is for what the prediction
-// can't know: other videos, and viewers whose players share the machine.
+// can't know: other videos, and viewers whose players share the machine. Chunks
+// are sized as if all of it were needed.
 const keepsPace = 1.5
 
 // maxGap is the longest time without a frame.
@@ -280,7 +281,7 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 			// What a source does within two seconds is known once they are copied.
 			pt.Renditions[0].Bandwidth = max(rungs[0].Peak(), 3*src.BitRate)
 		}
-		pace := speed.Pixels / tr.PixelRate
+		pace := speed.Pixels / tr.PixelRate / keepsPace
 		if n > 0 {
 			pace = 2
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -59,7 +60,14 @@ type State struct {
 	Recoveries     int      `json:"recoveries"`
 	Notice         string   `json:"notice"`
 	Engine         string   `json:"engine"`
+	Log            Log      `json:"log"`
 }
+
+// Log is what the player noted last, one line for each event.
+type Log []string
+
+// String has each line on a line of its own.
+func (l Log) String() string { return "\n\t" + strings.Join(l, "\n\t") + "\n" }
 
 type config struct {
 	proxy         string

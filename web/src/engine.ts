@@ -7,7 +7,7 @@ import { cannotDecode, masterRefused, notFound, reconnecting, type Notice } from
 import type { Page } from './page';
 import { FIRST_BYTE_MS, scaled, tuning } from './policies';
 import { RouterRing, absolute } from './routers';
-import type { PlayerState } from './state';
+import { note, type PlayerState } from './state';
 import { EMPTY_S, ahead } from './stalls';
 
 const UNFREEZE_MS = 2_000;
@@ -135,11 +135,19 @@ export class HlsEngine {
       hls.config.startPosition = 0;
       this.ready();
     });
-    hls.on(Events.LEVEL_UPDATED, (_, { details }) => (state.growing = details.live));
-    hls.on(Events.LEVEL_SWITCHED, () => state.rungs++);
+    hls.on(Events.LEVEL_UPDATED, (_, { details }) => {
+      if (state.growing && !details.live) note(state, 'playlist complete');
+      state.growing = details.live;
+    });
+    hls.on(Events.LEVEL_SWITCHED, (_, { level }) => {
+      state.rungs++;
+      note(state, `rung ${level}`);
+    });
     hls.on(Events.LEVEL_SWITCHING, (_, data) => {
-      if (!this.watch.moved(data.attrs['PATHWAY-ID'])) return;
+      const pathway = data.attrs['PATHWAY-ID'];
+      if (!this.watch.moved(pathway)) return;
       state.switches++;
+      note(state, `to pathway ${pathway}`);
       // Steering doesn't abort the request in flight, which may hang. Not at
       // once: other controllers are still handling what made us move.
       if (this.moving) return;
@@ -170,6 +178,7 @@ export class HlsEngine {
     const code = data.response?.code ?? 0;
     state.errors++;
     state.lastError = code > 0 ? `${data.details} (${code})` : data.details;
+    note(state, `${data.fatal ? 'fatal ' : ''}${state.lastError} ${data.frag ? `${data.frag.type} ${data.frag.sn}` : (data.url ?? '')}`);
     if (!data.fatal) {
       if (data.details === ErrorDetails.PLAYLIST_UNCHANGED_ERROR && !data.errorAction?.resolved) this.unfreeze();
       return;

@@ -5,7 +5,7 @@ import { unsupported, type Notice } from './messages';
 import { HLS_TYPE, NativeEngine } from './native';
 import type { Page } from './page';
 import { EMPTY_S, FrameCounter, StallMeter, ahead } from './stalls';
-import { newState, type PlayerState } from './state';
+import { newState, note, type PlayerState } from './state';
 
 const SAMPLE_MS = 100;
 /**
@@ -95,6 +95,7 @@ export class Player {
       ahead: forward,
       wanted: this.begun && !video.paused && !video.seeking && !video.ended,
     });
+    if (meter.stalls > state.stalls) note(state, 'stall');
     const quality = video.getVideoPlaybackQuality();
     state.stalls = meter.stalls;
     state.stallSeconds = meter.stallSeconds;

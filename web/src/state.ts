@@ -37,6 +37,16 @@ export interface PlayerState {
   /** Title of the message the viewer sees, if any. */
   notice: string;
   engine: 'hls.js' | 'native' | '';
+  /** What happened last, oldest first: errors, stalls, moves; see note(). */
+  log: string[];
+}
+
+const LOG_MAX = 100;
+
+/** note adds a line to the log: seconds since the page was opened, position, buffer, what. */
+export function note(s: PlayerState, what: string): void {
+  if (s.log.length >= LOG_MAX) s.log.shift();
+  s.log.push(`${(performance.now() / 1000).toFixed(1)}s @${s.position.toFixed(1)}+${s.ahead.toFixed(1)} ${what}`);
 }
 
 export function newState(): PlayerState {
@@ -45,7 +55,7 @@ export function newState(): PlayerState {
     stalls: 0, stallSeconds: 0, freezes: 0, frames: 0, dropped: 0,
     level: -1, levels: 0, height: 0, bitrate: 0, bandwidth: 0,
     position: 0, duration: 0, ahead: 0, playing: false, ended: false, growing: false,
-    switches: 0, rungs: 0, errors: 0, lastError: '', recoveries: 0, notice: '', engine: '',
+    switches: 0, rungs: 0, errors: 0, lastError: '', recoveries: 0, notice: '', engine: '', log: [],
   };
 }
 
