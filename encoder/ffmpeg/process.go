@@ -20,7 +20,8 @@ import (
 type Limits struct {
 	// Nice is added to the worker's own niceness.
 	Nice int
-	// Background children get only the CPU that nothing else wants (SCHED_IDLE).
+	// Background children get only the CPU that nothing else wants (SCHED_IDLE);
+	// their niceness is 19, so that what counts load counts them as niced.
 	Background bool
 	// AddressSpace and FileSize in bytes; 0 means no limit.
 	AddressSpace, FileSize uint64
@@ -171,11 +172,13 @@ func (l Limits) under(name string, args []string) []string {
 	set("as", l.AddressSpace)
 	set("fsize", l.FileSize)
 	line = append(line, "--")
+	niceness := l.Nice
 	if l.Background {
 		line = append(line, "chrt", "--idle", "0")
+		niceness = 19 // nice stops there by itself
 	}
-	if l.Nice != 0 {
-		line = append(line, "nice", "-n", strconv.Itoa(l.Nice), "--")
+	if niceness != 0 {
+		line = append(line, "nice", "-n", strconv.Itoa(niceness), "--")
 	}
 	return append(append(line, name), args...)
 }

@@ -176,10 +176,11 @@ func TestLimitsAreSet(t *testing.T) {
 }
 
 func TestBackground(t *testing.T) {
-	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("cut -d ' ' -f 41 /proc/self/stat >&4"), Outputs: 1, Limits: Limits{Background: true, Nice: 3}})
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("cut -d ' ' -f 41 /proc/self/stat >&4; nice >&5"), Outputs: 2, Limits: Limits{Background: true, Nice: 3}})
 	require.NoError(t, err)
-	policy := number(t, p.Output(0))
+	policy, nice := number(t, p.Output(0)), number(t, p.Output(1))
 	require.NoError(t, p.Wait())
+	require.Equal(t, 19, nice)
 	require.Equal(t, 5, policy) // SCHED_IDLE, see proc(5)
 }
 
