@@ -229,9 +229,6 @@ func (x *run) live(ctx context.Context) error {
 	leave()
 	wg.Wait()
 	<-made
-	if err := x.account(ctx); err != nil {
-		return err
-	}
 	x.o.Events, x.o.Samples, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.cpu.all()
 	x.o.Dropped = x.rec.Dropped()
 	for _, w := range x.watches {
@@ -242,12 +239,13 @@ func (x *run) live(ctx context.Context) error {
 		saw := x.guard.seen()
 		x.o.Guarded = &saw
 	}
+	accounted := x.account(ctx)
 	x.o.Uploads = x.studio.Uploads()
 	x.o.Writes = map[string][]creators.Write{}
 	for _, w := range x.writers {
 		x.o.Writes[w.Region] = w.Writes()
 	}
-	return ctx.Err()
+	return errors.Join(accounted, ctx.Err())
 }
 
 // settle waits until the platform is whole. Viewers go on watching.

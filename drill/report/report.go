@@ -1,6 +1,7 @@
 package report
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,7 +114,10 @@ func NewRun(s scenario.Scenario, text string, o score.Observations, err error, b
 	for _, h := range o.Steps {
 		r.Steps = append(r.Steps, Step{What: h.Fault.String(), Region: h.Fault.Region, Began: since(h.Began), Applied: since(h.Applied), Healing: since(h.Healing), Healed: since(h.Healed), Error: h.Err})
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		r.Error, r.Verdict = "ended by hand before all was judged: run it again", score.Unsure
+	case err != nil:
 		r.Error, r.Verdict = err.Error(), score.Fail
 	}
 	if !o.End.IsZero() {

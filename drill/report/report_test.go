@@ -2,9 +2,11 @@ package report
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,6 +98,15 @@ func TestAFailureIsSeenInEveryForm(t *testing.T) {
 	require.NoError(t, xml.Unmarshal(junit.Bytes(), &s))
 	require.Equal(t, 1, s.Suites[0].Failures)
 	require.ErrorIs(t, Report{}.Err(), ErrNotPassed, "nothing run is nothing shown")
+}
+
+func TestAnEndedRunIsUnsure(t *testing.T) {
+	s := example(t, 0).Runs[0]
+	x := NewRun(scenario.Scenario{Name: s.Name}, "", score.Observations{}, fmt.Errorf("warm up: %w", context.Canceled), time.Now())
+	require.Equal(t, score.Unsure, x.Verdict)
+	require.Contains(t, x.Error, "run it again")
+	require.Empty(t, x.Results)
+	require.ErrorIs(t, Report{Runs: []Run{x}}.Err(), ErrNotPassed)
 }
 
 func TestLoadAndDiff(t *testing.T) {
