@@ -99,12 +99,11 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 	if err != nil {
 		return err
 	}
+	sound := soundOf(in, j.spec)
+	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, seekable, gain.dB, gain.limit
 	limits := j.e.opt.Child
 	limits.Wall = wall(plan.Duration(j.plan), 1)
-	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: ffmpeg.Audio{
-		URL: in.url, Stream: j.spec.Stream, Zero: j.spec.Zero, ZeroBase: hls.Rational{Num: j.spec.Num, Den: j.spec.Den},
-		SampleRate: plan.SampleRate, Bitrate: j.spec.Bitrate, From: from * fmp4.FrameSamples, PadTo: j.spec.PadTo, Seek: seekable, GainDB: gain,
-	}.Args()})
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: sound.Args()})
 	if err != nil {
 		return err
 	}
@@ -128,6 +127,12 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 		return in.Err()
 	}
 	return j.commit(ctx, true)
+}
+
+// soundOf is a whole track at the level it has.
+func soundOf(in *input, spec plan.AudioTrack) ffmpeg.Audio {
+	return ffmpeg.Audio{URL: in.url, Stream: spec.Stream, Zero: spec.Zero, ZeroBase: hls.Rational{Num: spec.Num, Den: spec.Den},
+		SampleRate: plan.SampleRate, Bitrate: spec.Bitrate, PadTo: spec.PadTo}
 }
 
 // read commits every chunk but the last, which waits for ffmpeg's good end.

@@ -10,72 +10,112 @@ import (
 	"github.com/meridian-video/meridian/encoder/plan"
 )
 
-// How loudness is measured: all of a short track, windows spread evenly over a
+// How loudness is sampled: all of a short track, windows spread evenly over a
 // long one. Both take less than a second.
 const (
-	loudnessWhole   = 90 * time.Second
+	loudnessShort   = 90 * time.Second
 	loudnessWindow  = 6 * time.Second
 	loudnessWindows = 10
-	// loudnessLimit ends a measurement that hangs; the track is then left as it is.
+	// loudnessLimit ends sampling that hangs; the track is then left as it is.
 	loudnessLimit = 30 * time.Second
 )
 
-// Bounds of the gain in dB. Less than minGain isn't heard; what is quieter than
-// silence isn't raised.
+// Bounds of the gain in dB. Less than minGain isn't heard, and a sample isn't
+// more exact; what is quieter than silence isn't raised.
 const (
 	minGain = 0.5
 	maxGain = 20.0
 	silence = -60.0
 )
 
-// gain measures a track and returns what brings it to its target, in dB. The
-// same source gives the same gain, so a task that takes over joins at the same
+// ceiling is the highest true peak of what is raised, in dBTP.
+const ceiling = -1.0
+
+// gain is what brings a track to its target.
+type gain struct {
+	dB float64
+	// limit says that without a limiter peaks could exceed the ceiling.
+	limit bool
+}
+
+// gain measures a track and returns what brings it to its target. The same
+// source gives the same gain, so a task that takes over joins at the same
 // level. A track that can't be measured is left as it is: it is heard all the same.
-func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTrack, length time.Duration, seekable bool) (float64, error) {
+func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTrack, length time.Duration, seekable bool) (gain, error) {
 	if spec.Loudness == 0 {
-		return 0, nil
+		return gain{}, nil
 	}
 	began := time.Now()
 	defer func() { e.metrics.stage("loudness", time.Since(began)) }()
-	l := ffmpeg.Loudness{URL: in.url, Stream: spec.Stream, Length: loudnessWindow}
-	if length > loudnessWhole {
-		zero := spec.Zero * spec.Num * 1_000_000 / spec.Den
-		n := loudnessWindows
-		if !seekable {
-			n = 1 // the beginning is what can be reached in time
-			l.Length = loudnessWindow * loudnessWindows
-		}
-		for i := range n {
-			l.Windows = append(l.Windows, max(0, zero)+(length.Microseconds()-l.Length.Microseconds())*int64(i)/int64(n))
-		}
+	whole := spec.LoudnessMeasure == plan.LoudnessWhole
+	limits, least := e.opt.Child, minGain
+	var args []string
+	if whole {
+		limits.Wall, least = wall(length, 1), 0
+		args = soundOf(in, spec).LoudnessArgs()
+	} else {
+		limits.Wall = loudnessLimit
+		args = sample(in, spec, length, seekable).Args()
 	}
-	limits := e.opt.Child
-	limits.Wall = loudnessLimit
-	out, err := ffmpeg.Run(ctx, ffmpeg.Command{Name: "ffmpeg", Args: l.Args(), Limits: limits}, ffmpeg.MaxLoudnessOutput)
-	var loudness float64
-	if err == nil {
-		loudness, err = ffmpeg.ParseLoudness(out)
-	}
+	level, err := measure(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: 1, Limits: limits})
 	var child *ffmpeg.Error
 	switch {
 	case ctx.Err() != nil:
-		return 0, context.Cause(ctx)
+		return gain{}, context.Cause(ctx)
 	case in.Err() != nil:
-		return 0, in.Err()
+		return gain{}, in.Err()
+	case whole && errors.As(err, &child) && child.Reason != ffmpeg.ReasonExit && t.Failures == 0:
+		return gain{}, err // the worker may be at fault
 	case errors.As(err, &child) || errors.Is(err, ffmpeg.ErrNoLoudness):
 		e.log.Warn("loudness can't be measured, the track keeps its level", "task", t.ID, "asset", t.Asset, "error", err)
-		return 0, nil
+		return gain{}, nil
 	case err != nil:
-		return 0, err
+		return gain{}, err
 	}
-	return gainFor(loudness, spec.Loudness), nil
+	return gainFor(level, spec.Loudness, least), nil
 }
 
-// gainFor is the gain in dB, in steps of a tenth.
-func gainFor(loudness, target float64) float64 {
-	g := math.Round((target-loudness)*10) / 10
-	if loudness < silence || math.Abs(g) < minGain {
-		return 0
+// sample chooses what of a track is measured.
+func sample(in *input, spec plan.AudioTrack, length time.Duration, seekable bool) ffmpeg.Loudness {
+	l := ffmpeg.Loudness{URL: in.url, Stream: spec.Stream, Length: loudnessWindow}
+	if length <= loudnessShort {
+		return l
 	}
-	return min(max(g, -maxGain), maxGain)
+	zero := spec.Zero * spec.Num * 1_000_000 / spec.Den
+	n := loudnessWindows
+	if !seekable {
+		n = 1 // the beginning is what can be reached in time
+		l.Length = loudnessWindow * loudnessWindows
+	}
+	for i := range n {
+		l.Windows = append(l.Windows, max(0, zero)+(length.Microseconds()-l.Length.Microseconds())*int64(i)/int64(n))
+	}
+	return l
+}
+
+// measure runs a measurement, which may write more than is worth keeping.
+func measure(ctx context.Context, c ffmpeg.Command) (ffmpeg.Level, error) {
+	proc, err := ffmpeg.Start(ctx, c)
+	if err != nil {
+		return ffmpeg.Level{}, err
+	}
+	level, rerr := ffmpeg.ParseLoudness(proc.Output(0))
+	if rerr != nil && !errors.Is(rerr, ffmpeg.ErrNoLoudness) {
+		proc.Kill(rerr)
+	}
+	perr := proc.Wait()
+	if perr == nil || errors.Is(perr, rerr) {
+		return level, rerr
+	}
+	return level, perr
+}
+
+// gainFor is the gain in steps of a tenth of a dB, none below the least.
+func gainFor(level ffmpeg.Level, target, least float64) gain {
+	g := math.Round((target-level.Integrated)*10) / 10
+	if level.Integrated < silence || math.Abs(g) < least {
+		return gain{}
+	}
+	g = min(max(g, -maxGain), maxGain)
+	return gain{dB: g, limit: g > 0 && level.Peak+g > ceiling}
 }

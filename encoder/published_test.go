@@ -2,7 +2,10 @@ package encoder
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"image/jpeg"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -89,9 +93,27 @@ func TestLoudness(t *testing.T) {
 			require.Less(t, peak, 1.0)
 		})
 	}
-	require.Zero(t, gainFor(-16.3, -16))
-	require.InDelta(t, maxGain, gainFor(-50, -16), 1e-9)
-	require.InDelta(t, -11.2, gainFor(-4.8, -16), 1e-9)
+}
+
+func TestGainFor(t *testing.T) {
+	unknown := math.Inf(1)
+	for _, c := range []struct {
+		loudness, peak, least, dB float64
+		limit                     bool
+	}{
+		{-16.3, unknown, minGain, 0, false},
+		{-16.3, -3, 0, 0.3, false},
+		{-50, unknown, minGain, maxGain, true},
+		{-50, -40, 0, maxGain, false},
+		{-26, -11.1, 0, 10, false},
+		{-26, -10.9, 0, 10, true},
+		{-4.8, unknown, minGain, -11.2, false},
+		{-70, math.Inf(-1), 0, 0, false},
+	} {
+		got := gainFor(ffmpeg.Level{Integrated: c.loudness, Peak: c.peak}, -16, c.least)
+		require.InDelta(t, c.dB, got.dB, 1e-9, "%+v", c)
+		require.Equal(t, c.limit, got.limit, "%+v", c)
+	}
 }
 
 func TestExtras(t *testing.T) {
@@ -136,8 +158,46 @@ func TestLoudnessOfWindows(t *testing.T) {
 	// Half of it is 20 dB louder and counts alone: the rest is below the gate.
 	got, err := b.gain(t.Context(), task, in, spec, 2*time.Minute, true)
 	require.NoError(t, err)
-	require.InDelta(t, 5.8, got, 0.4)
+	require.InDelta(t, 5.8, got.dB, 0.4)
 	got, err = b.gain(t.Context(), task, in, spec, 2*time.Minute, false)
 	require.NoError(t, err)
-	require.InDelta(t, maxGain, got, 0.01, "only the quiet beginning was heard")
+	require.InDelta(t, maxGain, got.dB, 0.01, "only the quiet beginning was heard")
+}
+
+// TestLoudnessOfTheWhole: what no window shows is heard when all is measured.
+func TestLoudnessOfTheWhole(t *testing.T) {
+	file := makeFile(t, "a.flac", "-f", "lavfi", "-i", "aevalsrc='if(lt(t\\,10)\\,0.004\\,0.12*gt(t\\,84))*sin(2*PI*440*t)':s=8000:d=91")
+	b := newBench(t, file, func(o *Options) { o.Profile.LoudnessMeasure = plan.LoudnessWhole })
+	b.encode(t)
+	path := filepath.Join(t.TempDir(), "a.mp4")
+	require.NoError(t, os.WriteFile(path, b.joined(t, "a0", "a0-aac128"), 0o600))
+	got, peak := loudness(t, path)
+	require.InDelta(t, -16, got, 0.5)
+	require.Less(t, peak, -1.0)
+
+	task := b.task(catalog.KindAudio, "a0", 0, 1)
+	in, err := b.open(t.Context(), task, plan.Run{})
+	require.NoError(t, err)
+	defer in.Close()
+	spec := plan.AudioTrack{Num: 1, Den: 1_000_000, Loudness: -16, LoudnessMeasure: plan.LoudnessSampled, PadTo: 91 * plan.SampleRate}
+	level, err := b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	require.NoError(t, err)
+	require.Equal(t, gain{dB: maxGain, limit: true}, level, "no window shows the loud end")
+
+	// A measurement that takes too long is another worker's to try, then left out.
+	b.opt.Child.Idle = time.Nanosecond
+	spec.LoudnessMeasure = plan.LoudnessWhole
+	_, err = b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	var child *ffmpeg.Error
+	require.ErrorAs(t, err, &child)
+	require.Equal(t, ffmpeg.ReasonIdle, child.Reason)
+	task.Failures = 1
+	level, err = b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	require.NoError(t, err)
+	require.Zero(t, level)
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("given up"))
+	_, err = b.gain(ctx, task, in, spec, 91*time.Second, true)
+	require.ErrorContains(t, err, "given up")
 }

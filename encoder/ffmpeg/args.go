@@ -169,8 +169,9 @@ type Audio struct {
 	PadTo int64
 	// Seek lets the demuxer seek; else the track is decoded from its beginning.
 	Seek bool
-	// GainDB changes the level; what it raises is limited to -1 dBTP.
+	// GainDB changes the level; Limit keeps what comes out at -1 dBTP.
 	GainDB float64
+	Limit  bool
 }
 
 // seekBack is how long before From decoding starts, so that decoders and the
@@ -186,12 +187,11 @@ func (t Audio) Args() []string {
 		a = append(a, "-ss", seconds(max(0, zero+t.From*1_000_000/int64(t.SampleRate)-seekBack)))
 	}
 	a = append(a, input(t.URL)...)
-	f := fmt.Sprintf("asetpts=round(PTS-%d*%d/%d/TB),aresample=%d:async=1:min_hard_comp=0.02:first_pts=%d,aformat=sample_fmts=fltp:sample_rates=%d:channel_layouts=stereo",
-		t.Zero, t.ZeroBase.Num, t.ZeroBase.Den, t.SampleRate, t.From, t.SampleRate)
+	f := t.filter()
 	if t.GainDB != 0 {
 		f += fmt.Sprintf(",volume=%.2fdB", t.GainDB)
 	}
-	if t.GainDB > 0 {
+	if t.Limit {
 		// Four times the rate shows the peaks between samples (ITU-R BS.1770-4, annex 2).
 		f += fmt.Sprintf(",aresample=%d,alimiter=limit=0.891:level=0:latency=1,aresample=%d,aformat=sample_fmts=fltp", 4*t.SampleRate, t.SampleRate)
 	}
@@ -201,6 +201,12 @@ func (t Audio) Args() []string {
 	return append(a, "-map", fmt.Sprintf("0:%d", t.Stream), "-map_metadata", "-1", "-af", f,
 		"-c:a", "aac", "-b:a", strconv.FormatInt(t.Bitrate, 10), "-fflags", "+bitexact", "-flush_packets", "1",
 		"-f", "adts", OutputPath(0))
+}
+
+// filter brings the sound onto the run's timeline, at the level it has.
+func (t Audio) filter() string {
+	return fmt.Sprintf("asetpts=round(PTS-%d*%d/%d/TB),aresample=%d:async=1:min_hard_comp=0.02:first_pts=%d,aformat=sample_fmts=fltp:sample_rates=%d:channel_layouts=stereo",
+		t.Zero, t.ZeroBase.Num, t.ZeroBase.Den, t.SampleRate, t.From, t.SampleRate)
 }
 
 // Remux copies the first video and all audio streams into a file with an index.

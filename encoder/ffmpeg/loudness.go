@@ -2,9 +2,9 @@ package ffmpeg
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -22,7 +22,7 @@ type Loudness struct {
 	Length  time.Duration
 }
 
-// Args returns ffmpeg's arguments; Parse understands what comes out of OutputPath(0).
+// Args returns ffmpeg's arguments; ParseLoudness understands what comes out of OutputPath(0).
 func (l Loudness) Args() []string {
 	a := append(common(), "-copyts", "-seek_timestamp", "1")
 	var chains, joined strings.Builder
@@ -41,32 +41,63 @@ func (l Loudness) Args() []string {
 	return append(a, "-filter_complex", f, "-map", "[o]", "-f", "null", "-")
 }
 
+// LoudnessArgs returns the arguments that measure all of what Args encodes from
+// the track's beginning, before gain: loudness and true peak. ParseLoudness
+// understands what comes out of OutputPath(0).
+func (t Audio) LoudnessArgs() []string {
+	t.From = 0
+	a := append(common(), "-copyts", "-vn", "-sn", "-dn")
+	a = append(a, input(t.URL)...)
+	f := t.filter()
+	if t.PadTo > 0 {
+		f += fmt.Sprintf(",atrim=end_sample=%d", t.PadTo)
+	}
+	f += ",ebur128=metadata=1:peak=true:framelog=verbose,ametadata=mode=print:file=" + strings.ReplaceAll(OutputPath(0), ":", `\\:`)
+	return append(a, "-map", fmt.Sprintf("0:%d", t.Stream), "-af", f, "-f", "null", "-")
+}
+
 // ErrNoLoudness: there was nothing to measure.
 var ErrNoLoudness = errors.New("no loudness was measured")
 
-// MaxLoudnessOutput bounds what a measurement writes: ten lines for a second of
-// sound.
-const MaxLoudnessOutput = 32 << 20
+// Level is how loud a track is.
+type Level struct {
+	// Integrated loudness in LUFS (ITU-R BS.1770-4); silence is -70.
+	Integrated float64
+	// Peak is the highest true peak in dBTP: -Inf without sound, +Inf when it
+	// wasn't measured and may be anything.
+	Peak float64
+}
 
-// ParseLoudness returns the integrated loudness in LUFS that a measurement wrote
-// last; silence is -70.
-func ParseLoudness(b []byte) (float64, error) {
-	last := math.NaN()
-	s := bufio.NewScanner(bytes.NewReader(b))
+// ParseLoudness reads a measurement to its end. It writes ten times for a second
+// of sound; the last values are those of all of it.
+func ParseLoudness(r io.Reader) (Level, error) {
+	integrated, peak := math.NaN(), math.NaN()
+	s := bufio.NewScanner(r)
 	for s.Scan() {
-		if v, ok := strings.CutPrefix(s.Text(), "lavfi.r128.I="); ok {
-			f, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			if err != nil {
-				return 0, fmt.Errorf("loudness: %w", err)
-			}
-			last = f
+		key, value, _ := strings.Cut(s.Text(), "=")
+		into := &integrated
+		switch key {
+		case "lavfi.r128.I":
+		case "lavfi.r128.true_peak":
+			into = &peak
+		default:
+			continue
 		}
+		f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		if err != nil {
+			return Level{}, fmt.Errorf("loudness: %w", err)
+		}
+		*into = f
 	}
 	if err := s.Err(); err != nil {
-		return 0, fmt.Errorf("loudness: %w", err)
+		return Level{}, fmt.Errorf("loudness: %w", err)
 	}
-	if math.IsNaN(last) || last > 30 {
-		return 0, ErrNoLoudness
+	if math.IsNaN(integrated) || integrated > 30 {
+		return Level{}, ErrNoLoudness
 	}
-	return max(last, -70), nil
+	out := Level{Integrated: max(integrated, -70), Peak: 20 * math.Log10(peak)}
+	if math.IsNaN(out.Peak) {
+		out.Peak = math.Inf(1)
+	}
+	return out, nil
 }

@@ -85,10 +85,12 @@ type AudioTrack struct {
 	PadTo   int64 `json:"pad_to,omitempty"`
 	Bitrate int64 `json:"bitrate"`
 	// Loudness to bring the track to, in LUFS; 0 leaves it as it is.
-	Loudness       float64 `json:"loudness,omitempty"`
-	Language       string  `json:"language"`
-	SegmentSeconds int     `json:"segment_seconds"`
-	MaxChunk       int     `json:"max_chunk"`
+	Loudness float64 `json:"loudness,omitempty"`
+	// LoudnessMeasure is as in Profile; empty means LoudnessSampled.
+	LoudnessMeasure string `json:"loudness_measure,omitempty"`
+	Language        string `json:"language"`
+	SegmentSeconds  int    `json:"segment_seconds"`
+	MaxChunk        int    `json:"max_chunk"`
 }
 
 // TextTrack is the encoder's part of a track of subtitles.
@@ -388,7 +390,7 @@ func reduced(num, den int64) hls.Rational {
 func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile, taken names) (catalog.PlanTrack, error) {
 	t := base
 	t.Stream, t.Bitrate, t.Language, t.SegmentSeconds, t.MaxChunk = a.Stream, p.AudioBitrate, a.Language, p.SegmentSeconds, p.MaxChunk
-	t.Loudness = p.Loudness
+	t.Loudness, t.LoudnessMeasure = p.Loudness, p.LoudnessMeasure
 	name := a.Title
 	if name == "" {
 		name = "Audio"

@@ -35,9 +35,18 @@ type Profile struct {
 	AudioBitrate int64 `yaml:"audio_bitrate" json:"audio_bitrate"`
 	// Loudness of audio tracks in LUFS; 0 leaves them as they are.
 	Loudness float64 `yaml:"loudness" json:"loudness"`
+	// LoudnessMeasure is LoudnessSampled or LoudnessWhole.
+	LoudnessMeasure string `yaml:"loudness_measure" json:"loudness_measure"`
 	// MaxAudioTracks are encoded, the first ones.
 	MaxAudioTracks int `yaml:"max_audio_tracks" json:"max_audio_tracks"`
 }
+
+// How the loudness of a track is found before it is encoded: from windows of it,
+// within a second, or exactly, for which all of it is decoded once more.
+const (
+	LoudnessSampled = "sampled"
+	LoudnessWhole   = "whole"
+)
 
 // DefaultName is the profile of runs that ask for none.
 const DefaultName = "default"
@@ -45,7 +54,8 @@ const DefaultName = "default"
 // Default is the profile of general use, with the given number of threads per rung.
 func Default(threads int) Profile {
 	return Profile{Name: DefaultName, Version: 1, Rungs: []int{2160, 1440, 1080, 720, 480, 360, 240}, Preset: "veryfast", CRF: 23,
-		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, Copy: true, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16, MaxAudioTracks: 8}
+		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, Copy: true, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16,
+		LoudnessMeasure: LoudnessSampled, MaxAudioTracks: 8}
 }
 
 // SampleRate of all audio renditions.
@@ -78,6 +88,7 @@ func (p Profile) Validate() error {
 	check(p.MaxFrameRate >= 1 && p.MaxFrameRate <= 240, "max_frame_rate %d: want 1 to 240", p.MaxFrameRate)
 	check(p.AudioBitrate >= 16_000 && p.AudioBitrate <= 512_000, "audio_bitrate %d: want 16000 to 512000", p.AudioBitrate)
 	check(p.Loudness >= -40 && p.Loudness <= 0, "loudness %v LUFS: want -40 to 0", p.Loudness)
+	check(p.LoudnessMeasure == LoudnessSampled || p.LoudnessMeasure == LoudnessWhole, "loudness_measure %q: want %s or %s", p.LoudnessMeasure, LoudnessSampled, LoudnessWhole)
 	check(p.MaxAudioTracks >= 1 && p.MaxAudioTracks <= 32, "max_audio_tracks %d: want 1 to 32", p.MaxAudioTracks)
 	return errors.Join(errs...)
 }

@@ -8,10 +8,10 @@ import (
 )
 
 func TestLoadProfiles(t *testing.T) {
-	got, err := LoadProfiles(strings.NewReader("version: 1\nprofiles:\n  - name: archive\n    version: 3\n    crf: 18\n    preset: slow\n    copy: false\n    rungs: [1080, 480]\n    loudness: 0\n"), 4)
+	got, err := LoadProfiles(strings.NewReader("version: 1\nprofiles:\n  - name: archive\n    version: 3\n    crf: 18\n    preset: slow\n    copy: false\n    rungs: [1080, 480]\n    loudness: 0\n    loudness_measure: whole\n"), 4)
 	require.NoError(t, err)
 	want := Default(4)
-	want.Name, want.Version, want.CRF, want.Preset, want.Copy, want.Rungs, want.Loudness = "archive", 3, 18, "slow", false, []int{1080, 480}, 0
+	want.Name, want.Version, want.CRF, want.Preset, want.Copy, want.Rungs, want.Loudness, want.LoudnessMeasure = "archive", 3, 18, "slow", false, []int{1080, 480}, 0, LoudnessWhole
 	require.Equal(t, Profiles{"archive": want, "default": Default(4)}, got)
 }
 
@@ -23,6 +23,8 @@ func TestLoadProfilesNamesEveryProblem(t *testing.T) {
 		"version: 1\nprofiles:\n  - {name: a, crv: 3}\n":                                {"crv"},
 		"version: 1\nprofiles:\n  - {name: A, crf: 99, preset: hasty, rungs: [7, 9]}\n": {"name", "crf 99", "hasty", "rungs"},
 		"version: 1\nprofiles:\n  - {name: a}\n  - {name: a}\n":                         {"twice"},
+		"version: 1\nprofiles:\n  - {name: a, loudness_measure: some}\n":                {"loudness_measure \"some\": want sampled or whole"},
+		"version: 1\nprofiles:\n  - {name: a, loudness_measure: \"\"}\n":                {"loudness_measure"},
 		"version: 1\nprofiles:\n  - {crf: 20}\n":                                        {"name"},
 	} {
 		_, err := LoadProfiles(strings.NewReader(text), 2)
