@@ -16,6 +16,7 @@ import (
 type Proc struct {
 	PID, Parent int
 	State       byte
+	kernel      bool // a thread of the kernel
 }
 
 // Procs lists the machine's processes.
@@ -49,15 +50,22 @@ func parseStat(pid int, b []byte) (Proc, bool) {
 		return Proc{}, false
 	}
 	f := strings.Fields(string(b[i+1:]))
-	if len(f) < 2 || len(f[0]) != 1 {
+	if len(f) < 7 || len(f[0]) != 1 {
 		return Proc{}, false
 	}
 	parent, err := strconv.Atoi(f[1])
 	if err != nil {
 		return Proc{}, false
 	}
-	return Proc{PID: pid, Parent: parent, State: f[0][0]}, true
+	flags, err := strconv.ParseUint(f[6], 10, 32)
+	if err != nil {
+		return Proc{}, false
+	}
+	return Proc{PID: pid, Parent: parent, State: f[0][0], kernel: flags&kernelThread != 0}, true
 }
+
+// kernelThread is PF_KTHREAD of the kernel's sched.h.
+const kernelThread = 0x00200000
 
 // Alive is false for zombies.
 func (p Proc) Alive() bool { return p.State != 'Z' && p.State != 'X' }
@@ -65,7 +73,7 @@ func (p Proc) Alive() bool { return p.State != 'Z' && p.State != 'X' }
 // hasEnv says whether a process was started with all of the given variables.
 // Other users' processes are not readable and never ours.
 func hasEnv(pid int, vars ...string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	b, err := environ(pid)
 	if err != nil {
 		return false
 	}
@@ -77,6 +85,31 @@ func hasEnv(pid int, vars ...string) bool {
 	}
 	return true
 }
+
+// environ reads a process's environment. For a moment of its exec it seems to have
+// none, and whoever then looks for it to kill it must not miss it.
+func environ(pid int) ([]byte, error) {
+	for try := 0; ; try++ {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil || len(b) > 0 || try == environTries {
+			return b, err
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil, err
+		}
+		if p, ok := parseStat(pid, stat); !ok || !p.Alive() || p.kernel {
+			return nil, nil
+		}
+		time.Sleep(environPause)
+	}
+}
+
+// A process whose environment is really empty costs this much a look.
+const (
+	environTries = 10
+	environPause = 2 * time.Millisecond
+)
 
 // withDescendants returns the living processes that match and all below them.
 func withDescendants(match func(pid int) bool) ([]int, error) {

@@ -313,7 +313,7 @@ func FuzzParseStat(f *testing.F) {
 }
 
 func TestParseStat(t *testing.T) {
-	p, ok := parseStat(12, []byte("12 (a) Z 1) S 7 12 12 0"))
+	p, ok := parseStat(12, []byte("12 (a) Z 1) S 7 12 12 0 -1 4194304"))
 	require.True(t, ok)
 	require.Equal(t, Proc{PID: 12, Parent: 7, State: 'S'}, p)
 	require.True(t, p.Alive())
