@@ -16,6 +16,7 @@ import (
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/token"
 )
 
@@ -65,7 +66,7 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 	if !ok || t.kind == kindMaster || t.kind == kindHealth {
 		return fastpath.Answer{}, false
 	}
-	if t.kind == kindMedia && (bytes.IndexByte(rawQuery, '%') >= 0 || bytes.Contains(rawQuery, []byte("steering"))) {
+	if t.kind == kindMedia && (t.object != hls.MediaName || bytes.IndexByte(rawQuery, '%') >= 0 || bytes.Contains(rawQuery, []byte("steering"))) {
 		return fastpath.Answer{}, false
 	}
 	if f.h.log.Enabled(context.Background(), slog.LevelDebug) {

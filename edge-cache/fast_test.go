@@ -90,6 +90,7 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		{"playlist", of(asset, "-", "v1080/index.m3u8"), "", true},
 		{"playlist with a query", of(asset, "-", "v1080/index.m3u8") + "?p=eu-1", "", true},
 		{"private segment", of(foreign, tok, seg), "", true},
+		{"I-frame playlist", of(asset, "-", "v1080/iframes.m3u8"), "", false},
 		{"private playlist", of(foreign, tok, "v1080/index.m3u8"), "", true},
 		{"plain playlist", of(asset, "-", "v1080/index.m3u8") + "?steering=0", "", false},
 		{"plain playlist, escaped", of(asset, "-", "v1080/index.m3u8") + "?%73teering=0", "", false},

@@ -174,6 +174,8 @@ func (t target) delivery() (mime, control string) {
 		mime = "application/json"
 	case t.kind == kindExtra && strings.Contains(t.object, ".vtt-"):
 		mime = "text/vtt"
+	case t.kind == kindExtra && strings.Contains(t.object, ".webp-"):
+		mime = "image/webp"
 	case t.kind == kindExtra:
 		mime = "image/jpeg"
 	case t.rendition[0] == 'a':
@@ -391,7 +393,7 @@ func (h *handler) media(w http.ResponseWriter, r *http.Request, a *answer, q que
 	if q.plain {
 		prefix = h.sites.router(q.router, h.sites.self) + "/v/" + t.token + "/" + t.asset + "/" + t.run + "/" + t.rendition + "/"
 	}
-	p, err := h.composer.Playlist(r.Context(), t.asset, t.run, t.rendition, prefix, a.grant.record.Placement)
+	p, err := h.composer.Playlist(r.Context(), t, prefix, a.grant.record.Placement)
 	if err != nil {
 		return err
 	}

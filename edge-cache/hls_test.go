@@ -159,6 +159,32 @@ func TestGrowingPlaylistNeverGoesBack(t *testing.T) {
 }
 
 // TestRecordsComeFromOtherRegions: the own region lags behind.
+func TestIFramePlaylist(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 2))
+	w.video(record0(), 3)
+	w.start("eu-1")
+	res, b := w.get("/v/-/" + asset + "/r1/v1080/iframes.m3u8")
+	require.Equal(t, 200, res.StatusCode, string(b))
+	require.Equal(t, hls.ContentType, res.Header.Get("Content-Type"))
+	require.Equal(t, endedFor, res.Header.Get("Cache-Control"))
+	info, err := hls.CheckMedia(b)
+	require.NoError(t, err)
+	require.True(t, info.IFrames && info.Ended)
+	require.Len(t, info.Segments, 3)
+	require.Equal(t, int64(700), info.Segments[2].Length)
+	_, media := w.get("/v/-/" + asset + "/r1/v1080/index.m3u8")
+	require.NotContains(t, string(media), "BYTERANGE", "the rendition's two playlists were mistaken")
+	res, b = w.get("/v/-/" + asset + "/r1/v1080/iframes.m3u8?steering=0")
+	require.Equal(t, 200, res.StatusCode)
+	require.Contains(t, string(b), "http://")
+
+	// Where no keyframes are known, or can be, there is no such playlist.
+	for _, rendition := range []string{"v360", "a0-aac128"} {
+		res, _ := w.get("/v/-/" + asset + "/r1/" + rendition + "/iframes.m3u8")
+		require.Equal(t, 404, res.StatusCode, rendition)
+	}
+}
+
 func TestRecordsComeFromOtherRegions(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 2))
 	rec := record0()

@@ -41,8 +41,8 @@ type target struct {
 
 const (
 	healthPath = "/health/segment"
-	// extras stands where a rendition's name does, before a run's posters and
-	// storyboard; no rendition has that name. extrasIndex lists them.
+	// extras stands where a rendition's name does, before a run's posters,
+	// storyboard and preview; no rendition has that name. extrasIndex lists them.
 	extras      = "extra"
 	extrasIndex = "index.json"
 )
@@ -84,7 +84,7 @@ func parsePath(p string) (target, bool) {
 		if t.kind = kindExtra; t.object != extrasIndex && !hls.ValidExtra(t.object) {
 			return target{}, false
 		}
-	case t.object == "index.m3u8":
+	case t.object == hls.MediaName, t.object == hls.IFrameName && t.rendition[0] == 'v':
 		t.kind = kindMedia
 	case hls.ValidInit(t.object):
 		t.kind = kindInit

@@ -91,27 +91,33 @@ type playlist struct {
 	head  atomic.Pointer[preparedHead]
 }
 
-func makePlaylist(body []byte, ended bool) *playlist {
-	return &playlist{body: body, etag: `"` + strconv.FormatUint(xxhash.Sum64(body), 16) + "-" + strconv.Itoa(len(body)) + `"`, ended: ended}
-}
-
-// Playlist returns the rendition's media playlist. prefix is put before every
-// URI; without one the playlist is shared by all who ask.
-func (c *composer) Playlist(ctx context.Context, asset, run, rendition, prefix string, p objects.Placement) (*playlist, error) {
-	r := c.tracksOf(asset, run, p)
-	t, records, err := c.find(ctx, r, rendition)
+func makePlaylist(records []hls.Record, of target, prefix string) (*playlist, error) {
+	write := hls.Media
+	if of.object == hls.IFrameName {
+		write = hls.IFrames
+	}
+	body, err := write(records, of.rendition, prefix)
+	if errors.Is(err, hls.ErrNoKeyframes) {
+		return nil, errNotFound
+	}
 	if err != nil {
 		return nil, err
 	}
-	ended := records[len(records)-1].Last
-	if prefix != "" {
-		b, err := hls.Media(records, rendition, prefix)
-		if err != nil {
-			return nil, err
-		}
-		return makePlaylist(b, ended), nil
+	return &playlist{body: body, etag: `"` + strconv.FormatUint(xxhash.Sum64(body), 16) + "-" + strconv.Itoa(len(body)) + `"`, ended: records[len(records)-1].Last}, nil
+}
+
+// Playlist returns the media or I-frame playlist that of names. prefix is put
+// before every URI; without one the playlist is shared by all who ask.
+func (c *composer) Playlist(ctx context.Context, of target, prefix string, p objects.Placement) (*playlist, error) {
+	r := c.tracksOf(of.asset, of.run, p)
+	t, records, err := c.find(ctx, r, of.rendition)
+	if err != nil {
+		return nil, err
 	}
-	return t.compose(records, rendition, ended)
+	if prefix != "" {
+		return makePlaylist(records, of, prefix)
+	}
+	return t.compose(records, of)
 }
 
 // Known returns the shared playlist if it is composed and nothing new is due;
@@ -137,7 +143,7 @@ func (c *composer) Known(run, rendition string) *playlist {
 	if !t.ended() && (t.polling || !time.Now().Before(t.next)) {
 		return nil
 	}
-	if p := t.playlists[rendition]; p != nil && p.records == len(t.records) {
+	if p := t.playlists[playlistOf{rendition, hls.MediaName}]; p != nil && p.records == len(t.records) {
 		return p.playlist
 	}
 	return nil
@@ -293,8 +299,11 @@ type track struct {
 	polling   bool
 	changed   chan struct{} // closed when records grew or the poll ended
 	err       error         // why the last poll knows of nothing
-	playlists map[string]*composed
+	playlists map[playlistOf]*composed
 }
+
+// playlistOf names a playlist of a track.
+type playlistOf struct{ rendition, name string }
 
 type composed struct {
 	records int
@@ -492,8 +501,8 @@ func (t *track) extend(recs []hls.Record) {
 	var bytes int64
 	for _, r := range recs {
 		for _, rs := range r.Renditions {
-			// A segment here and its line in a playlist.
-			bytes += 256 + int64(len(rs.Segments))*(32+64)
+			// A segment here and its lines in two playlists.
+			bytes += 256 + int64(len(rs.Segments))*(40+64+96)
 		}
 	}
 	t.mu.Lock()
@@ -505,20 +514,20 @@ func (t *track) extend(recs []hls.Record) {
 
 // compose returns the shared playlist for these records, made once. One made
 // meanwhile from more records is returned instead: nobody is shown less.
-func (t *track) compose(records []hls.Record, rendition string, ended bool) (*playlist, error) {
+func (t *track) compose(records []hls.Record, of target) (*playlist, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.playlists[rendition]; p != nil && p.records >= len(records) {
+	key := playlistOf{of.rendition, of.object}
+	if p := t.playlists[key]; p != nil && p.records >= len(records) {
 		return p.playlist, nil
 	}
-	b, err := hls.Media(records, rendition, "")
+	p, err := makePlaylist(records, of, "")
 	if err != nil {
 		return nil, err
 	}
 	if t.playlists == nil {
-		t.playlists = map[string]*composed{}
+		t.playlists = map[playlistOf]*composed{}
 	}
-	p := &composed{len(records), makePlaylist(b, ended)}
-	t.playlists[rendition] = p
-	return p.playlist, nil
+	t.playlists[key] = &composed{len(records), p}
+	return p, nil
 }

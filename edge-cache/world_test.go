@@ -240,7 +240,11 @@ func (w *world) chunk(r playback.Record, track string, n int, last bool) {
 		b := bytesOf(key, segmentBytes)
 		w.put(key, b)
 		sum = sha256.Sum256(b)
-		rec.Renditions[x.ID] = hls.RenditionSegments{Init: name, Segments: []hls.Segment{{Duration: 2000, Bytes: segmentBytes, SHA256: hex.EncodeToString(sum[:])}}}
+		segment := hls.Segment{Duration: 2000, Bytes: segmentBytes, SHA256: hex.EncodeToString(sum[:])}
+		if x.ID == "v1080" { // of the others no keyframes are known
+			segment.Key = 700
+		}
+		rec.Renditions[x.ID] = hls.RenditionSegments{Init: name, Segments: []hls.Segment{segment}}
 	}
 	b, err := rec.Encode()
 	require.NoError(w.t, err)

@@ -54,7 +54,7 @@ func (p *publisher) segment(rendition string, chunk, n int, s *fmp4.Segment, of 
 	body := objects.Bytes(s.Data)
 	key := objects.SegmentKey(p.t.Asset, p.t.RunName(), rendition, hls.SegmentPath(chunk, p.t.Attempt, n))
 	p.put(key, body, of, nil)
-	return hls.Segment{Duration: s.Duration, Bytes: body.Size, SHA256: hex.EncodeToString(body.SHA256[:])}
+	return hls.Segment{Duration: s.Duration, Bytes: body.Size, SHA256: hex.EncodeToString(body.SHA256[:]), Key: int64(s.Key)}
 }
 
 // init starts the PUT of an initialisation segment, once per process.

@@ -185,6 +185,7 @@ func measure(ctx context.Context, q *db.Queries, asset string, run int32, target
 			continue
 		}
 		renditions[i].Bandwidth, renditions[i].AverageBandwidth = peak, average
+		renditions[i].KeyBandwidth = measureKeys(records[r.Track], r.ID, target)
 		description, err := json.Marshal(renditions[i])
 		if err != nil {
 			return err
@@ -265,4 +266,20 @@ func Measure(records []hls.Record, rendition string, target int) (peak, average 
 		}
 	}
 	return hls.Rates(all, target)
+}
+
+// measureKeys returns the peak bit rate of a rendition's keyframes alone, 0 unless
+// all its segments have one.
+func measureKeys(records []hls.Record, rendition string, target int) int64 {
+	var all []hls.SegmentSize
+	for _, r := range records {
+		for _, s := range r.Renditions[rendition].Segments {
+			if s.Key == 0 {
+				return 0
+			}
+			all = append(all, hls.SegmentSize{Seconds: float64(s.Duration) / float64(r.Timescale), Bytes: s.Key})
+		}
+	}
+	peak, _ := hls.Rates(all, target)
+	return peak
 }

@@ -417,6 +417,19 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+func TestMeasureKeys(t *testing.T) {
+	rec := func(keys ...int64) hls.Record {
+		r := hls.RenditionSegments{}
+		for _, k := range keys {
+			r.Segments = append(r.Segments, hls.Segment{Duration: 2000, Bytes: 10_000, Key: k})
+		}
+		return hls.Record{Timescale: 1000, Renditions: map[string]hls.RenditionSegments{"v": r}}
+	}
+	require.EqualValues(t, 12_000, measureKeys([]hls.Record{rec(1000, 3000), rec(500)}, "v", 2))
+	require.Zero(t, measureKeys([]hls.Record{rec(1000), rec(500, 0)}, "v", 2), "of one segment no keyframe is known")
+	require.Zero(t, measureKeys(nil, "v", 2))
+}
+
 func mustJSON(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)

@@ -1,6 +1,10 @@
 package e2e
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +65,23 @@ func TestPublishAndPlay(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, media.Ended)
 		require.InDelta(t, 10, media.Duration(), 0.1)
+	}
+
+	// A player that winds shows keyframes alone: a byte range of each segment.
+	require.Len(t, info.IFrames, len(info.Variants))
+	for _, i := range info.IFrames {
+		status, _, body := get(t, i.URI)
+		require.Equal(t, 200, status, i.URI)
+		list, err := hls.CheckMedia(body)
+		require.NoError(t, err)
+		require.Len(t, list.Segments, 5)
+		last, base := list.Segments[4], strings.TrimSuffix(i.URI, hls.IFrameName)
+		_, _, init := get(t, base+last.Map)
+		status, _, frame := get(t, base+last.URI, "Range", fmt.Sprintf("bytes=%d-%d", last.Offset, last.Offset+last.Length-1))
+		require.Equal(t, 206, status)
+		file := filepath.Join(t.TempDir(), "frame.mp4")
+		require.NoError(t, os.WriteFile(file, append(init, frame...), 0o600))
+		require.Equal(t, 1, stack.Frames(t, file))
 	}
 }
 

@@ -58,6 +58,8 @@ func TestVideoSegmentsJoin(t *testing.T) {
 
 	at := uint64(5000)
 	for _, s := range []*Segment{first, last} {
+		require.True(t, bytes.HasSuffix(s.Data[:s.Key], decode(t, s)[0].Data))
+		require.Less(t, s.Key, len(s.Data))
 		for i, sample := range decode(t, s) {
 			require.Equal(t, at, sample.DecodeTime)
 			require.Equal(t, i == 0, sample.Flags&mp4.NonSyncSampleFlags == 0)

@@ -15,6 +15,9 @@ type Segment struct {
 	Data            []byte
 	// PTS of every frame in presentation order; nil for audio.
 	PTS []int64
+	// Key is how many of Data's bytes, from its beginning, hold all that is needed
+	// to show the first frame, a keyframe; 0 for audio.
+	Key int
 }
 
 // VideoSegmenter makes one segment of each fragment of a chunk. It holds one
@@ -108,7 +111,10 @@ func (v *VideoSegmenter) flush(end int64) (*Segment, error) {
 	if err := frag.Encode(&b); err != nil {
 		return nil, fmt.Errorf("fragment: %w", err)
 	}
-	out := &Segment{Start: v.first, Duration: end - v.first, Frames: len(pts), Data: b.Bytes(), PTS: pts}
+	out := &Segment{Start: v.first, Duration: end - v.first, Frames: len(pts), Data: b.Bytes(), PTS: pts, Key: b.Len()}
+	for _, s := range v.held[1:] {
+		out.Key -= len(s.Data)
+	}
 	v.held = nil
 	v.n++
 	return out, nil

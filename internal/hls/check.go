@@ -10,8 +10,10 @@ import (
 
 // MediaInfo is what a media playlist says.
 type MediaInfo struct {
-	Target   int
-	Ended    bool
+	Target int
+	Ended  bool
+	// IFrames: it is an I-frame playlist.
+	IFrames  bool
 	Segments []MediaSegment
 }
 
@@ -22,6 +24,8 @@ type MediaSegment struct {
 	Map string
 	// Duration in seconds.
 	Duration float64
+	// Offset and Length of the byte range in the resource; Length 0 is all of it.
+	Offset, Length int64
 }
 
 // Duration is the sum of the segments' durations, in seconds.
@@ -40,6 +44,8 @@ type MasterInfo struct {
 	Audio []AudioRendition
 	// Text renditions, of all groups.
 	Text []AudioRendition
+	// IFrames are the I-frame playlists.
+	IFrames []IFrameStream
 	// SteeringURI and InitialPathway are empty without content steering.
 	SteeringURI, InitialPathway string
 }
@@ -49,6 +55,12 @@ type Variant struct {
 	URI, Pathway, AudioGroup, TextGroup, Codecs, Resolution string
 	Bandwidth, AverageBandwidth                             int64
 	FrameRate                                               float64
+}
+
+// IFrameStream is one EXT-X-I-FRAME-STREAM-INF.
+type IFrameStream struct {
+	URI, Pathway, Codecs, Resolution string
+	Bandwidth                        int64
 }
 
 // AudioRendition is one EXT-X-MEDIA of sound or text.
@@ -61,6 +73,7 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 	var m MediaInfo
 	c := checker{kind: "media playlist"}
 	duration, mapURI, sequence := -1.0, "", false
+	offset, length := int64(0), int64(0)
 	for _, line := range c.lines(b) {
 		tag, value, _ := strings.Cut(line, ":")
 		switch {
@@ -86,9 +99,21 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 				d = 0
 			}
 			duration = d
+		case tag == "#EXT-X-BYTERANGE":
+			n, at, ok := strings.Cut(value, "@")
+			if !ok {
+				c.bad("%q: want length@offset", line)
+			}
+			length = c.number(line, n)
+			var err error
+			if offset, err = strconv.ParseInt(at, 10, 64); ok && (err != nil || offset < 0) {
+				c.bad("%q: want an offset of at least 0", line)
+			}
+		case line == "#EXT-X-I-FRAMES-ONLY":
+			m.IFrames = true
 		case line == "#EXT-X-ENDLIST":
 			m.Ended = true
-		case tag == "#EXT-X-STREAM-INF" || tag == "#EXT-X-MEDIA":
+		case tag == "#EXT-X-STREAM-INF" || tag == "#EXT-X-MEDIA" || tag == "#EXT-X-I-FRAME-STREAM-INF":
 			c.bad("%q belongs in a multivariant playlist", line)
 		case !strings.HasPrefix(line, "#"):
 			switch {
@@ -99,8 +124,8 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			case int(math.Round(duration)) > m.Target:
 				c.bad("segment %q: %.3f s, longer than the target duration %d", line, duration, m.Target)
 			}
-			m.Segments = append(m.Segments, MediaSegment{URI: line, Map: mapURI, Duration: duration})
-			duration = -1
+			m.Segments = append(m.Segments, MediaSegment{URI: line, Map: mapURI, Duration: duration, Offset: offset, Length: length})
+			duration, offset, length = -1, 0, 0
 		}
 	}
 	if m.Target < 1 {
@@ -168,6 +193,18 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 			}
 			if pending.AverageBandwidth > pending.Bandwidth {
 				c.bad("%q: AVERAGE-BANDWIDTH above BANDWIDTH", line)
+			}
+		case tag == "#EXT-X-I-FRAME-STREAM-INF":
+			a := c.attributes(line, value)
+			m.IFrames = append(m.IFrames, IFrameStream{a["URI"], a["PATHWAY-ID"], a["CODECS"], a["RESOLUTION"], c.number(line, a["BANDWIDTH"])})
+			if a["URI"] == "" || a["CODECS"] == "" {
+				c.bad("%q: want URI and CODECS", line)
+			}
+			// RFC 8216bis 4.4.6.3.
+			for _, name := range []string{"FRAME-RATE", "AUDIO", "SUBTITLES", "CLOSED-CAPTIONS"} {
+				if _, ok := a[name]; ok {
+					c.bad("%q: %s isn't for I-frame playlists", line, name)
+				}
 			}
 		case tag == "#EXT-X-MEDIA":
 			a := c.attributes(line, value)

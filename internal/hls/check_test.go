@@ -45,6 +45,8 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		"positive duration":     head + "#EXTINF:nan,\na\n",
 		"no segments":           head,
 		"no EXT-X-TARGETDURATI": "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:0.1,\na\n",
+		"length@offset":         head + "#EXTINF:2,\n#EXT-X-BYTERANGE:5\na\n",
+		"offset of at least 0":  head + "#EXTINF:2,\n#EXT-X-BYTERANGE:5@-1\na\n",
 		"no EXT-X-MEDIA-SEQUEN": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n",
 	} {
 		_, err := CheckMedia([]byte(playlist))
@@ -64,6 +66,8 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		"other names":            audio("a", "n") + audio("b", "m") + variant("BANDWIDTH=1,AUDIO=\"a\",PATHWAY-ID=\"x\"") + variant("BANDWIDTH=1,AUDIO=\"b\",PATHWAY-ID=\"y\""),
 		"quote isn't closed":     variant("BANDWIDTH=1,AUDIO=\"a"),
 		"without a URI after it": "#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"c\"\n",
+		"URI and CODECS":         "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS=\"c\"\n" + variant("BANDWIDTH=1"),
+		"isn't for I-frame":      "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS=\"c\",URI=\"u\",AUDIO=\"a\"\n" + variant("BANDWIDTH=1"),
 		"twice":                  variant("BANDWIDTH=1,BANDWIDTH=1"),
 	} {
 		_, err := CheckMaster([]byte("#EXTM3U\n" + playlist))

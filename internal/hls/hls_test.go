@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,54 @@ func TestMediaGolden(t *testing.T) {
 	}
 	_, err = Media([]Record{record(0, 1, false)}, "v144", "")
 	require.ErrorContains(t, err, `no rendition "v144"`)
+}
+
+func TestIFrameGolden(t *testing.T) {
+	keyed := func(chunk, segments int, last bool) Record {
+		r := record(chunk, segments, last)
+		for _, rs := range r.Renditions {
+			for i := range rs.Segments {
+				rs.Segments[i].Key = int64(300 + i)
+			}
+		}
+		require.NoError(t, r.Validate())
+		return r
+	}
+	growing, err := IFrames([]Record{keyed(0, 1, false)}, "v360", "")
+	require.NoError(t, err)
+	golden(t, "iframes-growing.m3u8", growing)
+	old, err := CheckMedia(growing)
+	require.NoError(t, err)
+	ended, err := IFrames([]Record{keyed(0, 1, false), keyed(1, 2, true)}, "v360", "http://router/v/-/"+asset+"/r1/v360/")
+	require.NoError(t, err)
+	golden(t, "iframes-ended-plain.m3u8", ended)
+	relative, err := IFrames([]Record{keyed(0, 1, false), keyed(1, 2, true)}, "v360", "")
+	require.NoError(t, err)
+	now, err := CheckMedia(relative)
+	require.NoError(t, err)
+	require.True(t, now.IFrames)
+	require.NoError(t, CheckGrown(old, now))
+	require.Equal(t, MediaSegment{URI: "00001-1/00001.m4s", Map: "init-0123abcd.mp4", Duration: 2, Length: 301}, now.Segments[2])
+
+	_, err = IFrames([]Record{keyed(0, 1, false), record(1, 2, true)}, "v360", "")
+	require.ErrorIs(t, err, ErrNoKeyframes)
+	long := keyed(0, 1, true)
+	long.Renditions["v360"].Segments[0].Key = 1001
+	require.ErrorContains(t, long.Validate(), "key 1001")
+
+	measured := slices.Clone(renditions)
+	measured[0].KeyBandwidth, measured[1].KeyBandwidth = 900_000, 150_000
+	m, err := Master(measured)
+	require.NoError(t, err)
+	golden(t, "master-iframes.m3u8", m)
+	e, err := Expand(m, []Pathway{{"eu-1", "http://a/"}, {"us-1", "http://b/"}}, Steering{TTL: 2, Priority: []string{"eu-1", "us-1"}})
+	require.NoError(t, err)
+	info, err := CheckMaster(e)
+	require.NoError(t, err)
+	require.Len(t, info.IFrames, 4)
+	require.Equal(t, IFrameStream{URI: "http://b/v360/iframes.m3u8", Pathway: "us-1", Codecs: "avc1.64001e", Resolution: "640x360", Bandwidth: 150_000}, info.IFrames[2])
+	plain := string(Plain(m, "http://r/", "?steering=0"))
+	require.Contains(t, plain, `URI="http://r/v360/iframes.m3u8?steering=0"`)
 }
 
 func TestMasterGolden(t *testing.T) {

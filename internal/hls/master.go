@@ -50,6 +50,9 @@ type Rendition struct {
 	Bandwidth int64 `json:"bandwidth"`
 	// AverageBandwidth is measured; 0 until then. Bits per second.
 	AverageBandwidth int64 `json:"average_bandwidth,omitempty"`
+	// KeyBandwidth is the peak bit rate of the keyframes alone, measured; 0 until
+	// then, and where there is no I-frame playlist. Bits per second.
+	KeyBandwidth int64 `json:"key_bandwidth,omitempty"`
 	// Language is a BCP 47 tag, empty when unknown. Name is shown to people. Audio and text only.
 	Language string `json:"language,omitempty"`
 	Name     string `json:"name,omitempty"`
@@ -62,6 +65,7 @@ type Rendition struct {
 const (
 	audioGroup = "aud"
 	textGroup  = "sub"
+	iframeTag  = "#EXT-X-I-FRAME-STREAM-INF:"
 )
 
 // Master composes the stored master playlist with URIs relative to the run:
@@ -112,7 +116,7 @@ func Master(renditions []Rendition) ([]byte, error) {
 		if a.Channels > 0 {
 			fmt.Fprintf(&b, `,CHANNELS="%d"`, a.Channels)
 		}
-		fmt.Fprintf(&b, `,URI="%s/index.m3u8"`+"\n", a.ID)
+		fmt.Fprintf(&b, `,URI="%s/%s"`+"\n", a.ID, MediaName)
 	}
 	for _, t := range text {
 		fmt.Fprintf(&b, `#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="%s",NAME="%s"`, textGroup, cmp.Or(t.Name, t.ID))
@@ -123,10 +127,16 @@ func Master(renditions []Rendition) ([]byte, error) {
 		if t.Forced {
 			b.WriteString(",FORCED=YES")
 		}
-		fmt.Fprintf(&b, `,URI="%s/index.m3u8"`+"\n", t.ID)
+		fmt.Fprintf(&b, `,URI="%s/%s"`+"\n", t.ID, MediaName)
 	}
 	for _, v := range video {
 		writeVariant(&b, v, audio, text)
+	}
+	for _, v := range video {
+		if v.KeyBandwidth > 0 {
+			fmt.Fprintf(&b, iframeTag+`BANDWIDTH=%d,CODECS="%s",RESOLUTION=%dx%d,URI="%s/%s"`+"\n",
+				v.KeyBandwidth, v.Codecs, v.Width, v.Height, v.ID, IFrameName)
+		}
 	}
 	return b.Bytes(), nil
 }
@@ -159,7 +169,7 @@ func writeVariant(b *bytes.Buffer, v Rendition, audio, text []Rendition) {
 	if len(text) > 0 {
 		fmt.Fprintf(b, `,SUBTITLES="%s"`, textGroup)
 	}
-	fmt.Fprintf(b, "\n%s/index.m3u8\n", v.ID)
+	fmt.Fprintf(b, "\n%s/%s\n", v.ID, MediaName)
 }
 
 // Pathway is one edge offered to a session.
@@ -197,6 +207,8 @@ func Expand(stored []byte, pathways []Pathway, steering Steering) ([]byte, error
 				line = strings.Replace(line, `AUDIO="`+audioGroup+`"`, `AUDIO="`+audioGroup+"-"+p.ID+`"`, 1)
 				line = strings.Replace(line, `SUBTITLES="`+textGroup+`"`, `SUBTITLES="`+textGroup+"-"+p.ID+`"`, 1)
 				line += `,PATHWAY-ID="` + p.ID + `"`
+			case strings.HasPrefix(line, iframeTag):
+				line = strings.Replace(line, `URI="`, `URI="`+p.Base, 1) + `,PATHWAY-ID="` + p.ID + `"`
 			case strings.HasPrefix(line, "#"):
 				if i == 0 {
 					head.WriteString(line + "\n")
@@ -222,7 +234,7 @@ func Plain(stored []byte, base, query string) []byte {
 	for line := range strings.Lines(string(stored)) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {
-		case strings.HasPrefix(line, "#EXT-X-MEDIA:"):
+		case strings.HasPrefix(line, "#EXT-X-MEDIA:"), strings.HasPrefix(line, iframeTag):
 			if before, uri, ok := strings.Cut(line, `URI="`); ok {
 				uri, after, _ := strings.Cut(uri, `"`)
 				line = before + `URI="` + base + uri + query + `"` + after

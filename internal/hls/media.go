@@ -1,12 +1,22 @@
 package hls
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 )
 
 // ContentType is the media type of playlists.
 const ContentType = "application/vnd.apple.mpegurl"
+
+// The names of a rendition's playlists: of its segments, and of its keyframes.
+const (
+	MediaName  = "index.m3u8"
+	IFrameName = "iframes.m3u8"
+)
+
+// ErrNoKeyframes is a rendition whose records don't say where its keyframes are.
+var ErrNoKeyframes = errors.New("where its keyframes are isn't known")
 
 // Media composes the media playlist of a rendition from its track's contiguous
 // records, chunk 0 first. prefix is put before every URI: empty for URIs
@@ -17,6 +27,17 @@ const ContentType = "application/vnd.apple.mpegurl"
 // EXT-X-ENDLIST and loses EXT-X-START. Text has segments of its own length,
 // which RFC 8216bis 6.2.4 allows where the type is VOD; it comes all at once.
 func Media(records []Record, rendition, prefix string) ([]byte, error) {
+	return media(records, rendition, prefix, false)
+}
+
+// IFrames composes the I-frame playlist (RFC 8216bis 4.4.3.6) of a video
+// rendition: the keyframe at the beginning of every segment, as a byte range of
+// it, shown until the next. The rest is as in Media.
+func IFrames(records []Record, rendition, prefix string) ([]byte, error) {
+	return media(records, rendition, prefix, true)
+}
+
+func media(records []Record, rendition, prefix string, keyframes bool) ([]byte, error) {
 	if len(records) == 0 {
 		return nil, fmt.Errorf("media playlist %s: no records", rendition)
 	}
@@ -29,6 +50,9 @@ func Media(records []Record, rendition, prefix string) ([]byte, error) {
 		kind = "VOD"
 	}
 	b = append(b, "\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:"+kind+"\n#EXT-X-INDEPENDENT-SEGMENTS\n"...)
+	if keyframes {
+		b = append(b, "#EXT-X-I-FRAMES-ONLY\n"...)
+	}
 	if !ended {
 		b = append(b, "#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"...)
 	}
@@ -54,6 +78,14 @@ func Media(records []Record, rendition, prefix string) ([]byte, error) {
 			b = append(b, "#EXTINF:"...)
 			b = strconv.AppendFloat(b, float64(seg.Duration)/float64(r.Timescale), 'f', 6, 64)
 			b = append(b, ",\n"...)
+			if keyframes {
+				if seg.Key == 0 {
+					return nil, fmt.Errorf("playlist of keyframes %s: record %d: %w", rendition, r.Chunk, ErrNoKeyframes)
+				}
+				b = append(b, "#EXT-X-BYTERANGE:"...)
+				b = strconv.AppendInt(b, seg.Key, 10)
+				b = append(b, "@0\n"...)
+			}
 			b = append(b, prefix...)
 			b = appendSegmentPath(b, r.Chunk, r.Attempt, s, rs.ext())
 			b = append(b, '\n')

@@ -54,6 +54,9 @@ type Segment struct {
 	Bytes    int64 `json:"bytes"`
 	// SHA256 of the object, lower-case hex.
 	SHA256 string `json:"sha256"`
+	// Key is the length in bytes, from the segment's beginning, of its first frame
+	// with all that is needed to show it; 0 for sound and text, and where unknown.
+	Key int64 `json:"key,omitempty"`
 }
 
 var (
@@ -157,8 +160,8 @@ func (r Record) Validate() error {
 			bad("rendition %q: %d segments out of range", id, count)
 		}
 		for i, s := range rs.Segments {
-			if s.Duration < 1 || s.Bytes < 1 || !hash.MatchString(s.SHA256) {
-				bad("rendition %q segment %d: duration %d, bytes %d, sha256 %q", id, i, s.Duration, s.Bytes, s.SHA256)
+			if s.Duration < 1 || s.Bytes < 1 || !hash.MatchString(s.SHA256) || s.Key < 0 || s.Key > s.Bytes {
+				bad("rendition %q segment %d: duration %d, bytes %d, sha256 %q, key %d", id, i, s.Duration, s.Bytes, s.SHA256, s.Key)
 			}
 			// RFC 8216bis 4.4.3.1: a segment's rounded duration must not exceed the target.
 			if r.Timescale > 0 && (2*s.Duration+r.Timescale)/(2*r.Timescale) > int64(r.Target) {

@@ -152,6 +152,11 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 		if frames == 0 {
 			start, end = samples[0].DTS, samples[0].DTS
 			earliest, latest = samples[0].PTS, samples[0].PTS
+			if at := bytes.Index(data, samples[0].Data); at >= 0 {
+				c.mu.Lock()
+				c.keys[u.String()] = int64(at + len(samples[0].Data))
+				c.mu.Unlock()
+			}
 			if !samples[0].Sync {
 				return errors.New("doesn't begin with a keyframe, though segments are said to be independent")
 			}

@@ -54,7 +54,7 @@ const renditionsAtOnce = 4
 // Check reads the multivariant or media playlist at u and everything under it.
 // Of several pathways the first one's segments are read, of the others the playlists.
 func Check(ctx context.Context, open Opener, u *url.URL, opt Options) (Report, error) {
-	c := &check{open: open, opt: opt}
+	c := &check{open: open, opt: opt, keys: map[string]int64{}}
 	b, err := c.playlist(ctx, u)
 	if err != nil {
 		return Report{}, fmt.Errorf("%s: %w", u, err)
@@ -80,6 +80,8 @@ type check struct {
 	mu                  sync.Mutex
 	playlists, segments int
 	problems            []Problem
+	// keys are the lengths of segments up to the end of their first frame, by URL.
+	keys map[string]int64
 }
 
 // bad notes err, one problem for each error joined in it; nil is none.
@@ -150,6 +152,9 @@ func (c *check) list(base *url.URL, m hls.MasterInfo) []*rendition {
 			add(a.URI, len(m.Variants) > 0 && a.Group == m.Variants[0].AudioGroup)
 		}
 	}
+	for _, i := range m.IFrames {
+		add(i.URI, false) // the segments are those of a variant
+	}
 	for _, t := range m.Text {
 		add(t.URI, len(m.Variants) > 0 && t.Group == m.Variants[0].TextGroup)
 	}
@@ -198,6 +203,7 @@ func (c *check) compare(u *url.URL, m hls.MasterInfo, all []*rendition) {
 		}
 		return nil
 	}
+	c.compareKeyframes(u, m, find)
 	var first *rendition
 	for _, v := range m.Variants {
 		r := find(v.URI)
@@ -248,6 +254,34 @@ func (c *check) compare(u *url.URL, m hls.MasterInfo, all []*rendition) {
 		}
 		if first.info.Target != r.info.Target {
 			c.badf(u, "target duration %d in %s, %d in %s", first.info.Target, first.uri, r.info.Target, r.uri)
+		}
+	}
+}
+
+// compareKeyframes checks I-frame playlists against the segments that were read.
+func (c *check) compareKeyframes(u *url.URL, m hls.MasterInfo, find func(uri string) *rendition) {
+	for _, i := range m.IFrames {
+		r := find(i.URI)
+		if r == nil || len(r.info.Segments) == 0 {
+			continue
+		}
+		if !r.info.IFrames {
+			c.badf(r.url, "no EXT-X-I-FRAMES-ONLY, though the master says it is an I-frame playlist")
+		}
+		var sizes []hls.SegmentSize
+		for _, s := range r.info.Segments {
+			sizes = append(sizes, hls.SegmentSize{Seconds: s.Duration, Bytes: s.Length})
+			at, err := r.url.Parse(s.URI)
+			if err != nil {
+				c.bad(r.url, err)
+				continue
+			}
+			if key, ok := c.keys[at.String()]; ok && (s.Offset != 0 || s.Length != key) {
+				c.badf(r.url, "%s: byte range %d@%d, but its first frame ends at %d", s.URI, s.Length, s.Offset, key)
+			}
+		}
+		if peak, _ := hls.Rates(sizes, r.info.Target); float64(peak) > 1.001*float64(i.Bandwidth) {
+			c.badf(u, "I-frame playlist %s: BANDWIDTH %d, but its peak is %d", i.URI, i.Bandwidth, peak)
 		}
 	}
 }
