@@ -14,7 +14,7 @@ import (
 	"github.com/meridian-video/meridian/internal/token"
 )
 
-// TestExtras serves posters and storyboards like segments: by their record's
+// TestExtras serves posters, storyboards and previews like segments: by their record's
 // rules, once fetched from memory, and typed.
 func TestExtras(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
@@ -30,10 +30,11 @@ func TestExtras(t *testing.T) {
 
 	index, err := hls.Extras{V: hls.ExtrasVersion, Asset: asset, Run: "r1",
 		Posters:    []hls.Poster{{Path: "poster-720.jpg-1", Width: 1280, Height: 720, Time: 4}},
-		Storyboard: &hls.Storyboard{VTT: "storyboard.vtt-1", Sprites: []string{"storyboard-00000.jpg-1"}, Width: 160, Height: 90, Columns: 10, Rows: 10, Pictures: 3}}.Encode()
+		Storyboard: &hls.Storyboard{VTT: "storyboard.vtt-1", Sprites: []string{"storyboard-00000.jpg-1"}, Width: 160, Height: 90, Columns: 10, Rows: 10, Pictures: 3},
+		Preview:    &hls.Preview{Path: "preview.webp-1", Width: 320, Height: 180, Duration: 4.8}}.Encode()
 	require.NoError(t, err)
 	types := map[string]string{"index.json": "application/json", "poster-720.jpg-1": "image/jpeg",
-		"storyboard.vtt-1": "text/vtt", "storyboard-00000.jpg-1": "image/jpeg"}
+		"storyboard.vtt-1": "text/vtt", "storyboard-00000.jpg-1": "image/jpeg", "preview.webp-1": "image/webp"}
 	for name := range types {
 		b := bytesOf(name, 5000)
 		if name == "index.json" {

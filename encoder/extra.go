@@ -34,7 +34,7 @@ const (
 // posterHeights are the 16:9 boxes posters fit into.
 var posterHeights = []int{720, 360}
 
-// extra makes a complete run's posters and storyboard. Pictures come from the
+// extra makes a complete run's posters, storyboard and preview. Pictures come from the
 // keyframes the run has published anyway, so it costs next to no decoding; only
 // the poster is taken from the source, for its quality.
 func (e *Encoder) extra(ctx context.Context, t Task) error {
@@ -87,6 +87,9 @@ func (j *extraJob) make(pub *publisher) error {
 	if err := j.posters(pub); err != nil {
 		return fmt.Errorf("posters: %w", err)
 	}
+	if err := j.preview(pub); err != nil {
+		return fmt.Errorf("preview: %w", err)
+	}
 	return nil
 }
 
@@ -101,9 +104,8 @@ func (j *extraJob) put(pub *publisher, name string, b []byte) {
 type segmentAt struct {
 	record *hls.Record
 	n      int
-	// start in the track's timescale.
-	start int64
-	bytes int64
+	// start and duration in the track's timescale.
+	start, duration int64
 }
 
 func (j *extraJob) segments(rendition string) []segmentAt {
@@ -112,7 +114,7 @@ func (j *extraJob) segments(rendition string) []segmentAt {
 		r := &j.records[i]
 		at := r.Start
 		for n, s := range r.Renditions[rendition].Segments {
-			out = append(out, segmentAt{r, n, at, s.Bytes})
+			out = append(out, segmentAt{r, n, at, s.Duration})
 			at += s.Duration
 		}
 	}
@@ -132,12 +134,7 @@ func (j *extraJob) storyboard(pub *publisher) error {
 	if err != nil {
 		return err
 	}
-	w, h := thumbLong, thumbLong
-	if rung.Width >= rung.Height {
-		h = max(2, thumbLong*rung.Height/rung.Width&^1)
-	} else {
-		w = max(2, thumbLong*rung.Width/rung.Height&^1)
-	}
+	w, h := fit(rung, thumbLong)
 	url, remove := j.e.server.Add(memoryFile(film))
 	defer remove()
 	out, err := j.ffmpeg(pub.ctx, ffmpeg.Sprites{URL: url, Width: w, Height: h, Columns: spriteColumns, Rows: spriteRows}.Args())
@@ -170,6 +167,14 @@ func (j *extraJob) storyboard(pub *publisher) error {
 	return nil
 }
 
+// fit is the size of a rung's picture whose longer side has long pixels.
+func fit(r plan.Rung, long int) (w, h int) {
+	if r.Width >= r.Height {
+		return long, max(2, long*r.Height/r.Width&^1)
+	}
+	return max(2, long*r.Width/r.Height&^1), long
+}
+
 // clock is a WebVTT timestamp.
 func clock(at, timescale int64) string {
 	ms := at * 1000 / timescale
@@ -180,35 +185,48 @@ func clock(at, timescale int64) string {
 func (j *extraJob) film(ctx context.Context, rendition string, thumbs []segmentAt) ([]byte, error) {
 	var film bytes.Buffer
 	for i, s := range thumbs {
-		name := s.record.Renditions[rendition].Init
-		init, err := j.read(ctx, objects.InitKey(j.t.Asset, j.t.RunName(), rendition, name))
+		init, samples, err := j.samples(ctx, rendition, s)
 		if err != nil {
 			return nil, err
 		}
 		if i == 0 {
 			film.Write(init)
 		}
-		data, err := j.read(ctx, objects.SegmentKey(j.t.Asset, j.t.RunName(), rendition, hls.SegmentPath(s.record.Chunk, s.record.Attempt, s.n)))
-		if err != nil {
+		if err := join(&film, i, samples[:1], j.track.Timescale); err != nil {
 			return nil, err
 		}
-		samples, err := fmp4.NewReader(io.MultiReader(bytes.NewReader(init), bytes.NewReader(data))).Next()
-		if err != nil {
-			return nil, err
-		}
-		frame := samples[:1]
-		frame[0].PTS = int64(i) * j.track.Timescale
-		seg := fmp4.VideoSegmenter{Start: frame[0].PTS, End: frame[0].PTS + j.track.Timescale, Sequence: i}
-		if _, err := seg.Add(frame); err != nil {
-			return nil, err
-		}
-		one, err := seg.Close()
-		if err != nil {
-			return nil, err
-		}
-		film.Write(one.Data)
 	}
 	return film.Bytes(), nil
+}
+
+// samples reads a segment's frames in decode order, and its init segment.
+func (j *extraJob) samples(ctx context.Context, rendition string, s segmentAt) ([]byte, []fmp4.Sample, error) {
+	init, err := j.read(ctx, objects.InitKey(j.t.Asset, j.t.RunName(), rendition, s.record.Renditions[rendition].Init))
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := j.read(ctx, objects.SegmentKey(j.t.Asset, j.t.RunName(), rendition, hls.SegmentPath(s.record.Chunk, s.record.Attempt, s.n)))
+	if err != nil {
+		return nil, nil, err
+	}
+	samples, err := fmp4.NewReader(io.MultiReader(bytes.NewReader(init), bytes.NewReader(data))).Next()
+	return init, samples, err
+}
+
+// join adds frames that begin with a keyframe to a film, as its i-th part of a
+// length that all of them have.
+func join(film *bytes.Buffer, i int, frames []fmp4.Sample, length int64) error {
+	start := int64(i) * length
+	seg := fmp4.VideoSegmenter{Start: start, End: start + length, Offset: frames[0].PTS - start, Sequence: i}
+	if _, err := seg.Add(frames); err != nil {
+		return err
+	}
+	part, err := seg.Close()
+	if err != nil {
+		return err
+	}
+	film.Write(part.Data)
+	return nil
 }
 
 func (j *extraJob) read(ctx context.Context, key string) ([]byte, error) {
@@ -234,16 +252,7 @@ func (j *extraJob) posters(pub *publisher) error {
 		if best >= 0 && r.Start > end/2 {
 			break
 		}
-		segs := r.Renditions[rung.ID]
-		init, err := j.read(pub.ctx, objects.InitKey(j.t.Asset, j.t.RunName(), rung.ID, segs.Init))
-		if err != nil {
-			return err
-		}
-		data, err := j.read(pub.ctx, objects.SegmentKey(j.t.Asset, j.t.RunName(), rung.ID, hls.SegmentPath(r.Chunk, r.Attempt, 0)))
-		if err != nil {
-			return err
-		}
-		samples, err := fmp4.NewReader(io.MultiReader(bytes.NewReader(init), bytes.NewReader(data))).Next()
+		_, samples, err := j.samples(pub.ctx, rung.ID, segmentAt{record: &r})
 		if err != nil {
 			return err
 		}

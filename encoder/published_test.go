@@ -121,6 +121,8 @@ func TestExtras(t *testing.T) {
 	b.encode(t)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 3)))
 	x := b.board.extras
+	require.Equal(t, &hls.Preview{Path: "preview.webp-3", Width: 320, Height: 134, Duration: 4.8}, x.Preview)
+	require.Equal(t, animation{width: 320, height: 134, frames: 48, duration: 4800}, plays(t, b.store.objects[objects.ExtraKey(asset, "r1", "preview.webp", 3)]))
 	picture := func(path string) (w, h int) {
 		name, attempt, _ := strings.Cut(path, ".jpg-")
 		require.Equal(t, "3", attempt)

@@ -34,6 +34,7 @@ func TestArgs(t *testing.T) {
 		"loudness-windows": Loudness{URL: url, Stream: 2, Windows: []int64{0, 60_000_000}, Length: 6_000_000_000}.Args(),
 		"copy":             Copy{URL: url, SeekMicros: 2_000_000, Timescale: 12800}.Args(),
 		"sprites":          Sprites{URL: url, Width: 160, Height: 90, Columns: 10, Rows: 10}.Args(),
+		"preview":          Preview{URL: url, Width: 320, Height: 180, Rate: 10, Frames: 48, Quality: 60, Slot: 30720, Length: 12288}.Args(),
 		"poster": Poster(Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 90000}, Start: 7, End: 8, SeekMicros: 0, Every: 1, Rotate: 90,
 			Rungs: []Rung{{Width: 720, Height: 1280}}}),
 		"remux":         Remux{URL: url, Video: 0, Audio: []int{2, 3}, Codec: "mpeg4", Format: "mp4", Path: "/scratch/source"}.Args(),

@@ -20,6 +20,7 @@ type Extras struct {
 	// Posters, the largest first.
 	Posters    []Poster    `json:"posters"`
 	Storyboard *Storyboard `json:"storyboard,omitempty"`
+	Preview    *Preview    `json:"preview,omitempty"`
 }
 
 // Poster is one frame as JPEG.
@@ -44,7 +45,17 @@ type Storyboard struct {
 	Pictures int `json:"pictures"`
 }
 
-var extraPath = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}\.(jpg|vtt)-[1-9][0-9]{0,8}$`)
+// Preview is a few moments of the video as an endless animation without sound, in
+// WebP.
+type Preview struct {
+	Path   string `json:"path"`
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
+	// Duration until it begins again, in seconds.
+	Duration float64 `json:"duration"`
+}
+
+var extraPath = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}\.(jpg|vtt|webp)-[1-9][0-9]{0,8}$`)
 
 // ValidExtra reports whether s is the file name of an extra: "poster-720.jpg-1".
 func ValidExtra(s string) bool { return extraPath.MatchString(s) }
@@ -90,6 +101,9 @@ func (e Extras) Validate() error {
 				bad("sprite %q", p)
 			}
 		}
+	}
+	if p := e.Preview; p != nil && (!ValidExtra(p.Path) || p.Width < 1 || p.Height < 1 || !(p.Duration > 0)) {
+		bad("preview %+v", *p)
 	}
 	return errors.Join(errs...)
 }
