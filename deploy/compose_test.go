@@ -196,13 +196,18 @@ func TestComposeLimitsEveryService(t *testing.T) {
 		require.Equal(t, []string{"ALL"}, s.CapDrop, s.Name)
 		require.Contains(t, s.SecurityOpt, "no-new-privileges:true", s.Name)
 		require.NotEmpty(t, s.Logging.Options["max-size"], s.Name)
-		require.Equal(t, types.PullPolicyNever, s.PullPolicy, s.Name)
+		pulled := s.Labels[componentLabel] == "grafana"
+		require.Equal(t, map[bool]string{false: types.PullPolicyNever, true: types.PullPolicyMissing}[pulled], s.PullPolicy, s.Name)
 		for _, p := range s.Ports {
 			at, err := netip.ParseAddr(p.HostIP)
 			require.NoError(t, err, "%s publishes on every address", s.Name)
 			require.True(t, at.IsLoopback(), s.Name)
 		}
-		if s.Labels[regionLabel] != "" {
+		if pulled {
+			require.Equal(t, []string{"grafana"}, s.Profiles, "%s can't be pulled everywhere: nothing else may need it", s.Name)
+			require.Contains(t, s.Image, ":", "no pinned version")
+		}
+		if s.Labels[regionLabel] != "" || len(s.Ports) > 0 {
 			require.NotZero(t, s.CPUS, s.Name)
 			require.NotZero(t, s.PidsLimit, s.Name)
 			require.Equal(t, types.RestartPolicyUnlessStopped, s.Restart, s.Name)
