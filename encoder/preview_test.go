@@ -67,6 +67,7 @@ func plays(t testing.TB, b []byte) animation {
 }
 
 func TestPreviewOfPortrait(t *testing.T) {
+	t.Parallel()
 	const pattern = "testsrc2=s=180x320:r=25:d=2,format=gbrp"
 	b := newBench(t, makeFile(t, "a.mp4", "-f", "lavfi", "-i", pattern+",scale=out_color_matrix=bt709,format=yuv420p", "-colorspace", "bt709",
 		"-c:v", "libx264", "-preset", "ultrafast"), oneRung)
@@ -105,6 +106,7 @@ func difference(a, b image.Image) float64 {
 // TestPreviewStaysSmall: quality is lowered until the limit is kept, the same
 // film gives the same file, and a limit that can't be kept is an error.
 func TestPreviewStaysSmall(t *testing.T) {
+	t.Parallel()
 	b := newBenchBytes(t, []byte("x"), nil)
 	film, err := os.ReadFile(makeFile(t, "a.mp4", "-f", "lavfi", "-i", "testsrc2=s=160x90:r=10:d=1,noise=alls=60:all_seed=1", "-c:v", "libx264", "-preset", "ultrafast"))
 	require.NoError(t, err)

@@ -71,6 +71,7 @@ func loudness(t testing.TB, path string) (integrated, peak float64) {
 }
 
 func TestLoudness(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		source string
 		want   float64
@@ -117,6 +118,7 @@ func TestGainFor(t *testing.T) {
 }
 
 func TestExtras(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, mediaFile("bikes-noaudio.mp4"), oneRung)
 	b.encode(t)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 3)))
@@ -150,6 +152,7 @@ func TestExtras(t *testing.T) {
 
 // TestLoudnessOfWindows: a long track is judged by parts of it all over.
 func TestLoudnessOfWindows(t *testing.T) {
+	t.Parallel()
 	file := makeFile(t, "a.mka", "-f", "lavfi", "-i", "sine=f=440:d=60", "-f", "lavfi", "-i", "sine=f=440:d=60", "-filter_complex", "[0]volume=-20dB[a];[a][1]concat=v=0:a=1", "-c:a", "flac")
 	b := newBench(t, file, nil)
 	task := b.task(catalog.KindAudio, "a0", 0, 1)
@@ -168,6 +171,7 @@ func TestLoudnessOfWindows(t *testing.T) {
 
 // TestLoudnessOfTheWhole: what no window shows is heard when all is measured.
 func TestLoudnessOfTheWhole(t *testing.T) {
+	t.Parallel()
 	file := makeFile(t, "a.flac", "-f", "lavfi", "-i", "aevalsrc='if(lt(t\\,10)\\,0.004\\,0.12*gt(t\\,84))*sin(2*PI*440*t)':s=8000:d=91")
 	b := newBench(t, file, func(o *Options) { o.Profile.LoudnessMeasure = plan.LoudnessWhole })
 	b.encode(t)
