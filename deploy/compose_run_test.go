@@ -111,7 +111,10 @@ func TestContainersLoseARegion(t *testing.T) {
 	}
 
 	// A viewer near us watches by way of eu's router, a creator there sends a large file; then us is gone.
-	_, err := r.viewer(ctx, 2*time.Minute, "us", "ffmpeg -v error -y -f lavfi -i testsrc2=size=1280x720:rate=25:duration=15 -vf noise=alls=60:allf=t -c:v libx264 -preset ultrafast -b:v 24M v.mp4")
+	// Some 300 MB: it must still be on its way when the region dies.
+	_, err := r.viewer(ctx, 4*time.Minute, "us", "ffmpeg -v error -y -f lavfi -i testsrc2=size=1280x720:rate=25:duration=15 -vf noise=alls=60:allf=t -c:v libx264 -preset ultrafast -b:v 160M v.mp4")
+	require.NoError(t, err)
+	region, err := r.run(ctx, time.Minute, r.docker, "ps", "--quiet", "--filter", "label="+regionLabel+"=us")
 	require.NoError(t, err)
 	type result struct {
 		out string
@@ -119,7 +122,7 @@ func TestContainersLoseARegion(t *testing.T) {
 	}
 	watch, send := make(chan result, 1), make(chan result, 1)
 	go func() {
-		out, err := r.viewer(ctx, 3*time.Minute, "us", "ffmpeg -v error -xerror -re -i 'http://198.18.1.3:8081/v/-/"+asset+"/master.m3u8?steering=0' -f null -")
+		out, err := r.viewer(ctx, 3*time.Minute, "us", "ffmpeg -v error -xerror -http_persistent 0 -re -i 'http://198.18.1.3:8081/v/-/"+asset+"/master.m3u8?steering=0' -f null -")
 		watch <- result{out, err}
 	}()
 	go func() {
@@ -131,9 +134,7 @@ func TestContainersLoseARegion(t *testing.T) {
 		out, err := r.viewer(ctx, 20*time.Second, "eu", "meridian assets list --json")
 		return err == nil && strings.Contains(out, `"uploading"`)
 	}, time.Minute, 100*time.Millisecond, "no upload under way")
-	out, err := r.run(ctx, time.Minute, r.docker, "ps", "--quiet", "--filter", "label="+regionLabel+"=us")
-	require.NoError(t, err)
-	_, err = r.run(ctx, time.Minute, r.docker, append([]string{"kill"}, strings.Fields(out)...)...)
+	_, err = r.run(ctx, time.Minute, r.docker, append([]string{"kill"}, strings.Fields(region)...)...)
 	require.NoError(t, err)
 	killed := time.Now()
 	require.Eventually(t, func() bool {
@@ -148,7 +149,7 @@ func TestContainersLoseARegion(t *testing.T) {
 	require.NoError(t, s.err)
 	second := assetID.FindString(s.out)
 	require.NotEmpty(t, second)
-	out, err = r.viewer(ctx, time.Minute, "us", "ffprobe -v error -show_entries stream=codec_name -of csv=p=0 'http://198.18.1.3:8081/v/-/"+second+"/master.m3u8?steering=0'")
+	out, err := r.viewer(ctx, time.Minute, "us", "ffprobe -v error -show_entries stream=codec_name -of csv=p=0 'http://198.18.1.3:8081/v/-/"+second+"/master.m3u8?steering=0'")
 	require.NoError(t, err)
 	require.Contains(t, out, "h264")
 
