@@ -179,7 +179,9 @@ func startComponents(t *testing.T, nats, postgres string) *components {
 		r.S3, r.Edges[0].URL = server.Endpoint, "http://"+p[8]
 		r.Edges[0].Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 		r.Router, r.API = region.Router{URL: "http://" + p[9], DNS: p[9]}, "http://"+p[9]
+		r.Control = i == 0
 	}
+	table.Regions[1].Postgres = ""
 	own := &table.Regions[0]
 	own.S3, own.Edges[0].URL, own.API, own.Router = c.store(t), "http://"+c.edge, "http://"+c.api, region.Router{URL: "http://" + c.router, DNS: c.dnsAt}
 	b, err := table.Marshal()
