@@ -130,7 +130,7 @@ func (j *extraJob) storyboard(pub *publisher) error {
 	for i := 0; i < len(all); i += step {
 		thumbs = append(thumbs, all[i])
 	}
-	film, err := j.film(pub.ctx, rung.ID, thumbs)
+	film, err := j.film(pub.ctx, rung.ID, thumbs, j.track.Timescale, func([]fmp4.Sample) int { return 1 })
 	if err != nil {
 		return err
 	}
@@ -181,10 +181,11 @@ func clock(at, timescale int64) string {
 	return fmt.Sprintf("%02d:%02d:%02d.%03d", ms/3_600_000, ms/60_000%60, ms/1000%60, ms%1000)
 }
 
-// film makes a file of the segments' first frames, one a second.
-func (j *extraJob) film(ctx context.Context, rendition string, thumbs []segmentAt) ([]byte, error) {
+// film joins the beginnings of segments, each in a slot of its own; first says how
+// many of a segment's frames, in decode order, are taken.
+func (j *extraJob) film(ctx context.Context, rendition string, segments []segmentAt, slot int64, first func([]fmp4.Sample) int) ([]byte, error) {
 	var film bytes.Buffer
-	for i, s := range thumbs {
+	for i, s := range segments {
 		init, samples, err := j.samples(ctx, rendition, s)
 		if err != nil {
 			return nil, err
@@ -192,7 +193,7 @@ func (j *extraJob) film(ctx context.Context, rendition string, thumbs []segmentA
 		if i == 0 {
 			film.Write(init)
 		}
-		if err := join(&film, i, samples[:1], j.track.Timescale); err != nil {
+		if err := join(&film, i, samples[:first(samples)], slot); err != nil {
 			return nil, err
 		}
 	}

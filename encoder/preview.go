@@ -1,7 +1,6 @@
 package encoder
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"math"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
@@ -33,10 +33,12 @@ func (j *extraJob) preview(pub *publisher) error {
 	moments := pickMoments(j.segments(rung.ID))
 	slot := slices.MaxFunc(moments, func(a, b segmentAt) int { return int(a.duration - b.duration) }).duration
 	length := min(slot, int64(previewTime)*j.track.Timescale/int64(time.Second)/int64(len(moments)))
-	film, shown, err := j.moments(pub.ctx, rung.ID, moments, slot, length)
+	film, err := j.film(pub.ctx, rung.ID, moments, slot, func(frames []fmp4.Sample) int { return shownBy(frames, length) })
 	if err != nil {
 		return err
 	}
+	last := len(moments) - 1
+	shown := int64(last)*length + min(length, moments[last].duration)
 	url, remove := j.e.server.Add(memoryFile(film))
 	defer remove()
 	w, h := fit(rung, min(previewLong, max(rung.Width, rung.Height)))
@@ -94,28 +96,14 @@ func pickMoments(all []segmentAt) []segmentAt {
 	return out
 }
 
-// moments makes a film of the beginnings of segments, one in each slot, and tells
-// how much of it is shown. Frames a shown one may depend on come with it.
-func (j *extraJob) moments(ctx context.Context, rendition string, moments []segmentAt, slot, length int64) (film []byte, shown int64, err error) {
-	var b bytes.Buffer
-	for i, s := range moments {
-		init, samples, err := j.samples(ctx, rendition, s)
-		if err != nil {
-			return nil, 0, err
+// shownBy is how many frames, in decode order, show the first length of them:
+// frames that a shown one may depend on come with it.
+func shownBy(frames []fmp4.Sample, length int64) int {
+	n := 1
+	for i, f := range frames {
+		if f.PTS < frames[0].PTS+length {
+			n = i + 1
 		}
-		if i == 0 {
-			b.Write(init)
-		}
-		first, last := samples[0].PTS, 0
-		for n, f := range samples {
-			if f.PTS < first+length {
-				last = n
-			}
-		}
-		if err := join(&b, i, samples[:last+1], slot); err != nil {
-			return nil, 0, err
-		}
-		shown = int64(i)*length + min(length, s.duration)
 	}
-	return b.Bytes(), shown, nil
+	return n
 }
