@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,15 +30,20 @@ func Procs() ([]Proc, error) {
 		if err != nil {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue // it has ended since
-		}
-		if p, ok := parseStat(pid, b); ok {
+		if p, ok := statOf(pid); ok {
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// statOf is what /proc says of a process now; false when it has ended.
+func statOf(pid int) (Proc, bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Proc{}, false
+	}
+	return parseStat(pid, b)
 }
 
 // parseStat reads /proc/PID/stat; the command's name may hold anything, also
@@ -94,11 +98,7 @@ func environ(pid int) ([]byte, error) {
 		if err != nil || len(b) > 0 || try == environTries {
 			return b, err
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return nil, err
-		}
-		if p, ok := parseStat(pid, stat); !ok || !p.Alive() || p.kernel {
+		if p, ok := statOf(pid); !ok || !p.Alive() || p.kernel {
 			return nil, nil
 		}
 		time.Sleep(environPause)
@@ -173,11 +173,7 @@ func signalAll(match func(pid int) bool, sig syscall.Signal) (moving int, err er
 		return 0, err
 	}
 	for _, pid := range pids {
-		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			continue // it has ended since
-		}
-		p, ok := parseStat(pid, b)
+		p, ok := statOf(pid)
 		switch stands := p.State == 'T' || p.State == 't'; {
 		case !ok || !p.Alive() || stands && sig == syscall.SIGSTOP:
 			continue

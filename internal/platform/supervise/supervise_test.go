@@ -74,11 +74,7 @@ func exists(path string) func(context.Context) error {
 }
 
 func alive(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	p, ok := parseStat(pid, b)
+	p, ok := statOf(pid)
 	return ok && p.Alive()
 }
 
