@@ -172,8 +172,8 @@ func (s *site) edge(name string, w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("#EXTM3U\n")) // the client has gone
 	case strings.HasSuffix(p, "/master.m3u8"):
 		s.master(w, r, plain, base)
-	case strings.HasSuffix(p, "/index.m3u8"):
-		rendition := strings.TrimSuffix(strings.TrimPrefix(p, runPath), "/index.m3u8")
+	case strings.HasSuffix(p, "/"+hls.MediaName):
+		rendition := strings.TrimSuffix(strings.TrimPrefix(p, runPath), "/"+hls.MediaName)
 		prefix := ""
 		if plain {
 			prefix = base + runPath + rendition + "/"

@@ -259,27 +259,27 @@ func (p *Publisher) playbackRecord(ctx context.Context, q *db.Queries, a db.Asse
 // Measure returns the peak and average bit rate of a rendition over its
 // records, in bits per second; see hls.Rates.
 func Measure(records []hls.Record, rendition string, target int) (peak, average int64) {
-	var all []hls.SegmentSize
-	for _, r := range records {
-		for _, s := range r.Renditions[rendition].Segments {
-			all = append(all, hls.SegmentSize{Seconds: float64(s.Duration) / float64(r.Timescale), Bytes: s.Bytes})
-		}
-	}
-	return hls.Rates(all, target)
+	return hls.Rates(sizes(records, rendition, func(s hls.Segment) int64 { return s.Bytes }), target)
 }
 
 // measureKeys returns the peak bit rate of a rendition's keyframes alone, 0 unless
 // all its segments have one.
 func measureKeys(records []hls.Record, rendition string, target int) int64 {
-	var all []hls.SegmentSize
-	for _, r := range records {
-		for _, s := range r.Renditions[rendition].Segments {
-			if s.Key == 0 {
-				return 0
-			}
-			all = append(all, hls.SegmentSize{Seconds: float64(s.Duration) / float64(r.Timescale), Bytes: s.Key})
-		}
+	all := sizes(records, rendition, func(s hls.Segment) int64 { return s.Key })
+	if slices.ContainsFunc(all, func(s hls.SegmentSize) bool { return s.Bytes == 0 }) {
+		return 0
 	}
 	peak, _ := hls.Rates(all, target)
 	return peak
+}
+
+// sizes are what a rendition's segments weigh, by the measure given.
+func sizes(records []hls.Record, rendition string, bytes func(hls.Segment) int64) []hls.SegmentSize {
+	var out []hls.SegmentSize
+	for _, r := range records {
+		for _, s := range r.Renditions[rendition].Segments {
+			out = append(out, hls.SegmentSize{Seconds: float64(s.Duration) / float64(r.Timescale), Bytes: bytes(s)})
+		}
+	}
+	return out
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // maxBody bounds one playlist or segment.
@@ -65,7 +67,7 @@ func OpenDir(path string) (Dir, *url.URL, error) {
 		return Dir{}, nil, err
 	}
 	d := Dir{root}
-	for _, name := range []string{"master.m3u8", "index.m3u8"} {
+	for _, name := range []string{"master.m3u8", hls.MediaName} {
 		if _, err := root.Stat(name); err == nil {
 			return d, &url.URL{Path: "/" + name}, nil
 		}
