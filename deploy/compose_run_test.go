@@ -25,11 +25,16 @@ type running struct {
 }
 
 func (r running) run(ctx context.Context, limit time.Duration, name string, args ...string) (string, error) {
+	return output(ctx, "..", limit, name, args...)
+}
+
+// output runs a command in dir for at most limit and returns all it wrote.
+func output(ctx context.Context, dir string, limit time.Duration, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = "..", &out, &out, 5*time.Second
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = dir, &out, &out, 5*time.Second
 	err := cmd.Run()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())

@@ -37,12 +37,8 @@ func debianPrometheus(t *testing.T) string {
 
 func command(t *testing.T, dir string, limit time.Duration, name string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.WaitDelay = dir, 5*time.Second
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s %s: %s", name, strings.Join(args, " "), out)
+	_, err := output(t.Context(), dir, limit, name, args...)
+	require.NoError(t, err)
 }
 
 // Alerts fire when they are to, and don't when not; each has a test.
