@@ -61,7 +61,7 @@ func (c *Command) build(_ context.Context, rt *service.Runtime) (service.Compone
 	if err != nil {
 		return nil, err
 	}
-	cat, err := catalog.Open(c.Postgres.DSN(rt.Table.PostgresDSNHosts(rt.Region.Name)), rt.Log)
+	cat, err := catalog.Open(c.Postgres.DSN(rt.Table.PostgresDSNHosts(rt.Region.Name)), rt.Table.Farthest(rt.Region.Name), rt.Log)
 	if err != nil {
 		return nil, err
 	}

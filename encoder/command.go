@@ -142,7 +142,7 @@ func (c *Command) build(ctx context.Context, rt *service.Runtime) (service.Compo
 	if err != nil {
 		return nil, err
 	}
-	cat, err := catalog.Open(c.Postgres.DSN(rt.Table.PostgresDSNHosts(rt.Region.Name)), rt.Log)
+	cat, err := catalog.Open(c.Postgres.DSN(rt.Table.PostgresDSNHosts(rt.Region.Name)), rt.Table.Farthest(rt.Region.Name), rt.Log)
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}

@@ -42,7 +42,7 @@ func start(t *testing.T, f func(context.Context) error) (stop func()) {
 // that fails with its reason.
 func TestWorkersOnTheRealQueue(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	cat, err := catalog.Open(testenv.Postgres(t), log)
+	cat, err := catalog.Open(testenv.Postgres(t), 0, log)
 	require.NoError(t, err)
 	t.Cleanup(cat.Close)
 	require.NoError(t, cat.Migrate(t.Context()))

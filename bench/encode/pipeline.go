@@ -94,7 +94,7 @@ func startPipeline(ctx context.Context, o options, dir string) (p *pipeline, err
 		return p, err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if p.cat, err = catalog.Open(pg.DSN, log); err != nil {
+	if p.cat, err = catalog.Open(pg.DSN, 0, log); err != nil {
 		return p, err
 	}
 	p.closers = append(p.closers, p.cat.Close)

@@ -190,7 +190,7 @@ func measure(ctx context.Context, q *db.Queries, asset string, run int32, target
 		if err != nil {
 			return err
 		}
-		if _, err := q.DescribeRendition(ctx, db.DescribeRenditionParams{Asset: asset, Run: run, ID: r.ID, Description: description}); err != nil {
+		if err := q.DescribeRendition(ctx, db.DescribeRenditionParams{Asset: asset, Run: run, ID: r.ID, Description: description}); err != nil {
 			return err
 		}
 	}

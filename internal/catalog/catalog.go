@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -45,10 +44,13 @@ func (c Config) DSN(hosts string) string {
 	return u.String()
 }
 
-// Deadlines. A leader that went silent costs one of them, then its pool is left.
+// Deadlines of a connection and of a call, on top of some round trips to the farthest
+// region, for the leader may be there. A leader that went silent costs one call, then
+// its pool is left.
 const (
 	connectTimeout = 2 * time.Second
 	queryTimeout   = 5 * time.Second
+	roundTrips     = 8
 	// replayWait is how long a read waits for a follower to replay the session's writes.
 	replayWait = 100 * time.Millisecond
 	maxConns   = 10
@@ -58,28 +60,40 @@ const (
 type Catalog struct {
 	leader, follower *pgxpool.Pool
 	finder           *leaderFinder
+	// heard is when the leader answered last.
+	heard *hearing
+	// timeout is the deadline of a call.
+	timeout time.Duration
 	// left counts the leaders that were left.
 	left atomic.Int64
 	log  *slog.Logger
 }
 
-// Open prepares the pools for dsn, which may name several hosts. It doesn't
-// connect: PostgreSQL may be away. Close the catalog when done.
-func Open(dsn string, log *slog.Logger) (*Catalog, error) {
-	finder := &leaderFinder{}
-	leader, err := newPool(dsn, "read-write", finder.before)
+// Open prepares the pools for dsn, which may name several hosts, the farthest of
+// them a round trip of rtt away. It doesn't connect: PostgreSQL may be away. Close
+// the catalog when done.
+func Open(dsn string, rtt time.Duration, log *slog.Logger) (*Catalog, error) {
+	heard := &hearing{}
+	finder := newLeaderFinder(connectTimeout + roundTrips*rtt)
+	leader, err := newPool(dsn, "read-write", finder.timeout, func(cfg *pgxpool.Config) {
+		cfg.BeforeConnect = finder.before
+		cfg.ConnConfig.ValidateConnect = takesWrites
+		cfg.ConnConfig.Tracer = heard
+		// After a leader was left, the next is found before anyone asks for it.
+		cfg.MinIdleConns = 1
+	})
 	if err != nil {
 		return nil, err
 	}
-	follower, err := newPool(dsn, "prefer-standby", nil)
+	follower, err := newPool(dsn, "prefer-standby", finder.timeout, nil)
 	if err != nil {
 		leader.Close()
 		return nil, err
 	}
-	return &Catalog{leader: leader, follower: follower, finder: finder, log: log}, nil
+	return &Catalog{leader: leader, follower: follower, finder: finder, heard: heard, timeout: queryTimeout + roundTrips*rtt, log: log}, nil
 }
 
-func newPool(dsn, target string, before func(context.Context, *pgx.ConnConfig) error) (*pgxpool.Pool, error) {
+func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	u, err := url.Parse(dsn)
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		// The text of a parse error would hold the password.
@@ -92,15 +106,18 @@ func newPool(dsn, target string, before func(context.Context, *pgx.ConnConfig) e
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL connection string: %w", err)
 	}
-	cfg.MaxConns, cfg.BeforeConnect = maxConns, before
+	cfg.MaxConns = maxConns
 	cfg.MaxConnLifetime = 5 * time.Minute
 	cfg.MaxConnIdleTime = time.Minute
-	cfg.HealthCheckPeriod = 5 * time.Second
-	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.HealthCheckPeriod = time.Second
+	cfg.ConnConfig.ConnectTimeout = timeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "meridian"
 	// A client that freezes within a transaction must not keep its locks.
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "10s"
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "4s"
+	if change != nil {
+		change(cfg)
+	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL pool: %w", err)
@@ -110,6 +127,7 @@ func newPool(dsn, target string, before func(context.Context, *pgx.ConnConfig) e
 
 // Close ends all connections, after the calls under way.
 func (c *Catalog) Close() {
+	c.finder.stop()
 	c.leader.Close()
 	c.follower.Close()
 }
@@ -140,7 +158,7 @@ func (c *Catalog) Migrate(ctx context.Context) error {
 
 // Ready returns nil when a leader answers and has this version's schema.
 func (c *Catalog) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	want, err := newestMigration()
 	if err != nil {
@@ -168,20 +186,16 @@ func newestMigration() (int64, error) {
 // write runs fn in a transaction on the leader. A leader that turns out to be
 // demoted or gone is left; what certainly didn't happen there is tried once more.
 func (c *Catalog) write(ctx context.Context, what string, fn func(q *db.Queries) error) error {
-	err := c.onLeader(ctx, func(ctx context.Context) error {
-		return pgx.BeginFunc(ctx, c.leader, func(tx pgx.Tx) error { return fn(db.New(tx)) })
+	s := sessionFrom(ctx)
+	var lsn string
+	err := c.onLeader(ctx, func(ctx context.Context) (err error) {
+		lsn, err = inTx(ctx, c.leader, s != nil, fn)
+		return err
 	})
-	if err != nil {
-		return wrap(what, err)
+	if err == nil && s != nil {
+		s.wrote(lsn)
 	}
-	if s := sessionFrom(ctx); s != nil {
-		// Without a position later reads of the session use the leader: slower, never stale.
-		lctx, cancel := context.WithTimeout(ctx, queryTimeout)
-		defer cancel()
-		lsn, err := db.New(c.leader).CurrentLSN(lctx)
-		s.wrote(lsn, err)
-	}
-	return nil
+	return wrap(what, err)
 }
 
 // direct runs fn, a single statement or reads, on the leader.
@@ -190,9 +204,11 @@ func (c *Catalog) direct(ctx context.Context, what string, fn func(ctx context.C
 }
 
 // onLeader runs fn with a deadline. A leader that turns out to be demoted, gone
-// or silent is left; a write it refused is tried once more, on the new one.
+// or silent is left; a write that certainly had no effect there is tried once more,
+// on the new one. A leader that is only slow is kept: connections to another one
+// would begin anew, and be later still.
 func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) error) error {
-	tctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	tctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var err error
 	for range 2 {
@@ -201,14 +217,14 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 		if err == nil || ctx.Err() != nil || !lost(err) { // the caller's own end says nothing about the leader
 			return err
 		}
-		switch state := sqlState(err); {
-		case state == readOnly:
-			c.leave(left)
-			continue
-		case state == "" || strings.HasPrefix(state, "57P"):
-			c.leave(left)
+		state := sqlState(err)
+		if state != "" && state != readOnly && !strings.HasPrefix(state, "57P") || timedOut(err) && c.heard.within(c.timeout/2) {
+			return err
 		}
-		return err
+		c.leave(left)
+		if uncommitted := (*uncommittedError)(nil); state != readOnly && !errors.As(err, &uncommitted) || tctx.Err() != nil {
+			return err
+		}
 	}
 	return err
 }
@@ -229,7 +245,7 @@ const readOnly = "25006"
 // read runs fn on a follower that has replayed what the session of ctx wrote,
 // else on the leader.
 func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	err := c.onFollower(ctx, fn)
 	switch {
@@ -251,7 +267,7 @@ func (c *Catalog) onFollower(ctx context.Context, fn func(ctx context.Context, q
 		return errBehind
 	}
 	// A follower that hangs must leave time to ask the leader.
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout/2)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
 	defer cancel()
 	conn, err := c.follower.Acquire(ctx)
 	if err != nil {
@@ -308,11 +324,13 @@ func (s *Session) Header() string {
 	return s.lsn
 }
 
-func (s *Session) wrote(lsn string, err error) {
+// wrote notes the position of a write. Without one later reads of the session use the
+// leader: slower, never stale.
+func (s *Session) wrote(lsn string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leader = err != nil
-	if err == nil {
+	s.leader = lsn == ""
+	if !s.leader {
 		s.lsn = lsn
 	}
 }

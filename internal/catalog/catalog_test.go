@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t *testing.T, dsn string) *Catalog {
 	t.Helper()
-	c, err := Open(dsn, slog.New(slog.DiscardHandler))
+	c, err := Open(dsn, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -250,7 +250,7 @@ func TestMigrateInSeveralProcessesAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			c, err := Open(dsn, slog.New(slog.DiscardHandler))
+			c, err := Open(dsn, 0, slog.New(slog.DiscardHandler))
 			if err == nil {
 				defer c.Close()
 				err = c.Migrate(t.Context())
@@ -274,7 +274,7 @@ func TestWithoutPostgres(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.ErrorIs(t, c.Migrate(t.Context()), ErrUnavailable)
 
-	_, err = Open("host=x password=secret", slog.New(slog.DiscardHandler))
+	_, err = Open("host=x password=secret", 0, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "want postgres://")
 	require.NotContains(t, err.Error(), "secret")
 }

@@ -4,19 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/singleflight"
 )
 
 // leaderFinder makes connections go to the leader first. Asked one after the other,
 // a region that hangs or is silent costs each new connection a deadline, and
 // connections to the leader behind it come too late for who wants them.
 type leaderFinder struct {
-	mu    sync.Mutex // held while it looks
-	known *server
+	timeout time.Duration // of one look
+	ctx     context.Context
+	stop    context.CancelFunc
+	looking singleflight.Group
+	mu      sync.Mutex
+	known   *server
+	// forgotten counts how often the leader was forgotten.
+	forgotten int
 }
 
 type server struct {
@@ -24,11 +33,18 @@ type server struct {
 	port uint16
 }
 
+func newLeaderFinder(timeout time.Duration) *leaderFinder {
+	f := &leaderFinder{timeout: timeout}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	return f
+}
+
 // forget has the next connection look for the leader anew.
 func (f *leaderFinder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.known = nil
+	f.forgotten++
 }
 
 // before is a pool's BeforeConnect: it puts the leader before all other servers.
@@ -37,22 +53,56 @@ func (f *leaderFinder) before(ctx context.Context, cfg *pgx.ConnConfig) error {
 	if len(servers) < 2 {
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.known == nil {
-		found, err := race(ctx, &cfg.Config, servers, attempts)
-		if err != nil {
-			return err
-		}
-		f.known = &found
+	leader, err := f.find(ctx, &cfg.Config, servers, attempts)
+	if err != nil {
+		return err
 	}
-	order := []server{*f.known}
+	order := []server{leader}
 	for _, s := range servers {
-		if s != *f.known {
+		if s != leader {
 			order = append(order, s)
 		}
 	}
 	arrange(&cfg.Config, order, attempts)
+	return nil
+}
+
+// find returns the known leader or looks for it, once for all who ask meanwhile.
+func (f *leaderFinder) find(ctx context.Context, cfg *pgconn.Config, servers []server, attempts map[server][]*pgconn.FallbackConfig) (server, error) {
+	f.mu.Lock()
+	known, since := f.known, f.forgotten
+	f.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	own := cfg.Copy() // a caller that leaves may change its own
+	looked := f.looking.DoChan(strconv.Itoa(since), func() (any, error) {
+		found, err := f.race(own, servers, attempts)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if err == nil && f.forgotten == since {
+			f.known = &found
+		}
+		return found, err
+	})
+	select {
+	case <-ctx.Done():
+		return server{}, ctx.Err()
+	case r := <-looked:
+		return r.Val.(server), r.Err
+	}
+}
+
+// takesWrites is a ValidateConnect that asks nothing: what it needs to know comes
+// with the answer to the start-up message, from PostgreSQL 14 on.
+func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
+	standby, readOnly := conn.ParameterStatus("in_hot_standby"), conn.ParameterStatus("default_transaction_read_only")
+	switch {
+	case standby == "" || readOnly == "":
+		return pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn)
+	case standby == "on" || readOnly == "on":
+		return errors.New("takes no writes")
+	}
 	return nil
 }
 
@@ -83,8 +133,8 @@ func arrange(cfg *pgconn.Config, order []server, attempts map[server][]*pgconn.F
 }
 
 // race asks all servers at once and returns the first that takes writes.
-func race(ctx context.Context, cfg *pgconn.Config, servers []server, attempts map[server][]*pgconn.FallbackConfig) (server, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+func (f *leaderFinder) race(cfg *pgconn.Config, servers []server, attempts map[server][]*pgconn.FallbackConfig) (server, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
 	defer cancel()
 	type answer struct {
 		server server
@@ -115,4 +165,45 @@ func race(ctx context.Context, cfg *pgconn.Config, servers []server, attempts ma
 		errs = append(errs, a.err)
 	}
 	return server{}, fmt.Errorf("no leader: %w", errors.Join(errs...))
+}
+
+// hearing notes when a server answered last, with a refusal too. It traces a pool's
+// connections.
+type hearing struct{ last atomic.Int64 }
+
+// within reports whether the server answered in the last while.
+func (h *hearing) within(d time.Duration) bool {
+	return time.Now().UnixNano()-h.last.Load() < int64(d)
+}
+
+func (h *hearing) note(err error) {
+	if err == nil || sqlState(err) != "" {
+		h.last.Store(time.Now().UnixNano())
+	}
+}
+
+func (h *hearing) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (h *hearing) TraceQueryEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
+	h.note(d.Err)
+}
+
+func (h *hearing) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+func (h *hearing) TraceBatchQuery(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchQueryData) {
+	h.note(d.Err)
+}
+
+func (h *hearing) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+func (h *hearing) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+	return ctx
+}
+
+func (h *hearing) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
+	h.note(d.Err)
 }

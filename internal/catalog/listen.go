@@ -43,7 +43,7 @@ func (c *Catalog) Listen(ctx context.Context, channel string, wake func()) error
 }
 
 func (c *Catalog) listen(ctx context.Context, channel string, wake func()) error {
-	cctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	cctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	cfg := c.leader.Config().ConnConfig
 	if err := c.finder.before(cctx, cfg); err != nil {
@@ -75,7 +75,7 @@ func (c *Catalog) listen(ctx context.Context, channel string, wake func()) error
 			return fmt.Errorf("listen: %w", err)
 		}
 		var standby bool
-		qctx, stop := context.WithTimeout(ctx, connectTimeout)
+		qctx, stop := context.WithTimeout(ctx, c.finder.timeout)
 		err = conn.QueryRow(qctx, "SELECT pg_is_in_recovery()").Scan(&standby)
 		stop()
 		if err != nil {

@@ -59,8 +59,7 @@ func insertOutbox(ctx context.Context, q *db.Queries, lane string, asset *string
 	if err != nil {
 		return fmt.Errorf("outbox effect: %w", err)
 	}
-	_, err = q.InsertOutbox(ctx, db.InsertOutboxParams{Lane: lane, Asset: asset, Objects: objs, Event: event, Effect: eff})
-	return err
+	return q.InsertOutbox(ctx, db.InsertOutboxParams{Lane: lane, Asset: asset, Objects: objs, Event: event, Effect: eff})
 }
 
 // Delays of the two passes of a clean-up: the first as soon as cancelled work

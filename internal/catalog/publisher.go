@@ -260,7 +260,7 @@ func apply(ctx context.Context, q *db.Queries, asset string, e effect) error {
 		}
 	}
 	if run := int32(e.Playable); run > 0 {
-		if _, err := q.SetRunState(ctx, string(RunPlayable), asset, run); err != nil {
+		if err := q.SetRunState(ctx, string(RunPlayable), asset, run); err != nil {
 			return err
 		}
 		if err := q.MarkPlayable(ctx, &run, asset); err != nil {
@@ -268,7 +268,7 @@ func apply(ctx context.Context, q *db.Queries, asset string, e effect) error {
 		}
 	}
 	if run := int32(e.Ready); run > 0 {
-		if _, err := q.SetRunState(ctx, string(RunComplete), asset, run); err != nil {
+		if err := q.SetRunState(ctx, string(RunComplete), asset, run); err != nil {
 			return err
 		}
 		if err := q.MarkReady(ctx, &run, asset); err != nil {

@@ -67,7 +67,7 @@ func (a *access) with(ctx context.Context, f func(ctx context.Context, c *catalo
 	if _, ok := t.Get(a.Region); !ok {
 		return fmt.Errorf("--region %q: not in %s (has %v)", a.Region, a.Regions, t.Names())
 	}
-	c, err := catalog.Open(a.Postgres.DSN(t.PostgresDSNHosts(a.Region)), slog.New(slog.DiscardHandler))
+	c, err := catalog.Open(a.Postgres.DSN(t.PostgresDSNHosts(a.Region)), t.Farthest(a.Region), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

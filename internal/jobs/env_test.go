@@ -43,7 +43,7 @@ func newEnv(t *testing.T) *env {
 	t.Helper()
 	e := &env{t: t, dsn: testenv.Postgres(t)}
 	var err error
-	e.cat, err = catalog.Open(e.dsn, quiet())
+	e.cat, err = catalog.Open(e.dsn, 0, quiet())
 	require.NoError(t, err)
 	t.Cleanup(e.cat.Close)
 	require.NoError(t, e.cat.Migrate(t.Context()))

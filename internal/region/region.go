@@ -254,6 +254,18 @@ func (r Region) rtt(to string) time.Duration {
 	return time.Duration(r.RTT[to])
 }
 
+// Farthest is the round-trip time from the named region to the one farthest from it,
+// 0 if it is alone or unknown.
+func (t *Table) Farthest(from string) time.Duration {
+	var farthest time.Duration
+	if self, ok := t.Get(from); ok {
+		for _, d := range self.RTT {
+			farthest = max(farthest, time.Duration(d))
+		}
+	}
+	return farthest
+}
+
 // Edge returns the named edge and its region.
 func (t *Table) Edge(name string) (Edge, Region, bool) {
 	for _, r := range t.Regions {

@@ -72,17 +72,6 @@ func (q *Queries) ClaimOutbox(ctx context.Context, lease time.Duration, age time
 	return items, nil
 }
 
-const currentLSN = `-- name: CurrentLSN :one
-SELECT pg_current_wal_lsn()::text
-`
-
-func (q *Queries) CurrentLSN(ctx context.Context) (string, error) {
-	row := q.db.QueryRow(ctx, currentLSN)
-	var column_1 string
-	err := row.Scan(&column_1)
-	return column_1, err
-}
-
 const delayOutbox = `-- name: DelayOutbox :exec
 UPDATE outbox SET failures = failures + 1, error = $1, hold_until = now() + $2::interval
 WHERE id = $3 AND done_at IS NULL
@@ -114,8 +103,8 @@ func (q *Queries) ForgetSent(ctx context.Context) (int64, error) {
 	return result.RowsAffected(), nil
 }
 
-const insertOutbox = `-- name: InsertOutbox :one
-INSERT INTO outbox (lane, asset, objects, event, effect) VALUES ($1, $2, $3, $4, $5) RETURNING id
+const insertOutbox = `-- name: InsertOutbox :exec
+INSERT INTO outbox (lane, asset, objects, event, effect) VALUES ($1, $2, $3, $4, $5)
 `
 
 type InsertOutboxParams struct {
@@ -126,17 +115,15 @@ type InsertOutboxParams struct {
 	Effect  json.RawMessage
 }
 
-func (q *Queries) InsertOutbox(ctx context.Context, arg InsertOutboxParams) (int64, error) {
-	row := q.db.QueryRow(ctx, insertOutbox,
+func (q *Queries) InsertOutbox(ctx context.Context, arg InsertOutboxParams) error {
+	_, err := q.db.Exec(ctx, insertOutbox,
 		arg.Lane,
 		arg.Asset,
 		arg.Objects,
 		arg.Event,
 		arg.Effect,
 	)
-	var id int64
-	err := row.Scan(&id)
-	return id, err
+	return err
 }
 
 const markDone = `-- name: MarkDone :one

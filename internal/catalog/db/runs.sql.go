@@ -67,7 +67,7 @@ func (q *Queries) Chunks(ctx context.Context, asset string, run int32, track str
 	return items, nil
 }
 
-const describeRendition = `-- name: DescribeRendition :execrows
+const describeRendition = `-- name: DescribeRendition :exec
 UPDATE renditions SET description = $1 WHERE asset = $2 AND run = $3 AND id = $4
 `
 
@@ -78,17 +78,14 @@ type DescribeRenditionParams struct {
 	ID          string
 }
 
-func (q *Queries) DescribeRendition(ctx context.Context, arg DescribeRenditionParams) (int64, error) {
-	result, err := q.db.Exec(ctx, describeRendition,
+func (q *Queries) DescribeRendition(ctx context.Context, arg DescribeRenditionParams) error {
+	_, err := q.db.Exec(ctx, describeRendition,
 		arg.Description,
 		arg.Asset,
 		arg.Run,
 		arg.ID,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	return err
 }
 
 const failRun = `-- name: FailRun :execrows
@@ -295,17 +292,14 @@ func (q *Queries) SetPlan(ctx context.Context, plan json.RawMessage, asset strin
 	return result.RowsAffected(), nil
 }
 
-const setRunState = `-- name: SetRunState :execrows
+const setRunState = `-- name: SetRunState :exec
 UPDATE runs SET state = $1, ended_at = CASE WHEN $1 IN ('complete', 'failed', 'cancelled') THEN now() END
 WHERE asset = $2 AND n = $3 AND state NOT IN ('complete', 'failed', 'cancelled')
 `
 
-func (q *Queries) SetRunState(ctx context.Context, state string, asset string, n int32) (int64, error) {
-	result, err := q.db.Exec(ctx, setRunState, state, asset, n)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+func (q *Queries) SetRunState(ctx context.Context, state string, asset string, n int32) error {
+	_, err := q.db.Exec(ctx, setRunState, state, asset, n)
+	return err
 }
 
 const trackHeads = `-- name: TrackHeads :many

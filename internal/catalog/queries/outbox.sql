@@ -1,5 +1,5 @@
--- name: InsertOutbox :one
-INSERT INTO outbox (lane, asset, objects, event, effect) VALUES (@lane, sqlc.narg(asset), @objects, sqlc.narg(event), @effect) RETURNING id;
+-- name: InsertOutbox :exec
+INSERT INTO outbox (lane, asset, objects, event, effect) VALUES (@lane, sqlc.narg(asset), @objects, sqlc.narg(event), @effect);
 
 -- name: MarkStored :exec
 UPDATE outbox SET stored_at = now(), hold_until = now() WHERE id = @id AND done_at IS NULL AND stored_at IS NULL;
@@ -39,9 +39,6 @@ UPDATE outbox SET sent_at = now() WHERE id = @id AND sent_at IS NULL;
 
 -- name: ForgetSent :execrows
 DELETE FROM outbox WHERE id IN (SELECT o.id FROM outbox o WHERE o.sent_at < now() - interval '1 day' LIMIT 1000);
-
--- name: CurrentLSN :one
-SELECT pg_current_wal_lsn()::text;
 
 -- name: Replayed :one
 SELECT (NOT pg_is_in_recovery() OR coalesce(pg_last_wal_replay_lsn() >= (@lsn::text)::pg_lsn, false))::boolean;

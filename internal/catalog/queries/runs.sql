@@ -10,7 +10,7 @@ SELECT * FROM runs WHERE asset = @asset ORDER BY n DESC LIMIT 1;
 -- name: SetPlan :execrows
 UPDATE runs SET plan = @plan, state = 'encoding' WHERE asset = @asset AND n = @n AND state = 'planned';
 
--- name: SetRunState :execrows
+-- name: SetRunState :exec
 UPDATE runs SET state = @state, ended_at = CASE WHEN @state IN ('complete', 'failed', 'cancelled') THEN now() END
 WHERE asset = @asset AND n = @n AND state NOT IN ('complete', 'failed', 'cancelled');
 
@@ -28,7 +28,7 @@ UPDATE runs SET master = master + 1, offered = @offered, final = @final WHERE as
 -- name: InsertRendition :exec
 INSERT INTO renditions (asset, run, id, track, description) VALUES (@asset, @run, @id, @track, @description);
 
--- name: DescribeRendition :execrows
+-- name: DescribeRendition :exec
 UPDATE renditions SET description = @description WHERE asset = @asset AND run = @run AND id = @id;
 
 -- name: Renditions :many

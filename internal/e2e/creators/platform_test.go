@@ -113,7 +113,7 @@ func (s *threeRegions) catalog(t *testing.T) *catalog.Catalog {
 	password, err := s.Secret("postgres.secret")
 	require.NoError(t, err)
 	cfg := catalog.Config{User: "meridian", Password: service.Secret(password), Database: "meridian"}
-	c, err := catalog.Open(cfg.DSN(s.Table.PostgresDSNHosts("eu")), slog.New(slog.DiscardHandler))
+	c, err := catalog.Open(cfg.DSN(s.Table.PostgresDSNHosts("eu")), s.Table.Farthest("eu"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c

@@ -69,7 +69,7 @@ func (c *Command) Run(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	cat, err := catalog.Open(c.Postgres.DSN(c.table.PostgresDSNHosts(c.Region)), quiet)
+	cat, err := catalog.Open(c.Postgres.DSN(c.table.PostgresDSNHosts(c.Region)), c.table.Farthest(c.Region), quiet)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,238 @@
+package catalog
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/internal/catalog/db"
+	"github.com/meridian-video/meridian/internal/testenv"
+)
+
+// wire stands between a catalog and its server: it counts round trips, and breaks
+// connections like a server that dies.
+type wire struct {
+	addr   string
+	mu     sync.Mutex
+	asking bool
+	trips  int
+	// dieAt is the round trip before whose answer all connections break, 0 for none.
+	dieAt int
+}
+
+// overWire opens a catalog whose server is reached over a wire.
+func overWire(t *testing.T, dsn string) (*Catalog, *wire) {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{addr: u.Host}
+	u.Host = l.Addr().String()
+	c, err := Open(u.String(), 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	var g errgroup.Group
+	g.Go(func() error {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return nil
+			}
+			g.Go(func() error { return w.carry(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		c.Close()
+		require.NoError(t, l.Close())
+		require.NoError(t, g.Wait())
+	})
+	return c, w
+}
+
+func (w *wire) carry(client net.Conn) error {
+	server, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		client.Close()
+		return err
+	}
+	var g errgroup.Group
+	pass := func(to, from net.Conn, note func() bool) func() error {
+		return func() error {
+			defer client.Close()
+			defer server.Close()
+			buf := make([]byte, 64<<10)
+			for {
+				n, err := from.Read(buf)
+				if n > 0 && !note() {
+					return nil
+				}
+				if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+					return nil // one of them has left
+				}
+			}
+		}
+	}
+	g.Go(pass(server, client, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.asking = true
+		return true
+	}))
+	g.Go(pass(client, server, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.asking {
+			w.asking = false
+			w.trips++
+		}
+		return w.dieAt == 0 || w.trips != w.dieAt
+	}))
+	return g.Wait()
+}
+
+// count returns how many round trips a call takes: the least of some, for the pools
+// have their own traffic too.
+func (w *wire) count(t *testing.T, call func() error) int {
+	t.Helper()
+	least := math.MaxInt
+	for range 3 {
+		w.dieBefore(0)
+		require.NoError(t, call())
+		w.mu.Lock()
+		least = min(least, w.trips)
+		w.mu.Unlock()
+	}
+	return least
+}
+
+// dieBefore has the server die before it answers the nth round trip from now.
+func (w *wire) dieBefore(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trips, w.dieAt = 0, n
+}
+
+func TestRoundTrips(t *testing.T) {
+	c, w := overWire(t, testenv.Postgres(t))
+	require.NoError(t, c.Migrate(t.Context()))
+	ctx := WithSession(t.Context(), ParseSession(""))
+	a, err := c.CreateAsset(ctx, NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
+	rename := func(title string) func() error {
+		return func() error {
+			_, err := c.UpdateAsset(ctx, "ann", a.ID, &title, nil)
+			return err
+		}
+	}
+	require.Equal(t, 2, w.count(t, rename("renamed")))
+	up, err := c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: a.ID, Size: -1})
+	require.NoError(t, err)
+	parts := 0
+	require.Equal(t, 3, w.count(t, func() error {
+		parts++
+		return c.AppendPart(ctx, up.ID, Part{N: parts - 1, ID: "p", Start: int64(parts - 1), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}})
+	}))
+	got, err := c.GetAsset(ctx, "ann", a.ID)
+	require.NoError(t, err)
+	require.Equal(t, "renamed", got.Title)
+}
+
+// A leader that dies before it was asked to commit can't have committed: the write
+// happens on the next. If it dies in the commit nobody knows.
+func TestLeaderDiesWithinAWrite(t *testing.T) {
+	c, w := overWire(t, testenv.Postgres(t))
+	require.NoError(t, c.Migrate(t.Context()))
+	a, err := c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
+	rename := func(title string) error {
+		_, err := c.UpdateAsset(t.Context(), "ann", a.ID, &title, nil)
+		return err
+	}
+	require.NoError(t, rename("warm"))
+	w.dieBefore(1)
+	require.NoError(t, rename("retried"))
+	require.Equal(t, "retried", one[string](t, c, "SELECT title FROM assets WHERE id = $1", a.ID))
+	require.EqualValues(t, 1, c.left.Load())
+
+	require.NoError(t, rename("warm"))
+	w.dieBefore(2)
+	require.ErrorIs(t, rename("in doubt"), ErrUnavailable)
+	require.EqualValues(t, 2, c.left.Load())
+	w.dieBefore(0)
+	require.NoError(t, rename("after"))
+}
+
+// A statement that waited fails with the one it travels with; the transaction is
+// rolled back and its connection used again.
+func TestWaitingStatementFails(t *testing.T) {
+	c := fresh(t)
+	a, err := c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
+	fail := func(then func(*db.Queries) error) error {
+		return c.write(t.Context(), "fail", func(q *db.Queries) error {
+			title := "never"
+			if err := q.UpdateAsset(t.Context(), title, "public", a.ID); err != nil {
+				return err
+			}
+			if err := q.InsertRun(t.Context(), "nobody's", 1, "default"); err != nil { // violates a foreign key
+				return err
+			}
+			return then(q)
+		})
+	}
+	nothing := func(*db.Queries) error { return nil }
+	single := func(q *db.Queries) error { _, err := q.GetAsset(t.Context(), a.ID); return err }
+	many := func(q *db.Queries) error { _, err := q.Chunks(t.Context(), a.ID, 1, "v"); return err }
+	rows := func(q *db.Queries) error { _, err := q.RevokeKey(t.Context(), "k", "ann"); return err }
+	for _, then := range []func(*db.Queries) error{nothing, single, many, rows} {
+		require.Equal(t, "23503", sqlState(fail(then)))
+		got, err := c.GetAsset(t.Context(), "ann", a.ID)
+		require.NoError(t, err)
+		require.Empty(t, got.Title)
+	}
+	require.LessOrEqual(t, c.leader.Stat().NewConnsCount(), int64(2), "the one used and an idle one")
+	require.ErrorIs(t, c.write(t.Context(), "nothing", func(*db.Queries) error { return io.EOF }), io.EOF)
+	require.NoError(t, c.write(t.Context(), "nothing", nothing))
+}
+
+// Only a leader that answers nobody is left for being late.
+func TestSlowLeaderIsKept(t *testing.T) {
+	c, w := overWire(t, testenv.Postgres(t))
+	require.NoError(t, c.Migrate(t.Context()))
+	c.timeout = 600 * time.Millisecond
+	slow := func() error {
+		return c.direct(t.Context(), "sleep", func(ctx context.Context, _ *db.Queries) error {
+			_, err := c.leader.Exec(ctx, "SELECT pg_sleep(5)")
+			return err
+		})
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			if _, err := c.leader.Exec(t.Context(), "SELECT 1"); err != nil {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	})
+	require.ErrorIs(t, slow(), ErrUnavailable)
+	require.Zero(t, c.left.Load())
+	stop()
+	require.NoError(t, g.Wait())
+	w.mu.Lock() // nothing passes
+	err := slow()
+	w.mu.Unlock()
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.EqualValues(t, 1, c.left.Load())
+}
