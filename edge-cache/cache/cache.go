@@ -68,6 +68,7 @@ type Cache struct {
 	cfg    Config
 	shards [shards]shard
 	disk   *diskLog
+	drops  drops
 	ctx    context.Context
 	cancel context.CancelFunc
 	fills  sync.WaitGroup
@@ -113,7 +114,7 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	c.policy = newS3FIFO(cfg.Memory, func(n *node) { c.unlink(n) })
 	if cfg.Dir != "" {
-		d, err := openLog(cfg.Dir, cfg.Disk, cfg.MaxObject, cfg.Log)
+		d, err := openLog(cfg.Dir, cfg.Disk, cfg.MaxObject, &c.drops, cfg.Log)
 		if err != nil {
 			return nil, err
 		}
@@ -214,7 +215,7 @@ func (c *Cache) Prefetch(key string, src Source) bool {
 		c.ahead.Add(-1)
 		return false
 	}
-	o := newObject(key, hash)
+	o := c.newObject(key, hash)
 	o.ahead.Store(true)
 	if !c.start(o, src) {
 		c.ahead.Add(-1)
@@ -246,7 +247,7 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 		s.mu.Lock()
 		old := s.m[key]
 		if o = old; o == nil || stale(o) {
-			o, out.Collapsed = newObject(key, hash), false
+			o, out.Collapsed = c.newObject(key, hash), false
 			if !c.start(o, src) {
 				s.mu.Unlock()
 				return nil, Outcome{}, ErrClosed
@@ -279,21 +280,23 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 // Put adds a whole object that didn't come through a Source, replacing one of the
 // same key; false when memory has no room for it. body is the cache's from now on.
 func (c *Cache) Put(key string, info Info, body []byte) bool {
-	hash := xxhash.Sum64String(key)
-	o := newObject(key, hash)
+	return c.put(c.newObject(key, xxhash.Sum64String(key)), info, body)
+}
+
+func (c *Cache) put(o *Object, info Info, body []byte) bool {
 	info.Size = int64(len(body))
 	o.info, o.body = info, body
 	o.finish()
 	close(o.opened)
-	s := &c.shards[hash%shards]
+	s := &c.shards[o.hash%shards]
 	s.mu.Lock()
-	old := s.m[key]
-	s.m[key] = o
+	old := s.m[o.key]
+	s.m[o.key] = o
 	s.mu.Unlock()
 	if old != nil {
 		c.forget(old)
 	}
-	if info.Size > c.cfg.MaxObject || !c.admit(o, info.Size+overhead) {
+	if info.Size > c.cfg.MaxObject || c.drops.since(o.born, o.key) || !c.admit(o, info.Size+overhead) {
 		c.forget(o)
 		return false
 	}
@@ -348,9 +351,18 @@ func (c *Cache) forget(o *Object) {
 }
 
 // Drop forgets every object whose key matches and returns how many were in
-// memory. Readers that have one keep it; one that is arriving may be kept once
-// more. The error is of the disk, where what was not removed may be found again.
+// memory. Readers that have one keep it, those of one that is arriving get it
+// whole; who asks after Drop has returned gets neither. The error is of the disk,
+// where what was not removed may be found again. match is called later too, and by
+// several goroutines.
 func (c *Cache) Drop(match func(key string) bool) (int, error) {
+	c.drops.add(match)
+	// The disk first: what is taken from there meanwhile is found in memory.
+	var err error
+	if c.disk != nil {
+		err = c.disk.remove(match)
+		c.drops.add(match) // for what was taken from the disk just before
+	}
 	n := 0
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -367,10 +379,46 @@ func (c *Cache) Drop(match func(key string) bool) (int, error) {
 		}
 		n += len(found)
 	}
-	if c.disk == nil {
-		return n, nil
+	return n, err
+}
+
+// drops remembers which drops there were lately, so that an object that was on its way
+// then isn't kept when it has arrived.
+type drops struct {
+	mu   sync.Mutex
+	n    uint64 // how many there were
+	last [maxDrops]func(key string) bool
+}
+
+// maxDrops is how many are remembered. An object that took longer isn't kept.
+const maxDrops = 256
+
+func (d *drops) add(match func(key string) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last[d.n%maxDrops] = match
+	d.n++
+}
+
+func (d *drops) count() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.n
+}
+
+// since reports whether an object may have been dropped after the first n drops.
+func (d *drops) since(n uint64, key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.n-n > maxDrops {
+		return true
 	}
-	return n, c.disk.remove(match)
+	for i := n; i < d.n; i++ {
+		if d.last[i%maxDrops](key) {
+			return true
+		}
+	}
+	return false
 }
 
 // unlink takes the object out of the index, unless another has its place.

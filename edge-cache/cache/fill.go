@@ -230,7 +230,9 @@ func (s *stream) mend(ctx context.Context, err error) error {
 		copy(o.body[here:], good[here:])
 		return nil
 	}
-	s.c.Put(o.key, info, good)
+	better := s.c.newObject(o.key, o.hash)
+	better.born = o.born
+	s.c.put(better, info, good)
 	return err
 }
 

@@ -32,6 +32,7 @@ type diskLog struct {
 	capacity   int64
 	segmentMax int64
 	maxObject  int64
+	drops      *drops
 	log        *slog.Logger
 	lock       *os.File
 
@@ -76,7 +77,7 @@ func (d *diskLog) segmentPath(id uint64) string {
 }
 
 // openLog opens the log in dir, making it, and reads its index.
-func openLog(dir string, capacity, maxObject int64, log *slog.Logger) (*diskLog, error) {
+func openLog(dir string, capacity, maxObject int64, drops *drops, log *slog.Logger) (*diskLog, error) {
 	if capacity < 4*maxObject {
 		return nil, fmt.Errorf("cache directory %s: %d bytes: want at least four times the largest object (%d)", dir, capacity, maxObject)
 	}
@@ -90,7 +91,7 @@ func openLog(dir string, capacity, maxObject int64, log *slog.Logger) (*diskLog,
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache directory %s is used by another process: %w", dir, err), lock.Close())
 	}
-	d := &diskLog{dir: dir, capacity: capacity, segmentMax: min(maxSegment, capacity/minSegments), maxObject: maxObject, log: log, lock: lock,
+	d := &diskLog{dir: dir, capacity: capacity, segmentMax: min(maxSegment, capacity/minSegments), maxObject: maxObject, drops: drops, log: log, lock: lock,
 		queue: make(chan work, queueLen), done: make(chan struct{}), index: map[string]*place{}}
 	if err := d.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache directory: %w", err), d.closeFiles(), lock.Close())
@@ -173,7 +174,8 @@ func (d *diskLog) write() {
 			continue
 		}
 		o := w.object
-		if d.failure() == nil {
+		// One that was on its way when it was dropped may come after what removes it.
+		if d.failure() == nil && !d.drops.since(o.born, o.key) {
 			if err := d.append(o.key, o.info, o.body, true); err != nil {
 				d.fail(err)
 			}

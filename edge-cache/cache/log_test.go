@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -271,4 +272,30 @@ func TestDropLasts(t *testing.T) {
 	require.Zero(t, again.Stats().DiskObjects)
 	require.Zero(t, again.Stats().DiskBytes)
 	get(t, again, "b/7", object("b/7", 100_000), &org)
+}
+
+// What was on its way when it was dropped reaches its readers, and nobody who asks
+// later, neither from memory nor from disk.
+func TestDropWhileArriving(t *testing.T) {
+	dir := t.TempDir()
+	before, after := object("before", 5000), object("after", 6000)
+	allow := make(chan int, 1)
+	org := origin{wrap: func(r io.Reader) io.Reader { return &step{r: r, allow: allow, ctx: t.Context()} }}
+	c, err := Open(diskConfig(dir))
+	require.NoError(t, err)
+	o, _, err := c.Get(t.Context(), "k", org.source(before))
+	require.NoError(t, err)
+	_, err = c.Drop(func(key string) bool { return key == "k" })
+	require.NoError(t, err)
+	allow <- len(before)
+	got, err := readAll(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, before, got)
+	org.wrap = nil
+	require.Equal(t, Origin, get(t, c, "k", after, &org).Tier)
+	require.NoError(t, c.Close())
+
+	again := open(t, diskConfig(dir))
+	require.Equal(t, 1, again.Stats().DiskObjects)
+	require.Equal(t, Disk, get(t, again, "k", after, &org).Tier)
 }

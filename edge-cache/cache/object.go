@@ -38,6 +38,7 @@ const (
 // changed and are valid as long as the caller holds them.
 type Object struct {
 	node
+	born    uint64    // how many drops there had been
 	expires time.Time // of a missing object's entry
 
 	opened chan struct{} // closed once Info, or why there is none, is known
@@ -58,8 +59,8 @@ type Object struct {
 	err    error
 }
 
-func newObject(key string, hash uint64) *Object {
-	return &Object{node: node{key: key, hash: hash}, opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin}
+func (c *Cache) newObject(key string, hash uint64) *Object {
+	return &Object{node: node{key: key, hash: hash}, born: c.drops.count(), opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin}
 }
 
 // Info describes the object.
