@@ -74,7 +74,7 @@ type Catalog struct {
 // the catalog when done.
 func Open(dsn string, rtt time.Duration, log *slog.Logger) (*Catalog, error) {
 	heard := &hearing{}
-	finder := newLeaderFinder(connectTimeout + roundTrips*rtt)
+	finder := newLeaderFinder(connectTimeout+roundTrips*rtt, heard)
 	leader, err := newPool(dsn, "read-write", finder.timeout, func(cfg *pgxpool.Config) {
 		cfg.BeforeConnect = finder.before
 		cfg.ConnConfig.ValidateConnect = takesWrites
@@ -213,12 +213,17 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 	var err error
 	for range 2 {
 		left := c.left.Load()
-		err = fn(tctx)
+		actx, stop := c.unlessSilent(tctx)
+		err = fn(actx)
+		stop()
+		if err != nil && context.Cause(actx) == errSilent {
+			err = fmt.Errorf("%w: %w", errSilent, err)
+		}
 		if err == nil || ctx.Err() != nil || !lost(err) { // the caller's own end says nothing about the leader
 			return err
 		}
 		state := sqlState(err)
-		if state != "" && state != readOnly && !strings.HasPrefix(state, "57P") || timedOut(err) && c.heard.within(c.timeout/2) {
+		if state != "" && state != readOnly && !strings.HasPrefix(state, "57P") || timedOut(err) && !errors.Is(err, errSilent) {
 			return err
 		}
 		c.leave(left)
@@ -227,6 +232,36 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 		}
 	}
 	return err
+}
+
+// errSilent ends calls to a leader that answers nobody.
+var errSilent = errors.New("the leader has fallen silent")
+
+// unlessSilent returns a context that ends when the leader has answered nobody for
+// half a call's deadline. stop releases it.
+func (c *Catalog) unlessSilent(ctx context.Context) (_ context.Context, stop func()) {
+	patience := c.timeout / 2
+	ctx, cancel := context.WithCancelCause(ctx)
+	last := time.Now()
+	var mu sync.Mutex // the timer may fire before it is known here
+	mu.Lock()
+	defer mu.Unlock()
+	var t *time.Timer
+	t = time.AfterFunc(patience, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if heard := c.heard.at(); heard.After(last) {
+			last = heard
+		} else if !c.finder.found() {
+			last = time.Now() // nobody is asked
+		}
+		if quiet := time.Since(last); quiet < patience {
+			t.Reset(patience - quiet)
+			return
+		}
+		cancel(errSilent)
+	})
+	return ctx, func() { t.Stop(); cancel(nil) }
 }
 
 // leave drops the connections to a leader that failed someone who began when as
@@ -245,8 +280,6 @@ const readOnly = "25006"
 // read runs fn on a follower that has replayed what the session of ctx wrote,
 // else on the leader.
 func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
 	err := c.onFollower(ctx, fn)
 	switch {
 	case errors.Is(err, errBehind):

@@ -68,7 +68,7 @@ func lost(err error) bool {
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || timedOut(err) ||
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || timedOut(err) || errors.Is(err, errSilent) ||
 		errors.Is(err, io.ErrUnexpectedEOF) // the server died while it was asked
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // leaderFinder makes connections go to the leader first. Asked one after the other,
@@ -19,6 +21,7 @@ import (
 // connections to the leader behind it come too late for who wants them.
 type leaderFinder struct {
 	timeout time.Duration // of one look
+	heard   *hearing
 	ctx     context.Context
 	stop    context.CancelFunc
 	looking singleflight.Group
@@ -33,8 +36,8 @@ type server struct {
 	port uint16
 }
 
-func newLeaderFinder(timeout time.Duration) *leaderFinder {
-	f := &leaderFinder{timeout: timeout}
+func newLeaderFinder(timeout time.Duration, heard *hearing) *leaderFinder {
+	f := &leaderFinder{timeout: timeout, heard: heard}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
@@ -47,10 +50,20 @@ func (f *leaderFinder) forget() {
 	f.forgotten++
 }
 
+// found reports whether the leader is known.
+func (f *leaderFinder) found() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.known != nil
+}
+
 // before is a pool's BeforeConnect: it puts the leader before all other servers.
 func (f *leaderFinder) before(ctx context.Context, cfg *pgx.ConnConfig) error {
 	servers, attempts := attemptsOf(&cfg.Config)
-	if len(servers) < 2 {
+	if len(servers) == 1 {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.known = &servers[0]
 		return nil
 	}
 	leader, err := f.find(ctx, &cfg.Config, servers, attempts)
@@ -81,6 +94,7 @@ func (f *leaderFinder) find(ctx context.Context, cfg *pgconn.Config, servers []s
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if err == nil && f.forgotten == since {
+			f.heard.note(nil)
 			f.known = &found
 		}
 		return found, err
@@ -132,7 +146,8 @@ func arrange(cfg *pgconn.Config, order []server, attempts map[server][]*pgconn.F
 	cfg.Fallbacks = all[1:]
 }
 
-// race asks all servers at once and returns the first that takes writes.
+// race asks all servers at once and returns the first that takes writes. It asks
+// again who doesn't, until its time is up: one of them is about to.
 func (f *leaderFinder) race(cfg *pgconn.Config, servers []server, attempts map[server][]*pgconn.FallbackConfig) (server, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
 	defer cancel()
@@ -145,14 +160,21 @@ func (f *leaderFinder) race(cfg *pgconn.Config, servers []server, attempts map[s
 		one := cfg.Copy()
 		arrange(one, []server{s}, attempts)
 		go func() {
-			// It validates that the server takes writes.
-			conn, err := pgconn.ConnectConfig(ctx, one)
-			answers <- answer{s, err}
-			if err == nil {
-				// Also when another was faster; the server notices one that breaks off.
-				cctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-				defer stop()
-				_ = conn.Close(cctx)
+			for {
+				// It validates that the server takes writes.
+				conn, err := pgconn.ConnectConfig(ctx, one)
+				if err == nil {
+					answers <- answer{s, nil}
+					// Also when another was faster; the server notices one that breaks off.
+					cctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+					defer stop()
+					_ = conn.Close(cctx)
+					return
+				}
+				if sleep.For(ctx, askAgain) != nil {
+					answers <- answer{s, err}
+					return
+				}
 			}
 		}()
 	}
@@ -167,14 +189,15 @@ func (f *leaderFinder) race(cfg *pgconn.Config, servers []server, attempts map[s
 	return server{}, fmt.Errorf("no leader: %w", errors.Join(errs...))
 }
 
+// askAgain is how long a server that takes no writes is left alone.
+const askAgain = 400 * time.Millisecond
+
 // hearing notes when a server answered last, with a refusal too. It traces a pool's
 // connections.
 type hearing struct{ last atomic.Int64 }
 
-// within reports whether the server answered in the last while.
-func (h *hearing) within(d time.Duration) bool {
-	return time.Now().UnixNano()-h.last.Load() < int64(d)
-}
+// at is when the server answered last.
+func (h *hearing) at() time.Time { return time.Unix(0, h.last.Load()) }
 
 func (h *hearing) note(err error) {
 	if err == nil || sqlState(err) != "" {

@@ -19,8 +19,10 @@ import (
 // the next one that is read, or with COMMIT, in one pipeline. If one of them fails,
 // that one's reader gets the error, and the server executes nothing that follows.
 //
-// Not safe for concurrent use; it implements db.DBTX.
+// Not safe for concurrent use; it implements db.DBTX. Its statements end with ctx,
+// which is derived from the one they are given.
 type tx struct {
+	ctx     context.Context
 	conn    *pgx.Conn
 	waiting pgx.Batch
 	// sent says that the server may know of the transaction, committing that it may
@@ -33,16 +35,16 @@ type tx struct {
 func inTx(ctx context.Context, pool *pgxpool.Pool, position bool, fn func(q *db.Queries) error) (lsn string, err error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
-		return "", err
+		return "", &uncommittedError{err}
 	}
 	defer conn.Release()
-	t := &tx{conn: conn.Conn()}
+	t := &tx{ctx: ctx, conn: conn.Conn()}
 	t.waiting.Queue("begin")
 	if err = fn(db.New(t)); err == nil {
-		lsn, err = t.commit(ctx, position)
+		lsn, err = t.commit(position)
 	}
 	if err != nil {
-		t.rollback(ctx)
+		t.rollback()
 		if !t.committing {
 			err = &uncommittedError{err}
 		}
@@ -56,13 +58,13 @@ type uncommittedError struct{ error }
 func (e *uncommittedError) Unwrap() error { return e.error }
 
 // Exec keeps a statement waiting, or executes it if its number of rows is asked for.
-func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+func (t *tx) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	t.waiting.Queue(sql, args...)
 	// The first line that sqlc gives each statement is "-- name: Name :kind".
 	if first, _, _ := strings.Cut(sql, "\n"); strings.HasSuffix(first, " :exec") {
 		return pgconn.CommandTag{}, nil
 	}
-	results, err := t.send(ctx, 1)
+	results, err := t.send(1)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -71,9 +73,9 @@ func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 }
 
 // Query executes what waits and the statement.
-func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+func (t *tx) Query(_ context.Context, sql string, args ...any) (pgx.Rows, error) {
 	t.waiting.Queue(sql, args...)
-	results, err := t.send(ctx, 1)
+	results, err := t.send(1)
 	if err != nil {
 		return nil, err
 	}
@@ -85,17 +87,17 @@ func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 }
 
 // QueryRow executes what waits and the statement.
-func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+func (t *tx) QueryRow(_ context.Context, sql string, args ...any) pgx.Row {
 	t.waiting.Queue(sql, args...)
-	results, err := t.send(ctx, 1)
+	results, err := t.send(1)
 	return &txRow{results: results, err: err}
 }
 
 // send sends all that waits, and reads all results but the last ones.
-func (t *tx) send(ctx context.Context, last int) (pgx.BatchResults, error) {
+func (t *tx) send(last int) (pgx.BatchResults, error) {
 	batch := t.waiting
 	t.waiting, t.sent = pgx.Batch{}, true
-	results := t.conn.SendBatch(ctx, &batch)
+	results := t.conn.SendBatch(t.ctx, &batch)
 	for range batch.Len() - last {
 		if _, err := results.Exec(); err != nil {
 			return nil, closeResults(results, err)
@@ -104,7 +106,7 @@ func (t *tx) send(ctx context.Context, last int) (pgx.BatchResults, error) {
 	return results, nil
 }
 
-func (t *tx) commit(ctx context.Context, position bool) (lsn string, err error) {
+func (t *tx) commit(position bool) (lsn string, err error) {
 	if !t.sent && t.waiting.Len() == 1 {
 		return "", nil // nothing but BEGIN
 	}
@@ -115,7 +117,7 @@ func (t *tx) commit(ctx context.Context, position bool) (lsn string, err error) 
 		last++
 	}
 	t.committing = true
-	results, err := t.send(ctx, last)
+	results, err := t.send(last)
 	if err != nil {
 		return "", err
 	}
@@ -135,11 +137,11 @@ func (t *tx) commit(ctx context.Context, position bool) (lsn string, err error) 
 }
 
 // rollback ends a transaction that failed. If it can't, the pool closes the connection.
-func (t *tx) rollback(ctx context.Context) {
+func (t *tx) rollback() {
 	if !t.sent || t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
 	defer cancel()
 	_, _ = t.conn.Exec(ctx, "rollback")
 }

@@ -204,6 +204,25 @@ func TestWaitingStatementFails(t *testing.T) {
 	require.NoError(t, c.write(t.Context(), "nothing", nothing))
 }
 
+// A write that hadn't come to its COMMIT when the leader fell silent happens on the
+// next one, within the same call.
+func TestSilentLeaderIsLeftWithinAWrite(t *testing.T) {
+	c, w := overWire(t, testenv.Postgres(t))
+	require.NoError(t, c.Migrate(t.Context()))
+	a, err := c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
+	c.timeout = 4 * time.Second
+	w.mu.Lock() // nothing passes
+	heal := time.AfterFunc(c.timeout/2+100*time.Millisecond, w.mu.Unlock)
+	defer heal.Stop()
+	title := "renamed"
+	begin := time.Now()
+	_, err = c.UpdateAsset(t.Context(), "ann", a.ID, &title, nil)
+	require.NoError(t, err)
+	require.Greater(t, time.Since(begin), c.timeout/2)
+	require.EqualValues(t, 1, c.left.Load())
+}
+
 // Only a leader that answers nobody is left for being late.
 func TestSlowLeaderIsKept(t *testing.T) {
 	c, w := overWire(t, testenv.Postgres(t))
