@@ -94,15 +94,9 @@ func (c *cluster) leader(t *testing.T) region.Region {
 	t.Helper()
 	var found region.Region
 	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		for _, r := range c.plan.table.Regions {
-			if isLeader(ctx, r) {
-				found = r
-				return true
-			}
-		}
-		return false
+		var err error
+		found, err = c.plan.oneLeader(t.Context())
+		return err == nil
 	}, 20*time.Second, 100*time.Millisecond, "PostgreSQL has no leader")
 	return found
 }
@@ -207,6 +201,9 @@ func TestIsolatedRegionsSurviveTheLossOfTheLeaders(t *testing.T) {
 		both()
 	}
 
+	// The two leaders that an election needs don't live together.
+	until(t, 30*time.Second, func(ctx context.Context) error { return leadsNoEtcd(ctx, lost) })
+
 	require.NoError(t, operate(t, dir, opKill, lost.Name))
 	require.Empty(t, processesOf(t, dir, lost.Name), "processes of the killed region are left")
 	requireRefused(t, lost)
@@ -278,6 +275,34 @@ func TestIsolatedRegionsSurviveTheLossOfTheLeaders(t *testing.T) {
 	require.NoError(t, up.Process.Kill())
 	require.Error(t, up.endsWithin(t, 10*time.Second))
 	requireNothingLeft(t, dir)
+}
+
+// leadsNoEtcd returns nil if the region's etcd follows another.
+func leadsNoEtcd(ctx context.Context, r region.Region) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at(r, portEtcdClient)+"/v3/maintenance/status", strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	var s struct {
+		Header struct {
+			Member string `json:"member_id"`
+		} `json:"header"`
+		Leader string `json:"leader"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		return err
+	}
+	if s.Leader == "" || s.Leader == "0" || s.Leader == s.Header.Member {
+		return fmt.Errorf("etcd of %s is member %s, its leader is %q", r.Name, s.Header.Member, s.Leader)
+	}
+	return nil
 }
 
 // processesOf lists what works for a region, by mark, command and directory.

@@ -165,6 +165,10 @@ func (p *plan) patroniConfig(r region.Region, home, data, bin string) obj {
 				"shared_buffers": "128MB", "log_line_prefix": "%m [%p] %q%u@%d ",
 			},
 			"pg_hba": hba,
+			// While Patroni waits for a member that isn't consistent yet, it doesn't show
+			// it the next leader: when the leader was lost just then, commits waited for
+			// it a minute. What is missing may be only the next leader's to send.
+			"pg_ctl_timeout": whole(2 * wait.patroniTTL),
 			// A spread checkpoint would keep a new member waiting.
 			"basebackup": []any{obj{"checkpoint": "fast"}},
 			// A member that can't be wound back is copied anew.
