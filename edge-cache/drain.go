@@ -97,7 +97,7 @@ func newMeter(c *Command, t *fastpath.Traffic, store *cache.Cache) *load.Meter {
 	return load.New(sources...)
 }
 
-// observeLoad registers gauges over the load.
+// observeLoad registers what the load is.
 func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer, g *gate) {
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_" + name, Help: help}, f))
@@ -105,7 +105,8 @@ func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer, g *gate) 
 	gauge("load", "Share of the capacity in use, as routers are told.", m.Load)
 	gauge("shed_share", "Share of new sessions refused.", m.Share)
 	gauge("connections_open", "Connections open.", func() float64 { return float64(g.traffic.Open.Load()) })
-	gauge("connections_refused", "Connections closed because their client had too many.", func() float64 { return float64(g.refused.Load()) })
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_edge_connections_refused_total",
+		Help: "Connections closed because their client had too many."}, func() float64 { return float64(g.refused.Load()) }))
 	gauge("drained", "1 while routers are told to send nobody here.", func() float64 {
 		if d.ready() != nil {
 			return 1

@@ -55,7 +55,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// observeCache registers gauges over the cache's sizes.
+// observeCache registers the cache's sizes.
 func observeCache(reg prometheus.Registerer, component string, c *cache.Cache) {
 	gauge := func(name, help string, f func(cache.Stats) int64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_" + component + "_" + name, Help: help},
@@ -64,7 +64,8 @@ func observeCache(reg prometheus.Registerer, component string, c *cache.Cache) {
 	gauge("memory_bytes", "Bytes of objects in memory.", func(s cache.Stats) int64 { return s.Bytes })
 	gauge("memory_objects", "Objects in memory.", func(s cache.Stats) int64 { return int64(s.Objects) })
 	gauge("memory_capacity_bytes", "Bytes of objects memory may hold.", func(s cache.Stats) int64 { return s.Capacity })
-	gauge("memory_evictions", "Objects evicted from memory.", func(s cache.Stats) int64 { return s.Evictions })
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_" + component + "_memory_evictions_total",
+		Help: "Objects evicted from memory."}, func() float64 { return float64(c.Stats().Evictions) }))
 	gauge("disk_bytes", "Bytes in the disk log.", func(s cache.Stats) int64 { return s.DiskBytes })
 	gauge("disk_objects", "Objects in the disk log.", func(s cache.Stats) int64 { return int64(s.DiskObjects) })
 	gauge("disk_capacity_bytes", "Bytes the disk log may hold.", func(s cache.Stats) int64 { return s.DiskCapacity })

@@ -120,7 +120,7 @@ func (s *statusPage) tables() ([]statusTable, error) {
 		{"up for", time.Since(s.started).Round(time.Second).String()}}}
 	store := statusTable{"Cache", []statusRow{
 		{"memory", bytesText(one("memory_bytes")) + " of " + bytesText(one("memory_capacity_bytes"))}, {"objects in memory", count(one("memory_objects"))},
-		{"evicted", count(one("memory_evictions"))},
+		{"evicted", count(one("memory_evictions_total"))},
 		{"disk", bytesText(one("disk_bytes")) + " of " + bytesText(one("disk_capacity_bytes"))}, {"objects on disk", count(one("disk_objects"))},
 		{"prefetched", count(one("prefetches_total"))}, {"last purge", count(one("purge_number"))}}}
 	refused := statusTable{Title: "Refused"}
