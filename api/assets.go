@@ -70,6 +70,10 @@ type playbackURL struct {
 	Watch string `json:"watch"`
 	// Master is null for private assets: their URL holds a playback token.
 	Master *string `json:"master"`
+	// Poster and Extras, the index of all pictures, are null until they are made,
+	// and for private assets.
+	Poster *string `json:"poster"`
+	Extras *string `json:"extras"`
 }
 
 func (s *Server) render(c echo.Context, a catalog.Asset) asset {
@@ -83,6 +87,11 @@ func (s *Server) render(c echo.Context, a catalog.Asset) asset {
 	if a.Visibility != playback.Private {
 		m := s.master(token.None, a.ID)
 		out.Playback.Master = &m
+		if a.Poster != "" {
+			poster := s.object(a.ID, a.Poster)
+			extras := s.object(a.ID, objects.ExtrasPath(hls.RunName(a.CurrentRun)))
+			out.Playback.Poster, out.Playback.Extras = &poster, &extras
+		}
 	}
 	if a.Size > 0 {
 		out.Size = &a.Size
@@ -99,6 +108,11 @@ func (s *Server) render(c echo.Context, a catalog.Asset) asset {
 
 func (s *Server) master(tok, asset string) string {
 	return s.Region.Router.URL + "/v/" + tok + "/" + asset + "/master.m3u8"
+}
+
+// object is the public URL of one of an asset's objects.
+func (s *Server) object(asset, path string) string {
+	return s.Region.Router.URL + "/v/" + token.None + "/" + asset + "/" + path
 }
 
 // renderWhole is render with progress, which only single assets carry.

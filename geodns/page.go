@@ -35,7 +35,7 @@ func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 	s := rt.board.Load()
 	d := geo.Decide(s, geo.Query{Addr: viewer(r, rt.proxies), Key: asset, Allowed: allowed(rec)})
 	rt.decided(viaPage, &d)
-	p := web.Page{Asset: asset, Title: rec.Title, State: rec.State, Poster: rec.Poster, Duration: rec.Duration,
+	p := web.Page{Asset: asset, Title: rec.Title, State: rec.State, Duration: rec.Duration,
 		Embed: kind == "embed", Master: "/v/" + tok + "/" + asset + "/master.m3u8"}
 	if r.URL.Query().Get("steering") == "0" {
 		p.Master += "?steering=0"
@@ -55,6 +55,9 @@ func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		for _, e := range c.Edges {
+			if p.Poster == "" && rec.Poster != "" {
+				p.Poster = e.URL + "/v/" + tok + "/" + asset + "/" + rec.Poster
+			}
 			p.Edges = append(p.Edges, web.Edge{Name: e.Name, Region: c.Region.Name, Place: c.Region.Place, URL: e.URL})
 		}
 	}

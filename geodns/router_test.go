@@ -76,7 +76,7 @@ func (r records) Newest(ctx context.Context, id string) (playback.Record, error)
 }
 
 var testRecords = records{
-	asset:  {Asset: asset, N: 1, State: "ready", Run: "r1", Master: 1, Title: "A <b>title</b>", Duration: 10},
+	asset:  {Asset: asset, N: 1, State: "ready", Run: "r1", Master: 1, Title: "A <b>title</b>", Duration: 10, Poster: "r1/extra/poster-720.jpg-1"},
 	pinned: {Asset: pinned, N: 1, State: "ready", Placement: objects.Placement{Mode: objects.PlacePinned, Regions: []string{"ap"}}},
 	gone:   {Asset: gone, N: 2, Deleted: true},
 	taken:  {Asset: taken, N: 2, TakenDown: true},
@@ -280,6 +280,7 @@ func TestPages(t *testing.T) {
 		{"/embed/" + asset, 200, `"embed":true`},
 		{"/watch/" + asset + "?steering=0", 200, `/v/-/` + asset + `/master.m3u8?steering=0`},
 		{"/watch/" + asset + "?t=e30.e30.sig", 200, `/v/e30.e30.sig/` + asset + `/master.m3u8`},
+		{"/watch/" + asset + "?t=e30.e30.sig", 200, `"poster":"http://127.2.0.1:8082/v/e30.e30.sig/` + asset + `/r1/extra/poster-720.jpg-1"`},
 		{"/watch/" + asset + "?t=%22onload", 403, "not valid"},
 		{"/watch/" + slow, 200, "master.m3u8"},
 		{"/watch/" + nobody, 404, "Nothing to watch here yet"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -219,6 +220,10 @@ func desired(ctx context.Context, q *db.Queries, a db.Asset, run db.Run) (r play
 	r.Run, r.Master, r.State = runOf(run.N), int64(run.Master), string(Playable)
 	if run.Final {
 		r.State = string(Ready)
+	}
+	// Not of a run that was replaced since.
+	if poster := deref(a.Poster); strings.HasPrefix(poster, r.Run+"/") {
+		r.Poster = poster
 	}
 	return r, true, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
+	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/playback"
 )
@@ -259,6 +260,9 @@ func assetOf(r db.Asset) Asset {
 	a.Size = deref(r.Size)
 	a.Duration = time.Duration(deref(r.DurationMs)) * time.Millisecond
 	a.CurrentRun = int(deref(r.CurrentRun))
+	if poster := deref(r.Poster); strings.HasPrefix(poster, hls.RunName(a.CurrentRun)+"/") {
+		a.Poster = poster
+	}
 	return a
 }
 

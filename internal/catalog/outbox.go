@@ -24,6 +24,8 @@ type effect struct {
 	// Playable and Ready are the run that takes the asset to that state.
 	Playable int `json:"playable,omitempty"`
 	Ready    int `json:"ready,omitempty"`
+	// Poster becomes the asset's; its path below the asset's objects, run first.
+	Poster string `json:"poster,omitempty"`
 	// Purge becomes the next entry of the purges journal.
 	Purge *purgeEffect `json:"purge,omitempty"`
 }

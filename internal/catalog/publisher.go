@@ -275,6 +275,9 @@ func apply(ctx context.Context, q *db.Queries, asset string, e effect) error {
 			return err
 		}
 	}
+	if e.Poster != "" {
+		return q.SetPoster(ctx, e.Poster, asset)
+	}
 	return nil
 }
 

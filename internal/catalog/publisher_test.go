@@ -16,6 +16,7 @@ import (
 
 	"encoding/json"
 
+	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/playback"
 )
@@ -136,21 +137,36 @@ func TestFromUploadToReady(t *testing.T) {
 		require.Equal(t, before, got, key)
 	}
 
+	// The poster comes with the run's pictures.
+	require.NoError(t, c.CommitExtras(t.Context(), claim(t, c, asset+"/r1/extra"), hls.Extras{V: hls.ExtrasVersion, Asset: asset, Run: "r1",
+		Posters: []hls.Poster{{Path: "poster-720.jpg-1", Width: 1280, Height: 720}, {Path: "poster-360.jpg-1", Width: 640, Height: 360}}}))
+	settled(t, c)
+	require.NotEmpty(t, store.get(objects.ExtrasKey(asset, "r1")))
+	require.Equal(t, "r1/extra/poster-720.jpg-1", said(t, store, asset, 4).Poster)
+	got, err := c.GetAsset(t.Context(), "ann", asset)
+	require.NoError(t, err)
+	require.Equal(t, "r1/extra/poster-720.jpg-1", got.Poster)
+	sql(t, c, "UPDATE assets SET poster = 'r2/extra/poster-720.jpg-1'") // of a run viewers don't see
+	got, err = c.GetAsset(t.Context(), "ann", asset)
+	require.NoError(t, err)
+	require.Empty(t, got.Poster)
+	sql(t, c, "UPDATE assets SET poster = 'r1/extra/poster-720.jpg-1'")
+
 	// What viewers may see changes with a new record, what they don't, doesn't.
 	private := playback.Private
-	_, err := c.UpdateAsset(t.Context(), "ann", asset, nil, &private)
+	_, err = c.UpdateAsset(t.Context(), "ann", asset, nil, &private)
 	require.NoError(t, err)
 	_, err = c.UpdateAsset(t.Context(), "ann", asset, nil, &private)
 	require.NoError(t, err)
 	settled(t, c)
-	require.Equal(t, playback.Private, said(t, store, asset, 4).Visibility)
-	require.Len(t, store.keys("streams/"+asset+"/playback/"), 4)
+	require.Equal(t, playback.Private, said(t, store, asset, 5).Visibility)
+	require.Len(t, store.keys("streams/"+asset+"/playback/"), 5)
 
 	require.NoError(t, c.DeleteAsset(t.Context(), "ann", asset))
 	settled(t, c)
-	tomb := said(t, store, asset, 5)
+	tomb := said(t, store, asset, 6)
 	require.True(t, tomb.Deleted)
-	require.Len(t, store.keys("streams/"+asset+"/playback/"), 5)
+	require.Len(t, store.keys("streams/"+asset+"/playback/"), 6)
 	require.Equal(t, EventDeleted, events.types()[len(events.types())-1])
 	require.Equal(t, int64(2), one[int64](t, c, "SELECT count(*) FROM tasks WHERE kind = 'cleanup'"))
 }

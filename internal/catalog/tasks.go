@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -295,8 +296,11 @@ func (c *Catalog) CommitExtras(ctx context.Context, t Task, x hls.Extras) error 
 		if again, err := finish(ctx, q, t); again || err != nil {
 			return err
 		}
-		return emit(ctx, q, asset, Event{Type: EventChanged, Run: x.Run},
-			outboxEntry{objects: []Object{{Key: objects.ExtrasKey(x.Asset, x.Run), Body: body}}})
+		o := outboxEntry{objects: []Object{{Key: objects.ExtrasKey(x.Asset, x.Run), Body: body}}}
+		if len(x.Posters) > 0 {
+			o.effect.Poster = path.Join(path.Dir(objects.ExtrasPath(x.Run)), x.Posters[0].Path)
+		}
+		return emit(ctx, q, asset, Event{Type: EventChanged, Run: x.Run}, o)
 	})
 }
 

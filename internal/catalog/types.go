@@ -64,7 +64,9 @@ type Asset struct {
 	Duration time.Duration
 	// CurrentRun is the run viewers see, 0 until one is playable.
 	CurrentRun int
-	CreatedAt  time.Time
+	// Poster is the path of a picture below the asset's objects, empty until it is made.
+	Poster    string
+	CreatedAt time.Time
 	ReceivedAt, PlayableAt, ReadyAt, FailedAt,
 	DeletedAt *time.Time
 	// Progress of upload and encode; filled by GetAsset.

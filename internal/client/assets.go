@@ -40,6 +40,8 @@ type Asset struct {
 	Playback   struct {
 		Watch  string  `json:"watch"`
 		Master *string `json:"master"`
+		Poster *string `json:"poster"`
+		Extras *string `json:"extras"`
 	} `json:"playback"`
 	UploadURL  string     `json:"upload_url,omitempty"`
 	CreatedAt  time.Time  `json:"created_at"`

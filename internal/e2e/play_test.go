@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"image/jpeg"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +86,24 @@ func TestPublishAndPlay(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, append(init, frame...), 0o600))
 		require.Equal(t, 1, stack.Frames(t, file))
 	}
+
+	// Pictures follow; creators and the page are told of them.
+	var poster string
+	require.Eventually(t, func() bool {
+		_, a := platform.call(t, http.MethodGet, "/v1/assets/"+ready.Asset, "")
+		poster, _ = a["playback"].(map[string]any)["poster"].(string)
+		return poster != ""
+	}, time.Minute, 200*time.Millisecond)
+	_, header, _ = get(t, poster)
+	status, header, body = get(t, header.Get("Location"))
+	require.Equal(t, []any{200, "image/jpeg"}, []any{status, header.Get("Content-Type")})
+	picture, err := jpeg.DecodeConfig(bytes.NewReader(body))
+	require.NoError(t, err)
+	require.Equal(t, []int{1280, 720}, []int{picture.Width, picture.Height})
+	require.Eventually(t, func() bool {
+		_, _, body := get(t, platform.region().Router.URL+"/watch/"+ready.Asset)
+		return strings.Contains(string(body), strings.TrimPrefix(poster, platform.region().Router.URL))
+	}, 20*time.Second, 200*time.Millisecond, "the page has no poster")
 }
 
 func TestEdgeKilledInMidPlay(t *testing.T) {

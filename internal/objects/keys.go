@@ -61,8 +61,11 @@ func ExtraKey(asset, run, name string, attempt int) string {
 
 // ExtrasKey is the index of a run's extras.
 func ExtrasKey(asset, run string) string {
-	return "streams/" + asset + "/" + run + "/extra/index.json"
+	return StreamPrefix(asset) + ExtrasPath(run)
 }
+
+// ExtrasPath is the index below the asset's objects.
+func ExtrasPath(run string) string { return run + "/extra/index.json" }
 
 // HealthKey is the object router probes fetch through a region's edges.
 func HealthKey(region string) string { return "health/" + region + ".bin" }

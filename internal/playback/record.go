@@ -34,7 +34,8 @@ type Record struct {
 	Rules      token.Rules       `json:"rules"`
 	Placement  objects.Placement `json:"placement"`
 	// Title and Poster are left out of pinned assets' records, which go everywhere.
-	Title  string `json:"title,omitempty"`
+	Title string `json:"title,omitempty"`
+	// Poster is the path of a picture below the asset's objects, run first.
 	Poster string `json:"poster,omitempty"`
 	// Duration in seconds.
 	Duration float64 `json:"duration"`

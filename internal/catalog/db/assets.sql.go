@@ -51,7 +51,7 @@ func (q *Queries) EnsureOwner(ctx context.Context, id string) error {
 }
 
 const getAsset = `-- name: GetAsset :one
-SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at FROM assets WHERE id = $1
+SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at, poster FROM assets WHERE id = $1
 `
 
 func (q *Queries) GetAsset(ctx context.Context, id string) (Asset, error) {
@@ -79,6 +79,7 @@ func (q *Queries) GetAsset(ctx context.Context, id string) (Asset, error) {
 		&i.ReadyAt,
 		&i.FailedAt,
 		&i.DeletedAt,
+		&i.Poster,
 	)
 	return i, err
 }
@@ -102,7 +103,7 @@ func (q *Queries) IdempotencyKey(ctx context.Context, owner string, key string) 
 const insertAsset = `-- name: InsertAsset :one
 INSERT INTO assets (id, owner, title, visibility, placement, regions, region)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
-RETURNING id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at
+RETURNING id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at, poster
 `
 
 type InsertAssetParams struct {
@@ -148,6 +149,7 @@ func (q *Queries) InsertAsset(ctx context.Context, arg InsertAssetParams) (Asset
 		&i.ReadyAt,
 		&i.FailedAt,
 		&i.DeletedAt,
+		&i.Poster,
 	)
 	return i, err
 }
@@ -236,7 +238,7 @@ func (q *Queries) KeyByHash(ctx context.Context, hash []byte) (ApiKey, error) {
 }
 
 const listAssets = `-- name: ListAssets :many
-SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at FROM assets
+SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at, poster FROM assets
 WHERE owner = $1 AND deleted_at IS NULL
   AND ($2::text IS NULL OR state = $2)
   AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::text))
@@ -289,6 +291,7 @@ func (q *Queries) ListAssets(ctx context.Context, arg ListAssetsParams) ([]Asset
 			&i.ReadyAt,
 			&i.FailedAt,
 			&i.DeletedAt,
+			&i.Poster,
 		); err != nil {
 			return nil, err
 		}
@@ -334,7 +337,7 @@ func (q *Queries) ListKeys(ctx context.Context, owner string) ([]ApiKey, error) 
 }
 
 const lockAsset = `-- name: LockAsset :one
-SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at FROM assets WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at, poster FROM assets WHERE id = $1 FOR NO KEY UPDATE
 `
 
 // Not FOR UPDATE: that would wait for, and deadlock with, rows being inserted that refer to the asset.
@@ -363,6 +366,7 @@ func (q *Queries) LockAsset(ctx context.Context, id string) (Asset, error) {
 		&i.ReadyAt,
 		&i.FailedAt,
 		&i.DeletedAt,
+		&i.Poster,
 	)
 	return i, err
 }
@@ -453,6 +457,15 @@ UPDATE assets SET playback = $1 WHERE id = $2
 
 func (q *Queries) SetPlayback(ctx context.Context, playback json.RawMessage, iD string) error {
 	_, err := q.db.Exec(ctx, setPlayback, playback, iD)
+	return err
+}
+
+const setPoster = `-- name: SetPoster :exec
+UPDATE assets SET poster = $1::text WHERE id = $2
+`
+
+func (q *Queries) SetPoster(ctx context.Context, poster string, iD string) error {
+	_, err := q.db.Exec(ctx, setPoster, poster, iD)
 	return err
 }
 

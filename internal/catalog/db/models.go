@@ -42,6 +42,7 @@ type Asset struct {
 	ReadyAt       *time.Time
 	FailedAt      *time.Time
 	DeletedAt     *time.Time
+	Poster        *string
 }
 
 type Chunk struct {

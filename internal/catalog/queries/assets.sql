@@ -71,6 +71,9 @@ UPDATE assets SET duration_ms = @duration_ms WHERE id = @id;
 -- name: SetPlayback :exec
 UPDATE assets SET playback = @playback WHERE id = @id;
 
+-- name: SetPoster :exec
+UPDATE assets SET poster = @poster::text WHERE id = @id;
+
 -- name: AssetProgress :one
 SELECT
     coalesce((SELECT u.received FROM uploads u WHERE u.asset = @asset), 0)::bigint AS bytes_received,

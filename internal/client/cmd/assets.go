@@ -139,6 +139,9 @@ func (s *AssetsShow) Run(ctx context.Context) error {
 	if a.Playback.Master != nil {
 		row("HLS", *a.Playback.Master)
 	}
+	if a.Playback.Poster != nil {
+		row("poster", *a.Playback.Poster)
+	}
 	return w.Flush()
 }
 
