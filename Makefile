@@ -15,7 +15,7 @@ TEST_TIMEOUT ?= 15m
 TEST_PACKAGES ?= ./...
 # Packages that start whole platforms or watch video in a browser run last and
 # alone: they promise times, which mean nothing while other tests take the machine.
-ALONE := /(internal/platform|internal/e2e(/[a-z]+)?|web/playertest)$$
+ALONE := /(drill|internal/platform|internal/e2e(/[a-z]+)?|web/playertest)$$
 # What the last run of the long tests measured.
 REPORT = docs/reports/test-long.md
 packages = $$($(GO) list $(TEST_PACKAGES) | grep -E $(1) '$(ALONE)')
