@@ -85,9 +85,10 @@ var errRaced = errors.New("another request with the same idempotency key came fi
 // Deleted assets and other owners' give ErrNotFound.
 func (c *Catalog) GetAsset(ctx context.Context, owner, id string) (Asset, error) {
 	var a Asset
-	err := c.read(ctx, "asset "+id, func(ctx context.Context, q *db.Queries) error {
+	missing := false
+	get := func(ctx context.Context, q *db.Queries) error {
 		row, err := q.GetAsset(ctx, id)
-		if err != nil {
+		if missing = errors.Is(err, errNoRows); err != nil {
 			return err
 		}
 		if row.DeletedAt != nil || owner != "" && row.Owner != owner {
@@ -96,7 +97,13 @@ func (c *Catalog) GetAsset(ctx context.Context, owner, id string) (Asset, error)
 		a = assetOf(row)
 		a.Progress, err = progress(ctx, q, id)
 		return err
-	})
+	}
+	err := c.read(ctx, "asset "+id, get)
+	if missing {
+		// A follower that lags, or belongs to a region that was cut off until now,
+		// can't say that there is no such asset.
+		err = c.direct(ctx, "asset "+id, get)
+	}
 	return a, err
 }
 

@@ -315,6 +315,24 @@ func TestSessionReadsItsOwnWrites(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// What a follower doesn't have may be new, or it was cut off for a while: only the
+// leader says that there is none.
+func TestLeaderSaysWhatIsMissing(t *testing.T) {
+	c := fresh(t)
+	behind := open(t, testenv.Postgres(t))
+	require.NoError(t, behind.Migrate(t.Context()))
+	lagging := &Catalog{leader: c.leader, follower: behind.leader, finder: c.finder, heard: c.heard, timeout: c.timeout, log: c.log}
+	a, err := c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
+	require.NoError(t, err)
+	got, err := lagging.GetAsset(t.Context(), "ann", a.ID)
+	require.NoError(t, err)
+	require.Equal(t, a.ID, got.ID)
+	_, err = lagging.GetAsset(t.Context(), "bob", a.ID)
+	require.ErrorIs(t, err, ErrNotFound)
+	_, err = lagging.GetAsset(t.Context(), "ann", NewID())
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
 func FuzzParseSession(f *testing.F) {
 	for _, s := range []string{"0/16B3748", "", "x", "FFFFFFFF/FFFFFFFF", "0/0; DROP"} {
 		f.Add(s)
