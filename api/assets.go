@@ -88,8 +88,8 @@ func (s *Server) render(c echo.Context, a catalog.Asset) asset {
 		m := s.master(token.None, a.ID)
 		out.Playback.Master = &m
 		if a.Poster != "" {
-			poster := s.object(a.ID, a.Poster)
-			extras := s.object(a.ID, objects.ExtrasPath(hls.RunName(a.CurrentRun)))
+			poster := s.object(token.None, a.ID, a.Poster)
+			extras := s.object(token.None, a.ID, objects.ExtrasPath(hls.RunName(a.CurrentRun)))
 			out.Playback.Poster, out.Playback.Extras = &poster, &extras
 		}
 	}
@@ -107,12 +107,12 @@ func (s *Server) render(c echo.Context, a catalog.Asset) asset {
 }
 
 func (s *Server) master(tok, asset string) string {
-	return s.Region.Router.URL + "/v/" + tok + "/" + asset + "/master.m3u8"
+	return s.object(tok, asset, "master.m3u8")
 }
 
-// object is the public URL of one of an asset's objects.
-func (s *Server) object(asset, path string) string {
-	return s.Region.Router.URL + "/v/" + token.None + "/" + asset + "/" + path
+// object is the URL of one of an asset's objects for who has the token.
+func (s *Server) object(tok, asset, path string) string {
+	return s.Region.Router.URL + "/v/" + tok + "/" + asset + "/" + path
 }
 
 // renderWhole is render with progress, which only single assets carry.

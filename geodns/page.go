@@ -55,11 +55,11 @@ func (rt *router) page(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		for _, e := range c.Edges {
-			if p.Poster == "" && rec.Poster != "" {
-				p.Poster = e.URL + "/v/" + tok + "/" + asset + "/" + rec.Poster
-			}
 			p.Edges = append(p.Edges, web.Edge{Name: e.Name, Region: c.Region.Name, Place: c.Region.Place, URL: e.URL})
 		}
+	}
+	if rec.Poster != "" && len(p.Edges) > 0 {
+		p.Poster = p.Edges[0].URL + "/v/" + tok + "/" + asset + "/" + rec.Poster
 	}
 	rt.wrote(web.Player(w, http.StatusOK, p))
 }

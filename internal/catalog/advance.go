@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -221,10 +220,7 @@ func desired(ctx context.Context, q *db.Queries, a db.Asset, run db.Run) (r play
 	if run.Final {
 		r.State = string(Ready)
 	}
-	// Not of a run that was replaced since.
-	if poster := deref(a.Poster); strings.HasPrefix(poster, r.Run+"/") {
-		r.Poster = poster
-	}
+	r.Poster = posterOf(a, r.Run)
 	return r, true, nil
 }
 

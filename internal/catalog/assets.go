@@ -85,10 +85,9 @@ var errRaced = errors.New("another request with the same idempotency key came fi
 // Deleted assets and other owners' give ErrNotFound.
 func (c *Catalog) GetAsset(ctx context.Context, owner, id string) (Asset, error) {
 	var a Asset
-	missing := false
-	get := func(ctx context.Context, q *db.Queries) error {
+	err := c.read(ctx, "asset "+id, func(ctx context.Context, q *db.Queries) error {
 		row, err := q.GetAsset(ctx, id)
-		if missing = errors.Is(err, errNoRows); err != nil {
+		if err != nil {
 			return err
 		}
 		if row.DeletedAt != nil || owner != "" && row.Owner != owner {
@@ -97,13 +96,7 @@ func (c *Catalog) GetAsset(ctx context.Context, owner, id string) (Asset, error)
 		a = assetOf(row)
 		a.Progress, err = progress(ctx, q, id)
 		return err
-	}
-	err := c.read(ctx, "asset "+id, get)
-	if missing {
-		// A follower that lags, or belongs to a region that was cut off until now,
-		// can't say that there is no such asset.
-		err = c.direct(ctx, "asset "+id, get)
-	}
+	})
 	return a, err
 }
 
@@ -267,10 +260,16 @@ func assetOf(r db.Asset) Asset {
 	a.Size = deref(r.Size)
 	a.Duration = time.Duration(deref(r.DurationMs)) * time.Millisecond
 	a.CurrentRun = int(deref(r.CurrentRun))
-	if poster := deref(r.Poster); strings.HasPrefix(poster, hls.RunName(a.CurrentRun)+"/") {
-		a.Poster = poster
-	}
+	a.Poster = posterOf(r, hls.RunName(a.CurrentRun))
 	return a
+}
+
+// posterOf is an asset's poster if it is of the run, empty if of one that was replaced since.
+func posterOf(r db.Asset, run string) string {
+	if poster := deref(r.Poster); strings.HasPrefix(poster, run+"/") {
+		return poster
+	}
+	return ""
 }
 
 func placementOf(mode string, regions []string) objects.Placement {

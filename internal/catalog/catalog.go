@@ -278,11 +278,13 @@ func (c *Catalog) leave(left int64) {
 const readOnly = "25006"
 
 // read runs fn on a follower that has replayed what the session of ctx wrote,
-// else on the leader.
+// else on the leader. That a row isn't there is the leader's to say.
 func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
 	err := c.onFollower(ctx, fn)
 	switch {
-	case errors.Is(err, errBehind):
+	case errors.Is(err, errBehind), errors.Is(err, errNoRows):
+		// A follower that lags, or belongs to a region that was cut off until now,
+		// can't say that there is no such row.
 		return c.direct(ctx, what, fn)
 	case err != nil && lost(err) && ctx.Err() == nil:
 		c.follower.Reset()

@@ -70,16 +70,11 @@ func (c *Catalog) Authenticate(ctx context.Context, secret string) (APIKey, erro
 	}
 	hash := sha256.Sum256([]byte(secret))
 	var row db.ApiKey
-	find := func(ctx context.Context, q *db.Queries) error {
+	err := c.read(ctx, "API key", func(ctx context.Context, q *db.Queries) error {
 		var err error
 		row, err = q.KeyByHash(ctx, hash[:])
 		return err
-	}
-	err := c.read(ctx, "API key", find)
-	if errors.Is(err, ErrNotFound) {
-		// A key made a moment ago may not have reached the follower.
-		err = c.direct(ctx, "API key", find)
-	}
+	})
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return APIKey{}, ErrUnauthorized

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -298,7 +297,7 @@ func (c *Catalog) CommitExtras(ctx context.Context, t Task, x hls.Extras) error 
 		}
 		o := outboxEntry{objects: []Object{{Key: objects.ExtrasKey(x.Asset, x.Run), Body: body}}}
 		if len(x.Posters) > 0 {
-			o.effect.Poster = path.Join(path.Dir(objects.ExtrasPath(x.Run)), x.Posters[0].Path)
+			o.effect.Poster = objects.ExtraPath(x.Run, x.Posters[0].Path)
 		}
 		return emit(ctx, q, asset, Event{Type: EventChanged, Run: x.Run}, o)
 	})

@@ -56,7 +56,7 @@ func MasterKey(asset, run string, n int64) string {
 
 // ExtraKey is an extra of a run, such as a poster, made by one attempt.
 func ExtraKey(asset, run, name string, attempt int) string {
-	return fmt.Sprintf("streams/%s/%s/extra/%s-%d", asset, run, name, attempt)
+	return StreamPrefix(asset) + ExtraPath(run, fmt.Sprintf("%s-%d", name, attempt))
 }
 
 // ExtrasKey is the index of a run's extras.
@@ -65,7 +65,10 @@ func ExtrasKey(asset, run string) string {
 }
 
 // ExtrasPath is the index below the asset's objects.
-func ExtrasPath(run string) string { return run + "/extra/index.json" }
+func ExtrasPath(run string) string { return ExtraPath(run, "index.json") }
+
+// ExtraPath is where a path of the index leads, below the asset's objects.
+func ExtraPath(run, path string) string { return run + "/extra/" + path }
 
 // HealthKey is the object router probes fetch through a region's edges.
 func HealthKey(region string) string { return "health/" + region + ".bin" }
