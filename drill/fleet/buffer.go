@@ -13,6 +13,9 @@ const (
 type Stall struct {
 	At  time.Time
 	For time.Duration
+	// Had is the most seconds that were in hand since the first picture or the last
+	// stall before.
+	Had float64
 }
 
 // Buffer is what a player has in hand, in media time: what is buffered of each
@@ -27,6 +30,7 @@ type Buffer struct {
 	started  bool
 	at       time.Time // of position
 	empty    time.Time // since when nothing is in hand; zero otherwise
+	most     float64   // in hand since the last stall
 }
 
 // NewBuffer returns an empty one for so many tracks.
@@ -95,7 +99,9 @@ func (b *Buffer) Append(track int, end float64, now time.Time) *Stall {
 		return nil
 	}
 	b.started = true
-	return b.resume(now)
+	s := b.resume(now)
+	b.most = max(b.most, b.Ahead())
+	return s
 }
 
 // Finish ends watching, and returns the stall that was under way.
@@ -108,10 +114,11 @@ func (b *Buffer) resume(now time.Time) *Stall {
 	if b.empty.IsZero() {
 		return nil
 	}
-	s := Stall{At: b.empty, For: now.Sub(b.empty)}
+	s := Stall{At: b.empty, For: now.Sub(b.empty), Had: b.most}
 	b.empty = time.Time{}
 	if s.For < StallAfter {
 		return nil
 	}
+	b.most = 0
 	return &s
 }

@@ -31,10 +31,18 @@ func TestBufferPlaysAndStalls(t *testing.T) {
 	// Video alone doesn't end it.
 	require.Nil(t, b.Append(0, 4, at(5)))
 	s := b.Append(1, 4, at(6))
-	require.Equal(t, &Stall{At: at(4), For: 2 * time.Second}, s)
+	require.Equal(t, &Stall{At: at(4), For: 2 * time.Second, Had: 2}, s)
 	require.False(t, b.Stalled(at(6)))
 	b.Advance(at(7))
 	require.InDelta(t, 3, b.Position(), 1e-9)
+}
+
+func TestAStallKnowsWhatWasInHand(t *testing.T) {
+	b := NewBuffer(1, t0)
+	b.Append(0, 4, t0)
+	b.Append(0, 12, at(1))
+	require.InDelta(t, 11, b.Append(0, 14, at(14)).Had, 1e-9)
+	require.InDelta(t, 2, b.Append(0, 16, at(18)).Had, 1e-9, "since the last stall")
 }
 
 func TestAShortPauseIsNoStall(t *testing.T) {

@@ -14,7 +14,8 @@ const (
 	Started Kind = "started"
 	// FailedOpen: there was no picture after Seconds.
 	FailedOpen Kind = "failed to open"
-	// Stalled: the picture stood still from At for Seconds; Region served it before.
+	// Stalled: the picture stood still from At for Seconds; Region served it before,
+	// and Had seconds were once in hand.
 	Stalled Kind = "stalled"
 	// Served: from now on media come from Edge of Region; Text is the edge before.
 	Served Kind = "served"
@@ -40,6 +41,7 @@ type Event struct {
 	Region  string
 	Edge    string
 	Seconds float64
+	Had     float64
 	Text    string
 }
 

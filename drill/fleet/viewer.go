@@ -110,7 +110,7 @@ func (v *viewer) stalled(s *Stall) {
 	v.mu.Lock()
 	served := v.now.region
 	v.mu.Unlock()
-	v.note(Event{At: s.At, Kind: Stalled, Seconds: s.For.Seconds(), Region: served})
+	v.note(Event{At: s.At, Kind: Stalled, Seconds: s.For.Seconds(), Had: s.Had, Region: served})
 }
 
 // served notes who served media.

@@ -140,8 +140,8 @@ func (s Step) String() string {
 
 // Objectives are what must hold. Those left out are measured and not judged.
 type Objectives struct {
-	// Stalls of viewers who are steered (steering and DNS): 500 ms without progress
-	// on an empty buffer.
+	// Stalls of viewers who are steered (steering and DNS) and had Load.Buffer in
+	// hand before: 500 ms without progress on an empty buffer.
 	Stalls *int `yaml:"stalls,omitempty"`
 	// PlainStalls are stalls of viewers in the plain form, who know no steering.
 	PlainStalls *int `yaml:"plain_stalls,omitempty"`

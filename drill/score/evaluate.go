@@ -36,8 +36,13 @@ type Result struct {
 	Note    string   `json:"note,omitempty"`
 }
 
-// least answers that a last wrong one is believed among.
-const leastAnswers = 10
+const (
+	// leastAnswers that a last wrong one is believed among.
+	leastAnswers = 10
+	// fullShare of the scenario's buffer is what half of the viewers must have had: a
+	// full buffer goes below its size while the next segment comes.
+	fullShare = 0.9
+)
 
 type judge struct {
 	s       scenario.Scenario
@@ -49,9 +54,10 @@ type judge struct {
 func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j := &judge{s: s, o: o}
 	obj := s.Objectives
-	j.counts("stalls", "Stalls of steered viewers", obj.Stalls, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && e.Way != fleet.Plain })
+	j.stalls("stalls", "Stalls of steered viewers", obj.Stalls, func(e fleet.Event) bool { return e.Way != fleet.Plain })
+	j.counts("early_stalls", "Stalls of viewers who hadn't filled their buffers", nil, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && !j.hadBuffer(e) })
 	j.stalledSeconds()
-	j.counts("plain_stalls", "Stalls of viewers in the plain form", obj.PlainStalls, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && e.Way == fleet.Plain })
+	j.stalls("plain_stalls", "Stalls of viewers in the plain form", obj.PlainStalls, func(e fleet.Event) bool { return e.Way == fleet.Plain })
 	j.reroute("reroute.redirect", "Last wrong redirect of a living router", obj.Reroute.Redirect, fleet.ByRedirect)
 	j.reroute("reroute.steering", "Last wrong steering answer", obj.Reroute.Steering, fleet.BySteering)
 	j.reroute("reroute.dns", "Last wrong name server's answer", obj.Reroute.DNS, fleet.ByDNS)
@@ -147,6 +153,24 @@ func (j *judge) counts(name, title string, goal *int, match func(fleet.Event) bo
 		}
 	}
 	j.add(r)
+}
+
+// hadBuffer reports whether the viewer who stalled had the scenario's buffer in
+// hand before: it promises them no stall, not those who have just begun.
+func (j *judge) hadBuffer(e fleet.Event) bool { return e.Had >= j.s.Load.Buffer.Std().Seconds() }
+
+// stalls counts those of viewers who had the scenario's buffer in hand. Where most
+// never had, none is no proof.
+func (j *judge) stalls(name, title string, goal *int, match func(fleet.Event) bool) {
+	want := fullShare * j.s.Load.Buffer.Std().Seconds()
+	if goal != nil && len(j.o.Samples) > 0 && !slices.ContainsFunc(j.o.Samples, func(s fleet.Sample) bool {
+		return s.At.Before(j.o.FaultBegan) && s.Median >= want
+	}) {
+		g := float64(*goal)
+		j.add(Result{Name: name, Title: title, Goal: &g, Note: fmt.Sprintf("half of the viewers never had %.0f s in hand before the fault", want)})
+		return
+	}
+	j.counts(name, title, goal, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && j.hadBuffer(e) && match(e) })
 }
 
 // most names the most frequent.

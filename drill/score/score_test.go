@@ -26,7 +26,7 @@ func within(s float64) *scenario.Duration {
 }
 
 func asked() scenario.Scenario {
-	return scenario.Scenario{Name: "s", Objectives: scenario.Objectives{
+	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
 		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
 		Moved:   within(8), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
@@ -44,7 +44,7 @@ func good(t *testing.T) Observations {
 		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
 		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}
 	for s := 0; s < 60; s++ {
-		sample := fleet.Sample{At: at(float64(s)), Playing: 3, By: []int{2, 1, 0}, Wrong: []int{0, 0}}
+		sample := fleet.Sample{At: at(float64(s)), Playing: 3, Median: 9.5, By: []int{2, 1, 0}, Wrong: []int{0, 0}}
 		if s >= 20 && s < 23 {
 			sample.Wrong[0] = 2
 		}
@@ -99,7 +99,7 @@ func TestGoodObservationsPass(t *testing.T) {
 // TestEachObjectiveCanFail, and is unsure where the control phase misses it too.
 func TestEachObjectiveCanFail(t *testing.T) {
 	stall := func(s float64, way fleet.Way) fleet.Event {
-		return fleet.Event{At: at(s), Kind: fleet.Stalled, Way: way, Seconds: 1}
+		return fleet.Event{At: at(s), Kind: fleet.Stalled, Way: way, Seconds: 1, Had: 10}
 	}
 	event := func(o *Observations, e ...fleet.Event) { o.Events = append(o.Events, e...) }
 	wrongFrom := func(o *Observations, from, to int) {
@@ -117,7 +117,13 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		"stall in both":    {"stalls", func(o *Observations) { event(o, stall(15, fleet.DNS), stall(25, fleet.DNS)) }, Unsure},
 		"plain stall":      {"plain_stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Fail},
 		"plain isn't ours": {"stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Pass},
-		"nobody watched":   {"stalls", func(o *Observations) { o.Samples = nil }, Fail},
+		"just begun":       {"stalls", func(o *Observations) { event(o, fleet.Event{At: at(25), Kind: fleet.Stalled, Had: 9}) }, Pass},
+		"never filled": {"stalls", func(o *Observations) {
+			for i := range o.Samples {
+				o.Samples[i].Median = 8
+			}
+		}, Fail},
+		"nobody watched": {"stalls", func(o *Observations) { o.Samples = nil }, Fail},
 		"late answer": {"reroute.dns", func(o *Observations) {
 			o.Answers = append(o.Answers, fleet.Answer{At: at(23), Asked: at(22.9), Router: "ap", Transport: fleet.ByDNS, Edges: []string{"us-1", "eu-2"}})
 		}, Fail},
