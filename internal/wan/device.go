@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,11 +21,16 @@ const (
 	addrGenModeNone = 1
 )
 
-// device is a TUN device. It exists as long as its file is open.
+// device is a TUN device. It exists as long as its descriptor is open.
 type device struct {
-	*os.File
+	// fd doesn't block, and isn't watched by Go's poller.
+	fd   int
 	name string
 }
+
+func (d *device) write(b []byte) error { return rawWrite(d.fd, b) }
+
+func (d *device) Close() error { return unix.Close(d.fd) }
 
 // openDevice makes a TUN device in the namespace of the calling thread.
 func openDevice(name string) (*device, error) {
@@ -45,8 +49,7 @@ func openDevice(name string) (*device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make TUN device %s: %w", name, explain(err)), unix.Close(fd))
 	}
-	// Only now: a descriptor without a device can't be polled.
-	return &device{os.NewFile(uintptr(fd), "/dev/net/tun"), request.Name()}, nil
+	return &device{fd, request.Name()}, nil
 }
 
 // attach makes the node's device and brings up its addresses and the route to

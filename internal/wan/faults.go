@@ -106,7 +106,11 @@ func (n *Network) apply(from, to *node, l Link) {
 	link := from.links[to.Name]
 	link.wanted = l
 	l.Silent = l.Silent || from.silentOut || to.silentIn
-	link.set(l)
+	// Between two packets: what is silent from now on doesn't arrive any more, also
+	// if it is on its way.
+	n.forwarder.mu.Lock()
+	defer n.forwarder.mu.Unlock()
+	link.condition = l
 }
 
 // configured is the condition Heal returns to.

@@ -3,10 +3,7 @@ package wan
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -15,8 +12,8 @@ const (
 	maxDelay = 10 * time.Second
 	// maxBacklog is how much traffic a link with a rate holds back before it drops.
 	maxBacklog = 500 * time.Millisecond
-	// batchSize is how many due packets are taken from a queue at a time.
-	batchSize = 32
+	// leastQueue is the room of a queue that has had a packet.
+	leastQueue = 32
 )
 
 // Link is the condition of one direction between two nodes. The zero value
@@ -50,75 +47,62 @@ func (l Link) Validate() error {
 	return errors.Join(errs...)
 }
 
-// packet is size bytes of buf, due at a time since the link began.
+// packet is size bytes of buf, due at a time since the forwarder began.
 type packet struct {
 	buf  *buffer
 	size int
 	due  time.Duration
 }
 
-// link carries packets from one node to another: one goroutine, the reader of
-// the source, sends; run delivers.
+// writer takes a packet at the other end of a link.
+type writer interface {
+	// write is called with a whole packet; b is the caller's again afterwards.
+	write(b []byte) error
+}
+
+// link carries packets from one node to another, all on the forwarder's thread
+// or with its lock. Times are since the forwarder began.
 type link struct {
-	wanted    Link                 // the network's mutex guards it
-	condition atomic.Pointer[Link] // wanted, Silent also when one of the nodes is
-	to        io.Writer
+	wanted    Link // the network's mutex guards it
+	condition Link // wanted, Silent also when one of the nodes is
+	to        writer
 	buffers   *buffers
 	limit     int64
-	began     time.Time
 	counts    counts
 
-	// The sender's.
 	random   *rand.Rand
 	free     time.Duration // when the line has sent what was accepted
 	last     time.Duration // when the last accepted packet is due
-	queueing atomic.Int64  // bytes of buffers in the queue
+	queueing int64         // bytes of buffers in the queue
 
-	mu    sync.Mutex
 	queue []packet // ring
 	head  int
 	used  int
-
-	gate sync.Mutex // held while packets are written
-	wake chan struct{}
-	stop chan struct{}
 }
 
-func newLink(to io.Writer, pool *buffers, limit int64, seed [2]uint64) *link {
-	l := &link{to: to, buffers: pool, limit: limit, began: time.Now(), random: rand.New(rand.NewPCG(seed[0], seed[1])),
-		wake: make(chan struct{}, 1), stop: make(chan struct{})}
-	l.condition.Store(&Link{})
-	return l
-}
-
-// set changes the condition. When it returns, it holds for packets on their way
-// as well, as far as it is about silence.
-func (l *link) set(c Link) {
-	l.condition.Store(&c)
-	l.gate.Lock()
-	defer l.gate.Unlock()
+func newLink(to writer, pool *buffers, limit int64, seed [2]uint64) *link {
+	return &link{to: to, buffers: pool, limit: limit, random: rand.New(rand.NewPCG(seed[0], seed[1]))}
 }
 
 // admit decides over a packet of the given size: when it is due, or that it is
 // dropped.
-func (l *link) admit(size, capacity int) (due time.Duration, ok bool) {
-	c := l.condition.Load()
+func (l *link) admit(now time.Duration, size, capacity int) (due time.Duration, ok bool) {
+	c := &l.condition
 	switch {
 	case c.Silent:
-		l.counts.silent.Add(1)
+		l.counts.silent++
 		return 0, false
 	case c.Loss > 0 && l.random.Float64() < c.Loss:
-		l.counts.lost.Add(1)
+		l.counts.lost++
 		return 0, false
-	case l.queueing.Load()+int64(capacity) > l.limit:
-		l.counts.overflow.Add(1)
+	case l.queueing+int64(capacity) > l.limit:
+		l.counts.overflow++
 		return 0, false
 	}
-	now := time.Since(l.began)
 	sent := now
 	if c.Rate > 0 {
 		if l.free > now+maxBacklog {
-			l.counts.overflow.Add(1)
+			l.counts.overflow++
 			return 0, false
 		}
 		sent = max(now, l.free) + time.Duration(float64(size)*8/float64(c.Rate)*float64(time.Second))
@@ -134,12 +118,12 @@ func (l *link) admit(size, capacity int) (due time.Duration, ok bool) {
 
 // send queues the packet in b[:size] if it is admitted. When the packet is kept
 // in b itself, b is gone and send returns true.
-func (l *link) send(b *buffer, size int) (taken bool) {
+func (l *link) send(now time.Duration, b *buffer, size int) (taken bool) {
 	capacity := largeBuffer
 	if size <= smallBuffer {
 		capacity = smallBuffer
 	}
-	due, ok := l.admit(size, capacity)
+	due, ok := l.admit(now, size, capacity)
 	if !ok {
 		return false
 	}
@@ -149,102 +133,42 @@ func (l *link) send(b *buffer, size int) (taken bool) {
 		copy(kept.bytes, b.bytes[:size])
 		b = kept
 	}
-	l.queueing.Add(int64(capacity))
-	l.push(packet{b, size, due})
-	return taken
-}
-
-func (l *link) push(p packet) {
-	l.mu.Lock()
+	l.queueing += int64(capacity)
 	if l.used == len(l.queue) {
-		grown := make([]packet, max(batchSize, 2*len(l.queue)))
+		grown := make([]packet, max(leastQueue, 2*len(l.queue)))
 		k := copy(grown, l.queue[l.head:])
 		copy(grown[k:], l.queue[:l.head])
 		l.queue, l.head = grown, 0
 	}
-	l.queue[(l.head+l.used)%len(l.queue)] = p
+	l.queue[(l.head+l.used)%len(l.queue)] = packet{b, size, due}
 	l.used++
-	first := l.used == 1
-	l.mu.Unlock()
-	if first {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
-	}
+	return taken
 }
 
-// take moves packets that are due into batch. With none, it returns how long
-// until the next, or ok false when the queue is empty.
-func (l *link) take(batch []packet) (taken int, wait time.Duration, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.used == 0 {
-		return 0, 0, false
-	}
-	now := time.Since(l.began)
-	for taken < len(batch) && l.used > 0 && l.queue[l.head].due <= now {
-		batch[taken] = l.queue[l.head]
+// deliver writes what is due. It returns when the next packet is, or ok false
+// when none is on its way.
+func (l *link) deliver(now time.Duration) (next time.Duration, ok bool) {
+	for l.used > 0 {
+		p := l.queue[l.head]
+		if p.due > now {
+			return p.due, true
+		}
 		l.queue[l.head] = packet{}
 		l.head = (l.head + 1) % len(l.queue)
 		l.used--
-		taken++
-	}
-	if taken > 0 {
-		return taken, 0, true
-	}
-	return 0, l.queue[l.head].due - now, true
-}
-
-// run delivers packets when they are due, until the link is stopped.
-func (l *link) run() {
-	timer := time.NewTimer(maxDelay)
-	defer timer.Stop()
-	batch := make([]packet, batchSize)
-	for {
-		select {
-		case <-l.stop:
-			return
-		default:
-		}
-		k, wait, ok := l.take(batch)
 		switch {
-		case k > 0:
-			l.deliver(batch[:k])
-		case ok:
-			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-l.stop:
-			}
+		case l.condition.Silent:
+			l.counts.silent++
+		// A device that is down or closing loses packets, as any does; reading a
+		// device that failed reports it.
+		case l.to.write(p.buf.bytes[:p.size]) != nil:
+			l.counts.refused++
 		default:
-			select {
-			case <-l.wake:
-			case <-l.stop:
-			}
+			l.counts.packets++
+			l.counts.bytes += uint64(p.size)
 		}
-	}
-}
-
-func (l *link) deliver(batch []packet) {
-	l.gate.Lock()
-	defer l.gate.Unlock()
-	for i, p := range batch {
-		switch {
-		case l.condition.Load().Silent:
-			l.counts.silent.Add(1)
-		default:
-			// A device that is down or closing loses packets, as any does; the
-			// reader of a device that failed reports it.
-			if _, err := l.to.Write(p.buf.bytes[:p.size]); err != nil {
-				l.counts.refused.Add(1)
-				break
-			}
-			l.counts.packets.Add(1)
-			l.counts.bytes.Add(uint64(p.size))
-		}
-		l.queueing.Add(-int64(len(p.buf.bytes)))
+		l.queueing -= int64(len(p.buf.bytes))
 		l.buffers.put(p.buf)
-		batch[i] = packet{}
 	}
+	return 0, false
 }

@@ -1,20 +1,18 @@
 package wan
 
 import (
-	"sync/atomic"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // counts of one link.
 type counts struct {
-	packets, bytes                  atomic.Uint64
-	silent, lost, overflow, refused atomic.Uint64
+	packets, bytes                  uint64
+	silent, lost, overflow, refused uint64
 }
 
 // rejects of one node: packets that entered no link.
 type rejects struct {
-	noRoute, wrongSource, malformed atomic.Uint64
+	noRoute, wrongSource, malformed uint64
 }
 
 // LinkStats is what one direction between two nodes has carried.
@@ -97,8 +95,7 @@ func (n *Network) Collect(ch chan<- prometheus.Metric) {
 
 func (l *link) stats(from, to string) LinkStats {
 	c := &l.counts
-	return LinkStats{From: from, To: to, Link: *l.condition.Load(), Packets: c.packets.Load(), Bytes: c.bytes.Load(),
-		Dropped: map[string]uint64{"silent": c.silent.Load(), "lost": c.lost.Load(),
-			"overflow": c.overflow.Load(), "refused": c.refused.Load()},
-		QueueBytes: l.queueing.Load()}
+	return LinkStats{From: from, To: to, Link: l.condition, Packets: c.packets, Bytes: c.bytes,
+		Dropped:    map[string]uint64{"silent": c.silent, "lost": c.lost, "overflow": c.overflow, "refused": c.refused},
+		QueueBytes: l.queueing}
 }

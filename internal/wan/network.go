@@ -9,19 +9,18 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 )
 
 // Network forwards packets between its nodes from New to Close. Its methods may
 // be called concurrently.
 type Network struct {
-	cfg     Config
-	buffers *buffers
-	failed  chan error
-	close   func() error
+	cfg       Config
+	buffers   *buffers
+	forwarder *forwarder
+	failed    chan error
+	close     func() error
 	// registered with cfg.Metrics, set before New returns.
 	registered bool
 
@@ -31,7 +30,7 @@ type Network struct {
 	closed bool
 }
 
-// node is a Node at work. The network's mutex guards all but hops and rejects.
+// node is a Node at work. The network's mutex guards all but what is the forwarder's.
 type node struct {
 	Node
 	ownsNamespace bool
@@ -40,10 +39,9 @@ type node struct {
 	silentIn      bool
 	silentOut     bool
 
-	hops    atomic.Pointer[[]hop]
+	// The forwarder's.
+	hops    []hop
 	rejects rejects
-	reader  sync.WaitGroup
-	senders sync.WaitGroup // the links from this node
 }
 
 // hop is where packets to a prefix go.
@@ -64,6 +62,11 @@ func New(cfg Config) (*Network, error) {
 	}
 	n := &Network{cfg: cfg, buffers: newBuffers(), failed: make(chan error, 1), nodes: map[string]*node{},
 		seeds: rand.New(rand.NewPCG(cfg.Seed, 0))}
+	forwarder, err := newForwarder(n.buffers, n.fail)
+	if err != nil {
+		return nil, fmt.Errorf("wide-area network: %w", err)
+	}
+	n.forwarder = forwarder
 	n.close = sync.OnceValue(n.doClose)
 	for _, node := range cfg.Nodes {
 		if err := n.AddNode(node); err != nil {
@@ -112,7 +115,7 @@ func (n *Network) doClose() error {
 	for _, name := range slices.Sorted(maps.Keys(n.nodes)) {
 		errs = append(errs, n.remove(n.nodes[name]))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.forwarder.close())...)
 }
 
 // AddNode adds a node while the network runs.
@@ -130,7 +133,6 @@ func (n *Network) AddNode(add Node) (err error) {
 		return fmt.Errorf("wide-area network: %w", err)
 	}
 	nd := &node{Node: add, links: map[string]*link{}, ownsNamespace: add.Namespace == nil}
-	nd.hops.Store(&[]hop{})
 	switch {
 	case add.Host:
 		nd.Namespace, err = OpenNamespace("/proc/self/ns/net")
@@ -153,7 +155,9 @@ func (n *Network) AddNode(add Node) (err error) {
 	}
 	n.nodes[add.Name] = nd
 	n.route()
-	nd.reader.Go(func() { n.read(nd) })
+	if err := n.forwarder.add(nd); err != nil {
+		return errors.Join(fmt.Errorf("wide-area network: node %q: %w", add.Name, err), n.remove(nd))
+	}
 	return nil
 }
 
@@ -172,16 +176,10 @@ func (n *Network) RemoveNode(name string) error {
 func (n *Network) remove(nd *node) error {
 	delete(n.nodes, nd.Name)
 	for _, o := range n.nodes {
-		close(o.links[nd.Name].stop)
 		delete(o.links, nd.Name)
 	}
 	n.route()
-	err := nd.device.Close()
-	nd.reader.Wait()
-	for _, l := range nd.links {
-		close(l.stop)
-	}
-	nd.senders.Wait()
+	err := errors.Join(n.forwarder.remove(nd), nd.device.Close())
 	if nd.ownsNamespace {
 		err = errors.Join(err, nd.Namespace.Close())
 	}
@@ -210,41 +208,26 @@ func (n *Network) node(name string) (*node, error) {
 	return nd, nil
 }
 
-// connect starts the link between two nodes.
+// connect makes the link between two nodes.
 func (n *Network) connect(from, to *node) {
 	l := newLink(to.device, n.buffers, n.cfg.QueueBytes, [2]uint64{n.seeds.Uint64(), n.seeds.Uint64()})
 	from.links[to.Name] = l
 	n.apply(from, to, n.configured(from.Name, to.Name))
-	from.senders.Go(l.run)
 }
 
-// route gives every node its table of the others' prefixes.
+// route gives the forwarder the links, and every node its table of the others'
+// prefixes.
 func (n *Network) route() {
+	n.forwarder.mu.Lock()
+	defer n.forwarder.mu.Unlock()
+	n.forwarder.links = nil
 	for _, nd := range n.nodes {
-		var hops []hop
+		nd.hops = nil
 		for name, l := range nd.links {
+			n.forwarder.links = append(n.forwarder.links, l)
 			for _, p := range n.nodes[name].Addresses {
-				hops = append(hops, hop{p.Masked(), l})
+				nd.hops = append(nd.hops, hop{p.Masked(), l})
 			}
-		}
-		nd.hops.Store(&hops)
-	}
-}
-
-// read takes packets from the node's device and puts each on its link.
-func (n *Network) read(nd *node) {
-	buf := n.buffers.get(largeBuffer)
-	defer func() { n.buffers.put(buf) }()
-	for {
-		size, err := nd.device.Read(buf.bytes)
-		if err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				n.fail(fmt.Errorf("wide-area network: device of node %q: %w", nd.Name, err))
-			}
-			return
-		}
-		if l := nd.link(buf.bytes[:size]); l != nil && l.send(buf, size) {
-			buf = n.buffers.get(largeBuffer)
 		}
 	}
 }
@@ -253,19 +236,19 @@ func (n *Network) read(nd *node) {
 func (nd *node) link(b []byte) *link {
 	source, destination, ok := addresses(b)
 	if !ok {
-		nd.rejects.malformed.Add(1)
+		nd.rejects.malformed++
 		return nil
 	}
 	if !slices.ContainsFunc(nd.Addresses, func(p netip.Prefix) bool { return p.Contains(source) }) {
-		nd.rejects.wrongSource.Add(1)
+		nd.rejects.wrongSource++
 		return nil
 	}
-	for _, h := range *nd.hops.Load() {
+	for _, h := range nd.hops {
 		if h.prefix.Contains(destination) {
 			return h.link
 		}
 	}
-	nd.rejects.noRoute.Add(1)
+	nd.rejects.noRoute++
 	return nil
 }
 
@@ -282,6 +265,8 @@ func (n *Network) fail(err error) {
 func (n *Network) Links() []LinkStats {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.forwarder.mu.Lock()
+	defer n.forwarder.mu.Unlock()
 	var out []LinkStats
 	for _, from := range slices.Sorted(maps.Keys(n.nodes)) {
 		for _, to := range slices.Sorted(maps.Keys(n.nodes[from].links)) {
@@ -301,9 +286,11 @@ func (n *Network) Nodes() ([]NodeStats, error) {
 		nd := n.nodes[name]
 		unread, err := nd.unread()
 		errs = append(errs, err)
+		n.forwarder.mu.Lock()
+		rejects := nd.rejects
+		n.forwarder.mu.Unlock()
 		out = append(out, NodeStats{Name: name, Unread: unread, Rejected: map[string]uint64{
-			"no_route": nd.rejects.noRoute.Load(), "wrong_source": nd.rejects.wrongSource.Load(),
-			"malformed": nd.rejects.malformed.Load()}})
+			"no_route": rejects.noRoute, "wrong_source": rejects.wrongSource, "malformed": rejects.malformed}})
 	}
 	return out, errors.Join(errs...)
 }
