@@ -130,7 +130,7 @@ func (w *Worker) feed(ctx, taskCtx context.Context, s source) error {
 func pull(ctx context.Context, c jetstream.Consumer, s source) (jetstream.Msg, error) {
 	pctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
-	opts := []jetstream.FetchOpt{jetstream.FetchContext(pctx)}
+	opts := []jetstream.FetchOpt{jetstream.FetchContext(pctx), jetstream.FetchHeartbeat(pullBeat)}
 	if !s.pinned {
 		opts = append(opts, jetstream.FetchPriorityGroup(priorityGroup), jetstream.FetchPrioritized(s.priority))
 	}
@@ -140,7 +140,7 @@ func pull(ctx context.Context, c jetstream.Consumer, s source) (jetstream.Msg, e
 	}
 	msg := <-batch.Messages()
 	err = batch.Error()
-	if msg != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	if msg != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, jetstream.ErrNoHeartbeat) {
 		err = nil
 	}
 	return msg, err

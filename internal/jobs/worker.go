@@ -64,7 +64,11 @@ type Worker struct {
 // renews both.
 const (
 	beatEvery = 5 * time.Second
-	pullWait  = 5 * time.Second
+	// pullWait is long because servers agree on every pull of a replicated consumer,
+	// and write it down, when it comes and when it ends. pullBeat is how often one
+	// hears that it is still known; after two it is made anew, elsewhere if need be.
+	pullWait = 30 * time.Second
+	pullBeat = 2 * time.Second
 	// headStart is how long pulls of a class wait for those of the class before it.
 	headStart = 20 * time.Millisecond
 	// heldDelay is when a message of a task that is held by another comes back.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
 	"github.com/meridian-video/meridian/internal/token"
 )
 
@@ -56,10 +57,12 @@ type follower[T any] struct {
 	caught  atomic.Bool
 }
 
+// started is when all followers of this process look, whole intervals later: one
+// waking of it and of its store serves them all, and processes don't look in step.
+var started = time.Now()
+
 // run follows the journal until ctx ends.
 func (f *follower[T]) run(ctx context.Context) error {
-	t := time.NewTicker(interval)
-	defer t.Stop()
 	complained := false
 	for {
 		err := f.advance(ctx)
@@ -67,10 +70,8 @@ func (f *follower[T]) run(ctx context.Context) error {
 			f.log.Warn("journal: keeping what is known", "journal", f.journal, "err", err)
 		}
 		complained = err != nil
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, interval-time.Since(started)%interval) != nil {
 			return nil
-		case <-t.C:
 		}
 	}
 }

@@ -17,8 +17,9 @@ const (
 	// share of its capacity is in use ("0.42").
 	LoadHeader = "Meridian-Load"
 	userAgent  = "meridian-router"
-	// maxBody bounds a probe's answer; health objects are 64 KiB.
-	maxBody = 1 << 20
+	// healthObject is what a probe's answer holds, maxBody the most it may.
+	healthObject = 64 << 10
+	maxBody      = 1 << 20
 	// lateBy is how much later than asked a timeout may fire before it says that
 	// this process was starved rather than that the target is slow.
 	lateBy = 300 * time.Millisecond
@@ -75,6 +76,8 @@ func newClient(targets []Target, timeout time.Duration) *http.Client {
 				return d.DialContext(ctx, network, hostport)
 			},
 			MaxIdleConnsPerHost: 2, MaxConnsPerHost: 4, IdleConnTimeout: time.Minute,
+			// A health object in one or two reads.
+			ReadBufferSize:     healthObject,
 			DisableCompression: true, TLSHandshakeTimeout: timeout, MaxResponseHeaderBytes: 16 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
