@@ -30,7 +30,7 @@ const (
 	missedAfter = 2 * time.Second
 )
 
-var usualWaits = Waits{Whole: 3 * time.Minute, Compared: time.Minute, Pause: 6 * time.Second, Open: 30 * time.Second}
+var usualWaits = Waits{Whole: 3 * time.Minute, Compared: time.Minute, Pause: 10 * time.Second, Open: 30 * time.Second}
 
 // Runner runs scenarios on a platform. Make one with NewRunner.
 type Runner struct {
