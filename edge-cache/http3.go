@@ -247,12 +247,15 @@ type h3Conn struct {
 
 	mu     sync.Mutex
 	active int
+	closed bool
 	timer  *time.Timer
 }
 
 // watch implements http3.Server.ConnContext.
 func (l *http3Listener) watch(ctx context.Context, qc *quic.Conn) context.Context {
 	c := &h3Conn{idle: l.idle}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.timer = time.AfterFunc(l.idle, func() {
 		c.mu.Lock()
 		idle := c.active == 0
@@ -261,7 +264,7 @@ func (l *http3Listener) watch(ctx context.Context, qc *quic.Conn) context.Contex
 			_ = qc.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "idle")
 		}
 	})
-	context.AfterFunc(qc.Context(), func() { c.timer.Stop() })
+	context.AfterFunc(qc.Context(), c.close)
 	return context.WithValue(ctx, h3ConnKey{}, c)
 }
 
@@ -282,9 +285,16 @@ func (c *h3Conn) enter() bool {
 func (c *h3Conn) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.active--; c.active == 0 {
+	if c.active--; c.active == 0 && !c.closed {
 		c.timer.Reset(c.idle)
 	}
+}
+
+func (c *h3Conn) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.timer.Stop()
 }
 
 // busyRequests counts what is being answered.
