@@ -97,9 +97,9 @@ func newPlayers(reg prometheus.Registerer) *players {
 	p := &players{
 		starved:    counter("starved_total", "Requests of players whose playback had stood still for want of data (CMCD bs)."),
 		startup:    counter("startup_total", "Requests of players that waited for data to start, or to go on after seeking or standing still (CMCD su)."),
-		buffer:     histogram("buffer_seconds", "What players had buffered when they asked (CMCD bl).", 0, .5, 1, 2, 4, 6, 10, 15, 20, 30, 60, 120),
+		buffer:     histogram("buffer_seconds", "What players had buffered when they asked for audio or video (CMCD bl).", 0, .5, 1, 2, 4, 6, 10, 15, 20, 30, 60, 120),
 		throughput: histogram("throughput_bits_per_second", "Throughput that players measured (CMCD mtp).", 25e4, 5e5, 1e6, 2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 256e6, 1e9),
-		bitrate:    histogram("bitrate_bits_per_second", "Encoded bitrate of what players asked for (CMCD br).", 1e5, 25e4, 5e5, 1e6, 2e6, 3e6, 5e6, 8e6, 12e6, 20e6, 40e6),
+		bitrate:    histogram("bitrate_bits_per_second", "Encoded bitrate of the audio or video that players asked for (CMCD br).", 1e5, 25e4, 5e5, 1e6, 2e6, 3e6, 5e6, 8e6, 12e6, 20e6, 40e6),
 		syntax:     malformed.WithLabelValues("syntax"), value: malformed.WithLabelValues("value"), size: malformed.WithLabelValues("size"),
 	}
 	for o := range cmcd.Objects {
@@ -132,13 +132,17 @@ func (p *players) observe(t *told) {
 	if r.Startup {
 		p.startup.Inc()
 	}
-	for _, x := range [...]struct {
-		to    prometheus.Histogram
-		said  cmcd.Amount
-		scale float64
-	}{{p.buffer, r.Buffer, 1e-3}, {p.throughput, r.Throughput, 1e3}, {p.bitrate, r.Bitrate, 1e3}} {
-		if x.said.Said {
-			x.to.Observe(float64(x.said.N) * x.scale)
-		}
+	said(p.throughput, r.Throughput, 1e3)
+	switch r.Object {
+	case cmcd.Unsaid, cmcd.Audio, cmcd.Video, cmcd.Muxed:
+		// They mean the object asked for; hls.js repeats the last ones with playlists.
+		said(p.buffer, r.Buffer, 1e-3)
+		said(p.bitrate, r.Bitrate, 1e3)
+	}
+}
+
+func said(h prometheus.Histogram, a cmcd.Amount, unit float64) {
+	if a.Said {
+		h.Observe(float64(a.N) * unit)
 	}
 }

@@ -79,7 +79,7 @@ func TestPlayersReports(t *testing.T) {
 		{"range", segURL("-", 0) + said, []string{"Range", "bytes=0-9"}, 206, counted},
 		{"private", "/v/" + tok + "/" + foreign + "/r1/v1080/00000-1/00000.m4s" + said, nil, 200, counted},
 		{"master", "/v/-/" + asset + "/master.m3u8?p=eu-1&CMCD=ot%3Dm%2Csu", nil, 200, map[string]float64{"manifest": 1, "startup": 1}},
-		{"playlist", "/v/-/" + asset + "/r1/v1080/index.m3u8?CMCD=ot%3Dm", nil, 200, map[string]float64{"manifest": 1}},
+		{"playlist", "/v/-/" + asset + "/r1/v1080/index.m3u8?CMCD=bl%3D100%2Cbr%3D6000%2Cmtp%3D100%2Cot%3Dm", nil, 200, map[string]float64{"manifest": 1, "throughput": 1, "throughput sum": 1e5}},
 		{"version 2", segURL("-", 0) + "?CMCD=bl%3D(12300)%2Cot%3Dv%2Cv%3D2", nil, 200, map[string]float64{"video": 1, "buffer": 1, "buffer sum": 12.3}},
 		{"no object", segURL("-", 0) + "?CMCD=bs", nil, 200, map[string]float64{"unsaid": 1, "starved": 1}},
 		{"syntax", segURL("-", 0) + "?CMCD=bl%3D1%2C", nil, 200, map[string]float64{"syntax": 1}},
