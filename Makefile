@@ -104,7 +104,7 @@ bench-go: install-develop tools ## Go benchmarks of all packages
 	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)
 
 .PHONY: bench-edge
-bench-edge: install-bench tools ## The edge beside nginx and Varnish (ARGS="-rounds 5")
+bench-edge: install-bench tools ## The edge beside nginx, Varnish and Traffic Server (ARGS="-rows tls,h2")
 	@$(GO) run ./bench/edge $(ARGS)
 
 .PHONY: bench-encode

@@ -17,6 +17,8 @@
 //   - What one client or one video can make it fetch at once is bounded, and a
 //     saturated edge refuses new sessions, never segments of those that run.
 //   - An edge that is asked by another never asks on.
+//   - What players say of themselves (CMCD) is counted, under labels from fixed
+//     sets, and goes no further: no answer, cache key, origin or log depends on it.
 //
 // When the own region's store fails the others are read; when all fail, what is
 // in memory and on disk is served, under the last playback record known.

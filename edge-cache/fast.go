@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/cmcd"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/token"
@@ -52,12 +53,15 @@ func newFast(h *handler) *fast {
 
 // Respond implements fastpath.Responder.
 func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
+	fields := false // of CMCD
 	for _, field := range r.Fields {
-		if !immaterial(field) {
+		if field.HasPrefix("cmcd-") {
+			fields = true
+		} else if !immaterial(field) {
 			return fastpath.Answer{}, false
 		}
 	}
-	path, rawQuery, _ := bytes.Cut(r.Target, []byte{'?'})
+	path, rawQuery, asks := bytes.Cut(r.Target, []byte{'?'})
 	if len(path) > maxPath || len(rawQuery) > maxQuery {
 		return fastpath.Answer{}, false
 	}
@@ -66,7 +70,13 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 	if !ok || t.kind == kindMaster || t.kind == kindHealth {
 		return fastpath.Answer{}, false
 	}
-	if t.kind == kindMedia && (t.object != hls.MediaName || bytes.IndexByte(rawQuery, '%') >= 0 || bytes.Contains(rawQuery, []byte("steering"))) {
+	var q splitQuery
+	if asks {
+		if q = split(unsafe.String(unsafe.SliceData(rawQuery), len(rawQuery))); q.again {
+			return fastpath.Answer{}, false
+		}
+	}
+	if t.kind == kindMedia && (t.object != hls.MediaName || mayAsk(q.before) || mayAsk(q.after)) {
 		return fastpath.Answer{}, false
 	}
 	if f.h.log.Enabled(context.Background(), slog.LevelDebug) {
@@ -94,6 +104,9 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 			head = prepareHead(f.h.composedContent(p), f.h.composedStatus())
 			p.head.Store(head)
 		}
+		if q.told || fields {
+			f.observe(q.report, r.Fields)
+		}
 		return fastpath.Answer{Head: head.append(buf, time.Time{}, now, f.dateAt(now)), Body: p.body, Kind: int(t.kind)}, true
 	}
 	var scratch [512]byte
@@ -111,7 +124,47 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 		head = prepareHead(objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
 		o.SetMemo(slot, head)
 	}
+	if q.told || fields {
+		f.observe(q.report, r.Fields)
+	}
 	return fastpath.Answer{Head: head.append(buf, o.Info().Fetched, now, f.dateAt(now)), Body: o.Whole(), Kind: int(t.kind)}, true
+}
+
+// splitQuery is a raw query in parts: what is before and after the CMCD argument.
+type splitQuery struct {
+	before, report, after string
+	told                  bool // there is the argument
+	again                 bool // there is another
+}
+
+func split(rawQuery string) (q splitQuery) {
+	q.before, q.report, q.after, q.told = cmcd.Cut(rawQuery)
+	if q.told {
+		_, _, _, q.again = cmcd.Cut(q.after)
+	}
+	return q
+}
+
+// mayAsk reports whether a part of a query may ask for a playlist of another form.
+func mayAsk(query string) bool {
+	return strings.IndexByte(query, '%') >= 0 || strings.Contains(query, "steering")
+}
+
+// observe counts what the player says, as cutReport and told.fields read it.
+func (f *fast) observe(report string, fields []fastpath.Field) {
+	var t told
+	if report != "" {
+		t.any, t.err = true, t.report.ParseQuery(report)
+	} else {
+		for _, x := range fieldOf {
+			for _, field := range fields {
+				if field.Is(x.lower) {
+					t.field(x.shard, field.Value)
+				}
+			}
+		}
+	}
+	f.h.metrics.players.observe(&t)
 }
 
 // Responded implements fastpath.Responder.
@@ -149,7 +202,7 @@ func immaterial(f fastpath.Field) bool {
 	case 15:
 		return f.Is("accept-encoding") || f.Is("accept-language") || f.Is("x-forwarded-for") || f.HasPrefix("sec-")
 	}
-	return f.HasPrefix("sec-") || f.HasPrefix("cmcd-") || f.HasPrefix("x-forwarded-")
+	return f.HasPrefix("sec-") || f.HasPrefix("x-forwarded-")
 }
 
 // preparedHead is a response head with room for Age and Date.

@@ -85,6 +85,11 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		{"segment", of(asset, "-", seg), "", true},
 		{"segment with what browsers send", of(asset, "-", seg), "User-Agent: M\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nSec-Fetch-Mode: cors\r\nReferer: http://a/\r\nOrigin: http://a\r\nCMCD-Request: bl=1\r\nCache-Control: no-cache\r\n", true},
 		{"segment with CMCD", of(asset, "-", seg) + "?CMCD=br%3D1%2Cbl%3D2", "", true},
+		{"segment with CMCD that can't be read", of(asset, "-", seg) + "?CMCD=bl%3D&p=eu-1", "CMCD-Request: bl=1\r\n", true},
+		{"segment with CMCD that can't be decoded", of(asset, "-", seg) + "?CMCD=%zz;", "", false},
+		{"segment with CMCD twice", of(asset, "-", seg) + "?CMCD=bs&CMCD=bs", "", false},
+		{"playlist with CMCD", of(asset, "-", "v1080/index.m3u8") + "?p=eu-1&CMCD=ot%3Dm%2Csteering%3D0", "", true},
+		{"plain playlist with CMCD", of(asset, "-", "v1080/index.m3u8") + "?CMCD=ot%3Dm&steering=0", "", false},
 		{"audio", of(asset, "-", "a0-aac128/00001-1/00000.m4s"), "", true},
 		{"poster", of(asset, "-", "extra/poster-720.jpg-1"), "", true},
 		{"playlist", of(asset, "-", "v1080/index.m3u8"), "", true},
@@ -136,10 +141,17 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		buf := make([]byte, 0, 4096)
 		a, ok := f.Respond(r, buf)
 		require.True(t, ok)
-		require.LessOrEqual(t, testing.AllocsPerRun(200, func() {
-			a, _ = f.Respond(r, buf)
-			f.Responded(&a, 1, time.Millisecond, nil)
-		}), float64(raceAllocs))
+		told := &fastpath.Request{Target: []byte(path + "?CMCD=bl%3D100%2Cbs%2Cot%3Dv%2Cmtp%3D25400%2Cbr%3D6000"), Fields: r.Fields}
+		fields := &fastpath.Request{Target: r.Target, Fields: append(r.Fields, fastpath.Field{Name: []byte("CMCD-Request"), Value: []byte("bl=100,su")})}
+		starved := testutil.ToFloat64(w.edge.handler.metrics.players.starved)
+		for _, r := range []*fastpath.Request{r, told, fields} {
+			require.LessOrEqual(t, testing.AllocsPerRun(200, func() {
+				a, ok = f.Respond(r, buf)
+				f.Responded(&a, 1, time.Millisecond, nil)
+			}), float64(raceAllocs))
+			require.True(t, ok)
+		}
+		require.Equal(t, starved+201, testutil.ToFloat64(w.edge.handler.metrics.players.starved))
 	})
 }
 

@@ -28,13 +28,21 @@ func newGate(maxConnections, perClient int) *gate {
 
 // admit reports whether a connection's client may have it; leave is called when
 // it has ended.
-func (g *gate) admit(c net.Conn) (leave func(), ok bool) {
-	who := clientOf(c.RemoteAddr().String())
+func (g *gate) admit(c net.Conn) (leave func(), ok bool) { return g.enter(c.RemoteAddr()) }
+
+func (g *gate) enter(a net.Addr) (leave func(), ok bool) {
+	who := clientOf(a.String())
 	if !g.clients.enter(who) {
 		g.refused.Add(1)
 		return nil, false
 	}
 	return func() { g.clients.leave(who) }, true
+}
+
+// crowded reports whether a client has more than a quarter of the connections it
+// may have.
+func (g *gate) crowded(a net.Addr) bool {
+	return g.clients.most > 0 && g.clients.count(clientOf(a.String())) > g.clients.most/4
 }
 
 // limit bounds and counts the connections of a listener without a fast path.

@@ -55,6 +55,7 @@ type answer struct {
 	sent   deliver.Sent
 	cache  string // how the cache answered: "memory", "disk", "origin", "peer", "collapsed", "negative", "composed" or "none"
 	err    error
+	player told
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -123,7 +124,10 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a *answer) erro
 		return h.health(w, r, a)
 	}
 	h.drain.seen(time.Now())
-	q, err := parseQuery(rawQuery)
+	rest, player := cutReport(rawQuery)
+	player.fields(r.Header)
+	a.player = player
+	q, err := parseQuery(rest)
 	if err != nil {
 		return err
 	}
@@ -420,6 +424,10 @@ func (h *handler) account(r *http.Request, a *answer, took time.Duration, aborte
 	h.metrics.requests.WithLabelValues(a.target.kind.String(), strconv.Itoa(a.sent.Status), a.cache).Inc()
 	h.metrics.bytes.WithLabelValues(a.cache).Add(float64(a.sent.Bytes))
 	h.metrics.seconds.WithLabelValues(a.cache).Observe(took.Seconds())
+	switch a.sent.Status {
+	case http.StatusOK, http.StatusPartialContent, http.StatusNotModified:
+		h.metrics.players.observe(&a.player)
+	}
 	level := slog.LevelDebug
 	if a.err != nil {
 		p := problemOf(a.err)

@@ -47,6 +47,13 @@ func (f *inflight[K]) leave(k K) {
 	}
 }
 
+// count is how much of k is under way.
+func (f *inflight[K]) count(k K) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.n[k]
+}
+
 // clientOf is who asks, as far as an address tells: an IPv4 address, or the /64 of
 // an IPv6 one, of which a subscriber has all.
 func clientOf(remote string) netip.Addr {

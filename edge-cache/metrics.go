@@ -25,6 +25,7 @@ type metrics struct {
 	open     prometheus.Gauge
 	purges   *prometheus.CounterVec
 	purged   prometheus.Gauge
+	players  *players
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -51,6 +52,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		purges:   counter("purges_total", "Purges obeyed, by what came of them: done, disk_failed, emptied.", "outcome"),
 		purged:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_edge_purge_number", Help: "Number of the last purge obeyed."}),
 	}
+	m.players = newPlayers(reg)
 	reg.MustRegister(m.requests, m.fast, m.bytes, m.seconds, m.fills, m.filled, m.fillTime, m.fillErrs, m.refused, m.dropped, m.polls, m.ahead, m.aborted, m.open, m.purges, m.purged)
 	return m
 }

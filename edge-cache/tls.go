@@ -12,19 +12,25 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meridian-video/meridian/internal/service"
 )
 
-// TLS is the configuration of the encrypted listener: TLS 1.3, HTTP/1.1 and
-// HTTP/2. Its zero value has none.
+// TLS is the configuration of the encrypted listener: TLS 1.3, HTTP/1.1, HTTP/2
+// and, if wanted, HTTP/3. Its zero value has none.
 type TLS struct {
 	Listen string `help:"Address to answer on with TLS 1.3 as well; needs certificate and key." env:"LISTEN" placeholder:"HOST:PORT"`
 	Cert   string `help:"Certificate chain (PEM). Read again when it changes." env:"CERT" placeholder:"FILE"`
 	Key    string `help:"Private key of the certificate (PEM)." env:"KEY" placeholder:"FILE"`
+	HTTP3  bool   `name:"http3" help:"Answer HTTP/3 too, on UDP at the same address, and tell clients so (Alt-Svc)." env:"HTTP3"`
 }
 
 func (t *TLS) validate(bad func(format string, a ...any)) {
 	if t.Listen == "" && t.Cert == "" && t.Key == "" {
+		if t.HTTP3 {
+			bad("--tls-http3: needs --tls-listen, --tls-cert and --tls-key")
+		}
 		return
 	}
 	if _, _, err := net.SplitHostPort(t.Listen); err != nil {
@@ -101,17 +107,28 @@ func (t *TLS) serve(ctx context.Context, h http.Handler, log *slog.Logger, g *ga
 	if err != nil {
 		return fmt.Errorf("TLS listener: %w", err)
 	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}
+	wg, ctx := errgroup.WithContext(ctx)
+	tcp := h
+	if t.HTTP3 {
+		h3, err := listenHTTP3(ctx, l.Addr(), endUnclear(h), cfg, g)
+		if err != nil {
+			return errors.Join(fmt.Errorf("HTTP/3 listener: %w", err), l.Close())
+		}
+		tcp = h3.advertise(h)
+		wg.Go(func() error { return h3.serve(ctx) })
+	}
 	if listening != nil {
 		listening(l.Addr())
 	}
-	log.Info("listening with TLS", "addr", l.Addr().String())
-	srv := newServer(h, log)
+	log.Info("listening with TLS", "addr", l.Addr().String(), "http3", t.HTTP3)
+	srv := newServer(tcp, log)
 	// What a stream may hold open is bounded as connections are.
 	srv.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
-	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}
-	err = service.ServeHTTP(ctx, srv, tls.NewListener(g.limit(l), srv.TLSConfig), drainTime)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+	srv.TLSConfig = cfg
+	wg.Go(func() error { return service.ServeHTTP(ctx, srv, tls.NewListener(g.limit(l), cfg), drainTime) })
+	if err := wg.Wait(); !errors.Is(err, http.ErrServerClosed) {
+		return err
 	}
-	return err
+	return nil
 }

@@ -24,7 +24,7 @@ import (
 )
 
 // selfSigned writes a certificate for localhost and its key into the files.
-func selfSigned(t *testing.T, cfg TLS, serial int64) *x509.CertPool {
+func selfSigned(t testing.TB, cfg TLS, serial int64) *x509.CertPool {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

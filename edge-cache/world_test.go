@@ -49,6 +49,8 @@ type proxy struct {
 	url string
 	mu  sync.Mutex
 	got map[string]int // successful and other GETs by path below the bucket
+	// reports counts requests in which CMCD is left.
+	reports int
 	// pace is how many bytes of a body pass per step; 0 for all at once.
 	pace atomic.Int64
 	step chan struct{}
@@ -77,6 +79,14 @@ func newProxy(t testing.TB, to string) *proxy {
 			_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 			p.mu.Lock()
 			p.got[key]++
+			if strings.Contains(strings.ToLower(r.RequestURI), "cmcd") {
+				p.reports++
+			}
+			for name := range r.Header {
+				if strings.HasPrefix(name, "Cmcd-") {
+					p.reports++
+				}
+			}
 			p.mu.Unlock()
 		}
 		rp.ServeHTTP(w, r)

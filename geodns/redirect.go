@@ -61,11 +61,13 @@ func pathwayNames(edges []*geo.Edge) string {
 	return strings.Join(names, ",")
 }
 
-// maxQueryLen bounds the query of a playback path.
-const maxQueryLen = 1024
+// maxQueryLen bounds the query of a playback path, with what a player says of
+// itself (CMCD), for which edges allow 2 KiB before it is escaped.
+const maxQueryLen = 4096
 
 // redirectQuery keeps a query's parameters but p and r, which are ours to
-// choose, ready to be followed by them.
+// choose, ready to be followed by them. CMCD that can't be decoded is left out:
+// whatever it says, the request is a good one.
 func redirectQuery(raw string) (string, bool) {
 	if len(raw) > maxQueryLen {
 		return "", false
@@ -78,6 +80,9 @@ func redirectQuery(raw string) (string, bool) {
 			return "", false
 		}
 		value, err = url.QueryUnescape(value)
+		if err != nil && name == "CMCD" {
+			continue
+		}
 		if err != nil {
 			return "", false
 		}

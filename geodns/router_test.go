@@ -168,6 +168,22 @@ func TestRedirect(t *testing.T) {
 	require.Regexp(t, `^http://127\.1\.0\.[12]:8082/v/-/`+asset+`/master\.m3u8\?p=eu-[12],eu-[12],us-[12],ap-[12]&r=us$`, w.Header().Get("Location"))
 }
 
+// TestRedirectCarriesReports: edges are told what players say, and nothing they
+// can say makes a request a bad one.
+func TestRedirectCarriesReports(t *testing.T) {
+	rt := testRouter(t, testBoard(t))
+	said := `bl=100,cid="a b;c",nor="` + strings.Repeat("x", 1500) + `",su`
+	for raw, want := range map[string]string{url.QueryEscape(said): said, "%zz": "", "a%2": ""} {
+		w := get(rt, "/v/-/"+asset+"/master.m3u8?x=1&CMCD="+raw, "127.11.0.1")
+		require.Equal(t, http.StatusFound, w.Code, raw)
+		u, err := url.Parse(w.Header().Get("Location"))
+		require.NoError(t, err)
+		require.Equal(t, want, u.Query().Get("CMCD"))
+		require.Equal(t, "1", u.Query().Get("x"))
+	}
+	require.Equal(t, http.StatusBadRequest, get(rt, "/v/-/"+asset+"/master.m3u8?x=%zz", "127.11.0.1").Code)
+}
+
 func TestRedirectAvoidsTheDead(t *testing.T) {
 	b := testBoard(t)
 	rt := testRouter(t, b)
@@ -227,7 +243,7 @@ func TestRefusals(t *testing.T) {
 		{"/v/%2d/" + asset + "/master.m3u8", 400, nil},
 		{"/v//" + asset + "/master.m3u8", 400, nil},
 		{"/v/-/" + asset + "/master.m3u8?a=%zz", 400, nil},
-		{"/v/-/" + asset + "/master.m3u8?a=" + strings.Repeat("x", 2000), 400, nil},
+		{"/v/-/" + asset + "/master.m3u8?a=" + strings.Repeat("x", maxQueryLen), 400, nil},
 		{"/", 404, nil}, {"/v/", 404, nil}, {"/etc/passwd", 404, nil}, {"//v/-/" + asset, 404, nil}, {"/explain/..", 404, nil},
 		{"/explain?ip=nonsense", 400, nil}, {"/explain?asset=nonsense", 400, nil},
 	} {

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +42,40 @@ func TestParseWrk(t *testing.T) {
 	require.Error(t, err)
 }
 
+const h2Report = `starting benchmark...
+TLS Protocol: TLSv1.3
+Cipher: TLS_AES_128_GCM_SHA256
+Server Temp Key: X25519 253 bits
+Application protocol: h2
+Warm-up phase is over for thread #0.
+
+finished in 3.00s, 128.50 req/s, 1.20MB/s
+requests: 257 total, 257 started, 257 done, 257 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 257 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 2.40MB (2517393) total, 11.92KB (12201) headers (space savings 95.12%), 14.73MB (15446648) data
+`
+
+func TestParseH2load(t *testing.T) {
+	r, err := parseH2load(h2Report)
+	require.NoError(t, err)
+	require.Equal(t, result{rate: 128.5}, r)
+	for _, bad := range [][2]string{{"0 failed", "1 failed"}, {"0 timeout", "2 timeout"}, {"0 5xx", "9 5xx"}, {"257 2xx", "0 2xx"}, {"AES_128_GCM", "AES_256_GCM"}, {"X25519", "P-256"}, {"protocol: h2", "protocol: http/1.1"}, {"finished", "ended"}} {
+		_, err := parseH2load(strings.Replace(h2Report, bad[0], bad[1], 1))
+		require.Error(t, err, bad)
+	}
+	var log strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&log, "1795657068447058\t200\t%d\n", 200-i)
+	}
+	p99, err := h2loadP99(log.String())
+	require.NoError(t, err)
+	require.Equal(t, 199*time.Microsecond, p99)
+	for _, bad := range []string{"", "1 200", "1 200 x"} {
+		_, err := h2loadP99(bad)
+		require.Error(t, err, bad)
+	}
+}
+
 func TestSizes(t *testing.T) {
 	got, err := parseSizes("2KiB,1MiB")
 	require.NoError(t, err)
@@ -63,4 +101,51 @@ func TestHitTable(t *testing.T) {
 | 2KiB | 90/s, p99 1ms | 50/s, p99 1ms | 120/s, p99 1ms | **1.20** (1.10–1.50) |
 `, hitTable(servers, []int{2048}, map[string][]result{
 		"nginx/2KiB": at(100, 90, 80), "Varnish/2KiB": at(50, 100, 40), "Meridian/2KiB": at(110, 120, 120)}))
+}
+
+// TestTrace: a trace is what it says, and every policy makes something of it.
+func TestTrace(t *testing.T) {
+	tr := newTrace(1, 0.9, 20_000)
+	require.Equal(t, tr, newTrace(1, 0.9, 20_000))
+	sum, counts := 0, make([]int, len(tr.sizes))
+	for _, size := range tr.sizes {
+		sum += size
+	}
+	require.InDelta(t, traceTimes*traceMemory, sum, maxObject)
+	for _, n := range tr.requests {
+		counts[n]++
+	}
+	require.Greater(t, counts[0], 3*counts[9], "the tenth is asked for an eighth as often")
+
+	l := &lru{at: map[string]*list.Element{}}
+	for _, c := range []struct {
+		key string
+		hit bool
+	}{{"a", false}, {"b", false}, {"a", true}, {"c", false}, {"a", true}, {"b", false}} {
+		hit, err := l.get(c.key, traceMemory/2)
+		require.NoError(t, err)
+		require.Equal(t, c.hit, hit, c.key)
+	}
+	require.Equal(t, traceMemory, l.bytes)
+
+	for _, name := range policyNames {
+		p, err := newPolicy(t.Context(), name)
+		require.NoError(t, err)
+		s, err := tr.run(t.Context(), p)
+		require.NoError(t, errors.Join(err, p.close()))
+		require.Greater(t, s.bytes, 0.2, name)
+		require.Less(t, s.bytes, 0.8, name)
+		require.InDelta(t, s.objects, s.bytes, 0.05, name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := tr.run(ctx, l)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestTraceTable(t *testing.T) {
+	require.Equal(t, `| Exponent | LRU | otter | Meridian | ÷ LRU | ÷ otter |
+|---|---|---|---|---|---|
+| 0.9 | 50.00 % (40.00 %) | 60.00 % (50.00 %) | 60.00 % (50.00 %) | **1.200** (1.200–1.200) | **1.000** (1.000–1.000) |
+`, traceTable(map[float64]map[string][]share{0.9: {"LRU": {{0.4, 0.5}}, "otter": {{0.5, 0.6}}, "Meridian": {{0.5, 0.6}}}}))
 }

@@ -1,8 +1,16 @@
-// Command edge measures the edge beside nginx and Varnish on this machine.
+// Command edge measures the edge beside nginx, Varnish and Apache Traffic Server on
+// this machine.
 //
-// All serve the same bytes from memory to wrk, one after the other in rounds
-// whose order turns, so that a machine that slows down slows all of them. What
-// it prints are medians, and the ratio of the edge to the best peer.
+// All serve the same bytes from memory to wrk or h2load, one after the other in
+// rounds whose order turns, so that a machine that slows down slows all of them.
+// What it prints are medians, and the ratio of the edge to the best peer. -rows
+// chooses what is measured:
+//
+//	hits   memory hits over HTTP/1.1
+//	tls    the same over TLS 1.3, all with one cipher and one curve
+//	h2     the same over HTTP/2 and TLS 1.3
+//	cold   many clients at once on an object that nobody has yet
+//	trace  hit ratios of the edge's cache, plain LRU and otter; no server runs
 package main
 
 import (
@@ -20,6 +28,7 @@ import (
 )
 
 type options struct {
+	rows        string
 	rounds      int
 	duration    time.Duration
 	connections int
@@ -27,17 +36,31 @@ type options struct {
 	sizes       string
 	peers       string
 	binary      string
+	requests    int
 }
+
+// The rows' names on the command line.
+const (
+	rowHits  = "hits"
+	rowTLS   = "tls"
+	rowH2    = "h2"
+	rowCold  = "cold"
+	rowTrace = "trace"
+)
+
+var rowNames = []string{rowHits, rowTLS, rowH2, rowCold, rowTrace}
 
 func main() {
 	var o options
+	flag.StringVar(&o.rows, "rows", strings.Join(rowNames, ","), "what is measured")
 	flag.IntVar(&o.rounds, "rounds", 3, "measurements of each cell")
 	flag.DurationVar(&o.duration, "time", 3*time.Second, "length of one measurement, in whole seconds")
-	flag.IntVar(&o.connections, "connections", 32, "connections of wrk")
-	flag.IntVar(&o.clients, "clients", 1000, "clients on one cold object; 0 leaves that out")
+	flag.IntVar(&o.connections, "connections", 32, "connections of wrk; h2load has a quarter, with four requests on each")
+	flag.IntVar(&o.clients, "clients", 1000, "clients on one cold object")
 	flag.StringVar(&o.sizes, "sizes", "2KiB,256KiB,1MiB,4MiB", "sizes of the objects")
 	flag.StringVar(&o.peers, "servers", strings.Join(serverNames, ","), "who takes part")
 	flag.StringVar(&o.binary, "binary", "", "meridian binary; empty builds it")
+	flag.IntVar(&o.requests, "requests", 300_000, "requests of a trace")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -51,6 +74,18 @@ func run(ctx context.Context, o options) (err error) {
 	sizes, err := parseSizes(o.sizes)
 	if err != nil {
 		return err
+	}
+	rows := strings.Split(o.rows, ",")
+	for _, row := range rows {
+		if !slices.Contains(rowNames, row) {
+			return fmt.Errorf("-rows: %q: want some of %v", row, rowNames)
+		}
+	}
+	if o.rounds < 1 || o.connections < 4 || o.clients < 1 || o.requests < 1000 {
+		return errors.New("want at least 1 of -rounds, 4 -connections, 1 of -clients and 1000 -requests")
+	}
+	if slices.Equal(rows, []string{rowTrace}) {
+		return traces(ctx, o)
 	}
 	dir, err := os.MkdirTemp("", "bench-edge-")
 	if err != nil {
@@ -67,14 +102,24 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, origin.close()) }()
 	b := &bench{options: o, dir: dir, origin: origin, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	defer b.stop()
-	if err := b.start(ctx, strings.Split(o.peers, ",")); err != nil {
+	if b.cert, err = newCertificate(dir); err != nil {
 		return err
 	}
-	if err := b.hits(ctx, sizes); err != nil {
+	if err := b.start(ctx, rows, strings.Split(o.peers, ",")); err != nil {
 		return err
 	}
-	if o.clients > 0 {
-		return b.cold(ctx)
+	for _, row := range rows {
+		switch row {
+		case rowCold:
+			err = b.cold(ctx)
+		case rowTrace:
+			err = traces(ctx, o)
+		default:
+			err = b.hits(ctx, b.way(row), sizes)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -84,6 +129,7 @@ type bench struct {
 	dir     string
 	origin  *origin
 	log     *slog.Logger
+	cert    *certificate
 	servers []*server
 	stops   []func()
 }
@@ -94,19 +140,25 @@ func (b *bench) stop() {
 	}
 }
 
-// hits measures every size at every server.
-func (b *bench) hits(ctx context.Context, sizes []int) error {
+// hits measures every size at every server that can be asked that way.
+func (b *bench) hits(ctx context.Context, w way, sizes []int) error {
+	var servers []*server
+	for _, s := range b.servers {
+		if w.base(s) != "" {
+			servers = append(servers, s)
+		}
+	}
 	cells := map[string][]result{}
 	for _, size := range sizes {
-		for _, s := range b.servers {
-			if err := s.check(ctx, size, b.origin); err != nil {
+		for _, s := range servers {
+			if err := s.check(ctx, w, size, b.origin); err != nil {
 				return err
 			}
 		}
 		for round := range b.rounds {
-			for i := range b.servers {
-				s := b.servers[(i+round)%len(b.servers)]
-				r, err := b.wrk(ctx, s.url(size))
+			for i := range servers {
+				s := servers[(i+round)%len(servers)]
+				r, err := w.measure(ctx, w.base(s)+s.path("hit", size))
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name, sizeName(size), err)
 				}
@@ -115,6 +167,6 @@ func (b *bench) hits(ctx context.Context, sizes []int) error {
 			}
 		}
 	}
-	fmt.Printf("Memory hits: wrk, 1 thread, %d connections, %s, medians of %d rounds.\n\n%s\n", b.connections, b.duration, b.rounds, hitTable(b.servers, sizes, cells))
+	fmt.Printf("Memory hits%s, %s, medians of %d rounds.\n\n%s\n", w.title, b.duration, b.rounds, hitTable(servers, sizes, cells))
 	return nil
 }

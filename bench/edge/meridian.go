@@ -57,11 +57,12 @@ func (b *bench) meridian(ctx context.Context) (*server, error) {
 	if err := os.WriteFile(regions, raw, 0o600); err != nil {
 		return nil, err
 	}
-	addr, err := freeAddr()
+	addr, secure, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}
 	env := []string{
+		"MERIDIAN_EDGE_TLS_LISTEN=" + secure, "MERIDIAN_EDGE_TLS_CERT=" + b.cert.cert, "MERIDIAN_EDGE_TLS_KEY=" + b.cert.key,
 		"MERIDIAN_REGIONS=" + regions, "MERIDIAN_REGION=eu", "MERIDIAN_EDGE=eu-1", "MERIDIAN_EDGE_LISTEN=" + addr,
 		"MERIDIAN_EDGE_CACHE_DIR=" + filepath.Join(b.dir, "edge"), "MERIDIAN_EDGE_PEERS=false", "MERIDIAN_EDGE_CLIENT_CONNECTIONS=0",
 		"MERIDIAN_ROOT_PUBLIC_KEY=@" + filepath.Join(secrets, token.RootPublicFile),
@@ -71,7 +72,7 @@ func (b *bench) meridian(ctx context.Context) (*server, error) {
 	path := func(_ string, size int) string {
 		return "/v/" + token.None + "/" + asset + "/" + run0 + "/" + video + "/" + segment(size)
 	}
-	return &server{name: nameMeridian, ours: true, path: path, base: "http://" + addr}, b.process(ctx, "meridian", addr, env, bin, "edge-cache")
+	return &server{name: nameMeridian, ours: true, path: path, base: "http://" + addr, secure: "https://" + secure}, b.process(ctx, "meridian", addr, env, bin, "edge-cache")
 }
 
 // proxy runs the same cache before the origin the peers have.
@@ -80,12 +81,13 @@ func (b *bench) proxy(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := freeAddr()
+	addr, secure, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}
-	return &server{name: nameProxy, ours: true, path: originPath, base: "http://" + addr},
-		b.process(ctx, "proxy", addr, nil, bin, "cache", "--origin", "http://"+b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"))
+	return &server{name: nameProxy, ours: true, path: originPath, base: "http://" + addr, secure: "https://" + secure},
+		b.process(ctx, "proxy", addr, nil, bin, "cache", "--origin", "http://"+b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"),
+			"--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key)
 }
 
 // publish puts what the edge reads into the store.

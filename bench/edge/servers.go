@@ -25,9 +25,9 @@ type server struct {
 	// path of the object of a size, and of a name.
 	path func(name string, size int) string
 	base string
+	// secure is base with TLS, "" where there is none.
+	secure string
 }
-
-func (s *server) url(size int) string { return s.base + s.path("hit", size) }
 
 const startTimeout = 30 * time.Second
 
@@ -35,24 +35,25 @@ const startTimeout = 30 * time.Second
 const (
 	nameNginx    = "nginx"
 	nameVarnish  = "Varnish"
+	nameTraffic  = "TrafficServer"
 	nameMeridian = "Meridian"
 	nameProxy    = "Meridian-proxy"
 )
 
-var serverNames = []string{nameNginx, nameVarnish, nameMeridian, nameProxy}
+var serverNames = []string{nameNginx, nameVarnish, nameTraffic, nameMeridian, nameProxy}
 
 func originPath(name string, size int) string { return "/" + name + "/" + strconv.Itoa(size) }
 
 // start runs the servers.
-func (b *bench) start(ctx context.Context, names []string) error {
+func (b *bench) start(ctx context.Context, rows, names []string) error {
 	starts := map[string]func(context.Context) (*server, error){
-		nameNginx: b.nginx, nameVarnish: b.varnish, nameMeridian: b.meridian, nameProxy: b.proxy,
+		nameNginx: b.nginx, nameVarnish: b.varnish, nameTraffic: b.trafficServer, nameMeridian: b.meridian, nameProxy: b.proxy,
 	}
-	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", "": "wrk"}
+	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", nameTraffic: "traffic_server", rowHits: "wrk", rowTLS: "wrk", rowH2: "h2load"}
 	var missing []string
-	for _, name := range append(slices.Clone(names), "") {
+	for _, name := range slices.Concat(names, rows) {
 		if p := programs[name]; p != "" {
-			if _, err := exec.LookPath(p); err != nil {
+			if _, err := exec.LookPath(p); err != nil && !slices.Contains(missing, p) {
 				missing = append(missing, p)
 			}
 		}
@@ -74,39 +75,43 @@ func (b *bench) start(ctx context.Context, names []string) error {
 	return nil
 }
 
-// check fetches the object twice, so that it is a hit, and compares its bytes.
-func (s *server) check(ctx context.Context, size int, o *origin) error {
+// check fetches the object some times, so that it is a hit, and compares its bytes.
+func (s *server) check(ctx context.Context, w way, size int, o *origin) error {
+	url := w.base(s) + s.path("hit", size)
 	for range 3 {
-		body, err := get(ctx, s.url(size))
+		res, body, err := get(ctx, w.client, url)
+		if err == nil {
+			err = w.same(res)
+		}
+		if err == nil && !bytes.Equal(body, o.body(size)) {
+			err = fmt.Errorf("%s: not the origin's bytes", url)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		if !bytes.Equal(body, o.body(size)) {
-			return fmt.Errorf("%s: %s: not the origin's bytes", s.name, s.url(size))
 		}
 	}
 	return nil
 }
 
-func get(ctx context.Context, url string) ([]byte, error) {
+func get(ctx context.Context, client *http.Client, url string) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	body, err := io.ReadAll(res.Body)
 	if err := errors.Join(err, res.Body.Close()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: status %d: %.200s", url, res.StatusCode, body)
+		return nil, nil, fmt.Errorf("%s: status %d: %.200s", url, res.StatusCode, body)
 	}
-	return body, nil
+	return res, body, nil
 }
 
 // process runs a server until the bench ends, and waits until it accepts.
@@ -166,8 +171,16 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// freeAddrs finds two, for a server without and with TLS.
+func freeAddrs() (plain, secure string, err error) {
+	if plain, err = freeAddr(); err == nil {
+		secure, err = freeAddr()
+	}
+	return plain, secure, err
+}
+
 // nginxConf: sendfile with full packets, one worker a CPU, files kept open, and
-// lock so that one request of many goes to the origin.
+// lock so that one request of many goes to the origin. Of TLS, one cipher and curve.
 const nginxConf = `
 daemon off;
 user root;
@@ -192,6 +205,12 @@ http {
 	upstream origin { server %[2]s; keepalive 16; }
 	server {
 		listen %[3]s backlog=4096;
+		listen %[4]s ssl http2 backlog=4096;
+		ssl_certificate %[5]s;
+		ssl_certificate_key %[6]s;
+		ssl_protocols TLSv1.3;
+		ssl_conf_command Ciphersuites %[7]s;
+		ssl_ecdh_curve %[8]s;
 		location / {
 			proxy_pass http://origin;
 			proxy_http_version 1.1;
@@ -204,15 +223,15 @@ http {
 `
 
 func (b *bench) nginx(ctx context.Context) (*server, error) {
-	addr, err := freeAddr()
+	addr, secure, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}
 	conf := filepath.Join(b.dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, b.dir, b.origin.addr, addr), 0o600); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, b.dir, b.origin.addr, addr, secure, b.cert.cert, b.cert.key, cipherName, curveName), 0o600); err != nil {
 		return nil, err
 	}
-	return &server{name: nameNginx, path: originPath, base: "http://" + addr}, b.process(ctx, "nginx", addr, nil, "nginx", "-p", b.dir, "-c", conf)
+	return &server{name: nameNginx, path: originPath, base: "http://" + addr, secure: "https://" + secure}, b.process(ctx, "nginx", addr, nil, "nginx", "-p", b.dir, "-c", conf)
 }
 
 func (b *bench) varnish(ctx context.Context) (*server, error) {

@@ -76,6 +76,7 @@ func TestPlayer(t *testing.T) {
 		if at := playertest.Eval[string](p, `document.querySelector('.at').textContent`); at != "Ashburn · us-1" {
 			t.Errorf("page says %q", at)
 		}
+		w.wantReports()
 	})
 
 	t.Run("region hung with its router", func(t *testing.T) {

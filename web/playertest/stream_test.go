@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meridian-video/meridian/edge-cache/cmcd"
 	"github.com/meridian-video/meridian/web"
 )
 
@@ -231,11 +233,62 @@ type world struct {
 
 	once    sync.Once
 	started time.Time
+
+	mu sync.Mutex
+	// told is what the player said to edges (CMCD), by kind of object, and under
+	// which session ids.
+	told     map[cmcd.Object][]cmcd.Report
+	sessions map[string]bool
+}
+
+// report reads what the player says with a request for something of the video.
+func (w *world) report(r *http.Request) {
+	_, value, _, found := cmcd.Cut(r.URL.RawQuery)
+	var report cmcd.Report
+	if err := report.ParseQuery(value); err != nil || !found {
+		w.t.Errorf("%s: CMCD: %v", r.URL, err)
+	}
+	sid := regexp.MustCompile(`sid="([^"]+)"`).FindStringSubmatch(r.URL.Query().Get("CMCD"))
+	if sid == nil {
+		w.t.Errorf("%s: no session", r.URL)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told[report.Object] = append(w.told[report.Object], report)
+	w.sessions[sid[1]] = true
+}
+
+// wantReports checks that the player told edges of its playback, as one session.
+func (w *world) wantReports() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.sessions) != 1 {
+		w.t.Errorf("sessions: %v", w.sessions)
+	}
+	for _, o := range []cmcd.Object{cmcd.Manifest, cmcd.Init, cmcd.Video, cmcd.Audio} {
+		if len(w.told[o]) == 0 {
+			w.t.Errorf("nothing was said of %s", o)
+		}
+	}
+	measured, buffered := 0, 0
+	for _, r := range w.told[cmcd.Video] {
+		if r.Throughput.N > 0 && r.Bitrate.N > 0 {
+			measured++
+		}
+		if r.Buffer.N > 0 {
+			buffered++
+		}
+	}
+	if measured == 0 || buffered == 0 {
+		w.t.Errorf("of %d segments %d had throughput and bitrate, %d a buffer", len(w.told[cmcd.Video]), measured, buffered)
+	}
 }
 
 func newWorld(t testing.TB, m media) *world {
 	t.Helper()
-	w := &world{t: t, media: m, aware: func() bool { return false }, state: func() string { return web.StateReady }}
+	w := &world{t: t, media: m, told: map[cmcd.Object][]cmcd.Report{}, sessions: map[string]bool{}, aware: func() bool { return false }, state: func() string { return web.StateReady }}
 	w.eu1 = newHost(t, "127.0.0.2:0", http.HandlerFunc(w.edge))
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(w.eu1.url, "http://"))
 	if err != nil {
@@ -266,6 +319,7 @@ func (w *world) edge(rw http.ResponseWriter, r *http.Request) {
 		http.NotFound(rw, r)
 		return
 	}
+	w.report(r)
 	if name == "index.m3u8" {
 		rw.Header().Set("Content-Type", "application/vnd.apple.mpegurl")
 		_, _ = rw.Write([]byte(w.media.playlist(w.t, rendition, w.grown())))

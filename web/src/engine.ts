@@ -5,7 +5,7 @@ import { Ladder } from './ladder';
 import { loaderClass } from './loader';
 import { cannotDecode, masterRefused, notFound, reconnecting, type Notice } from './messages';
 import type { Page } from './page';
-import { FIRST_BYTE_MS, scaled, tuning } from './policies';
+import { FIRST_BYTE_MS, reports, scaled, tuning } from './policies';
 import { RouterRing, absolute } from './routers';
 import { note, type PlayerState } from './state';
 import { EMPTY_S, ahead } from './stalls';
@@ -51,6 +51,7 @@ export class HlsEngine {
     const config: Partial<HlsConfig> = {
       ...tuning,
       ...scaled(1),
+      cmcd: reports(page.asset),
       // ?debug=1: hls.js tells the console what it does.
       debug: new URLSearchParams(location.search).get('debug') === '1',
       loader: loaderClass(ring, {

@@ -1,9 +1,10 @@
+import Hls, { type Fragment } from 'hls.js';
 import { describe, expect, it } from 'vitest';
 import { EdgeDirectory, label } from './edges';
 import { Ladder } from './ladder';
 import { retryElsewhere } from './loader';
 import { masterRefused, reconnecting } from './messages';
-import { FIRST_BYTE_CAP_MS, FIRST_BYTE_MS, LOAD_CAP_MS, scaled } from './policies';
+import { FIRST_BYTE_CAP_MS, FIRST_BYTE_MS, LOAD_CAP_MS, reports, scaled } from './policies';
 import { delay } from './poll';
 import { FrameCounter, StallMeter, ahead } from './stalls';
 import { newState } from './state';
@@ -43,6 +44,42 @@ describe('Ladder', () => {
     expect(l.loaded(100, FIRST_BYTE_MS)).toBe(false);
     expect(l.factor).toBe(1);
   });
+});
+
+describe('reports', () => {
+  // What hls.js makes of the configuration, on a request of each kind.
+  const asked = (fragment: Partial<Fragment> | null, bandwidthEstimate: number, url: string) => {
+    let got = '';
+    class Loader {
+      load(context: { url: string }) {
+        got = context.url;
+      }
+    }
+    const hls = {
+      config: { cmcd: reports('abcdefghijklmnopqrstuvwxyz'), loader: Loader } as Record<string, any>,
+      sessionId: 'a-session', bandwidthEstimate, levels: [{ bitrate: 5_999_800, videoCodec: 'avc1' }], audioTracks: [{}], maxAutoLevel: 0,
+      latestLevelDetails: { live: false }, mainForwardBufferInfo: { len: 12.34 }, logger: { warn: (_: string, e: unknown) => { throw e; } },
+      on: () => undefined,
+    };
+    const Controller = Hls.DefaultConfig.cmcdController as any;
+    const controller = new Controller(hls);
+    controller.onManifestLoading();
+    controller.media = { playbackRate: 1.5 };
+    const frag = { type: 'main', level: 0, duration: 2.0024, url, ...fragment };
+    new hls.config[fragment ? 'fLoader' : 'pLoader']({}).load(fragment ? { url, frag } : { url }, {}, {});
+    return got;
+  };
+  it('says with segments what edges count, and not who watches', () => {
+    expect(decodeURIComponent(asked({ sn: 1 }, 25_432_700, 'http://edge/v/-/a/r1/v1080/00000-1/00001.m4s'))).toBe(
+      'http://edge/v/-/a/r1/v1080/00000-1/00001.m4s?CMCD=bl=12300,br=6000,cid="abcdefghijklmnopqrstuvwxyz",d=2002,mtp=25400,ot=v,sf=h,sid="a-session",st=v,su',
+    );
+  });
+  it('leaves out what isn’t known yet, and other arguments as they are', () => {
+    expect(decodeURIComponent(asked(null, NaN, 'http://router/v/-/a/master.m3u8?p=eu-1'))).toBe(
+      'http://router/v/-/a/master.m3u8?p=eu-1&CMCD=cid="abcdefghijklmnopqrstuvwxyz",ot=m,sf=h,sid="a-session",st=v,su',
+    );
+  });
+  it('draws a session for each playback', () => expect(reports('x').sessionId).toBeUndefined());
 });
 
 describe('scaled', () => {

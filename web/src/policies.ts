@@ -1,4 +1,4 @@
-import type { HlsConfig, LoaderConfig, LoadPolicy } from 'hls.js';
+import type { CMCDControllerConfig, HlsConfig, LoaderConfig, LoadPolicy } from 'hls.js';
 
 /**
  * Timeouts measured to move a viewer off a hung region without a stall. Shorter
@@ -51,3 +51,14 @@ export const tuning: Partial<HlsConfig> = {
   emeEnabled: false,
   capLevelToPlayerSize: false,
 };
+
+/**
+ * reports says what edges are told about playback (CMCD, version 1): what they
+ * count, the asset, and a session id that hls.js draws anew for every playback.
+ * Nothing of it tells who watches. It goes into the query, because header fields
+ * would cost a preflight for every segment; what this costs is the browser's own
+ * cache, which a new query misses.
+ */
+export function reports(asset: string): CMCDControllerConfig {
+  return { contentId: asset, includeKeys: ['bl', 'br', 'bs', 'cid', 'd', 'mtp', 'ot', 'sf', 'sid', 'st', 'su'] };
+}
