@@ -6,5 +6,6 @@
 // MP4 to local files.
 //
 // It prints the ratio of throughputs, of CPU times, and where the pipeline's
-// time went.
+// time went. With -playable it prints instead how soon long videos can be watched
+// and how far the encode keeps ahead of a viewer.
 package main

@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +19,8 @@ import (
 )
 
 type options struct {
-	source          string
+	source, vp9     string
+	lengths         []time.Duration
 	seconds, rounds int
 	height, threads int
 	slots           int
@@ -46,6 +46,17 @@ func main() {
 	flag.IntVar(&o.threads, "threads", 2, "x264 threads of each rung, on both sides")
 	flag.IntVar(&o.slots, "slots", 0, "tasks a worker does at once; 0: its default")
 	flag.IntVar(&o.workers, "workers", 1, "workers of the pipeline")
+	flag.StringVar(&o.vp9, "vp9", "testdata/media/vp9-in-mp4.mp4", "a source in VP9, for -playable")
+	flag.Func("playable", "instead: how soon videos of these lengths, as in 10s,5m,30m,2h, are playable", func(list string) error {
+		for length := range strings.SplitSeq(list, ",") {
+			d, err := time.ParseDuration(length)
+			if err != nil || d < time.Second {
+				return fmt.Errorf("%q: want lengths of at least a second, as in 10s,2h", length)
+			}
+			o.lengths = append(o.lengths, d)
+		}
+		return nil
+	})
 	flag.DurationVar(&o.limit, "limit", 14*time.Minute, "the longest the whole run may take")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -64,17 +75,18 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	file := filepath.Join(dir, "source.mp4")
-	loop := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-nostdin", "-stream_loop", "-1", "-i", o.source, "-t", strconv.Itoa(o.seconds),
-		"-map", "0:v:0", "-map", "0:a:0", "-c", "copy", "-movflags", "+faststart", file)
-	if b, err := loop.CombinedOutput(); err != nil {
-		return fmt.Errorf("make the source: %w: %s", err, b)
-	}
 	p, err := startPipeline(ctx, o, dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
+	if len(o.lengths) > 0 {
+		return firsts(ctx, o, p, dir, out)
+	}
+	file := filepath.Join(dir, "source.mp4")
+	if err := repeat(ctx, o.source, file, time.Duration(o.seconds)*time.Second); err != nil {
+		return err
+	}
 	fmt.Fprintf(out, "%d s of 1080p30, rungs up to %d, %d threads a rung, %d worker(s)\n", o.seconds, o.height, o.threads, o.workers)
 	var bares, ours []result
 	for n := range o.rounds {

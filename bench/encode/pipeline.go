@@ -194,32 +194,75 @@ func (p *pipeline) stop() error {
 	return errors.Join(errs...)
 }
 
-// encode uploads file and measures from its acknowledgement to ready.
-func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
-	data, err := os.ReadFile(file)
+// partSize of uploads; owner of all assets.
+const (
+	partSize = 16 << 20
+	owner    = "bench"
+)
+
+// upload stores a file as the parts of a new asset's upload.
+func (p *pipeline) upload(ctx context.Context, file string) (asset, upload string, err error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return result{}, err
+		return "", "", err
 	}
-	a, err := p.cat.CreateAsset(ctx, catalog.NewAsset{Owner: "bench", Title: "bench", Region: "eu"})
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
-		return result{}, err
+		return "", "", err
 	}
-	u, err := p.cat.CreateUpload(ctx, catalog.NewUpload{Owner: "bench", Asset: a.ID, Size: int64(len(data))})
+	a, err := p.cat.CreateAsset(ctx, catalog.NewAsset{Owner: owner, Title: "bench", Region: "eu"})
 	if err != nil {
-		return result{}, err
+		return "", "", err
 	}
-	const part = 16 << 20
-	for n, at := 0, 0; at < len(data); n++ {
-		b := data[at:min(len(data), at+part)]
+	u, err := p.cat.CreateUpload(ctx, catalog.NewUpload{Owner: owner, Asset: a.ID, Size: info.Size()})
+	if err != nil {
+		return "", "", err
+	}
+	part := make([]byte, partSize)
+	for n, at := 0, int64(0); at < info.Size(); n++ {
+		b := part[:min(partSize, info.Size()-at)]
+		if _, err := io.ReadFull(f, b); err != nil {
+			return "", "", err
+		}
 		in, err := p.store.Put(ctx, objects.PartKey(a.ID, n, "p"), objects.Bytes(b), objects.Placement{})
 		if err != nil {
-			return result{}, err
+			return "", "", err
 		}
 		sum := sha256.Sum256(b)
-		if err := p.cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(b)), SHA256: sum[:], Regions: in}); err != nil {
-			return result{}, err
+		if err := p.cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: at, Size: int64(len(b)), SHA256: sum[:], Regions: in}); err != nil {
+			return "", "", err
 		}
-		at += len(b)
+		at += int64(len(b))
+	}
+	return a.ID, u.ID, nil
+}
+
+// await waits until an asset has one of the states.
+func (p *pipeline) await(ctx context.Context, asset string, states ...catalog.State) (catalog.Asset, error) {
+	for {
+		a, err := p.cat.GetAsset(ctx, owner, asset)
+		switch {
+		case err != nil:
+			return a, err
+		case a.State == catalog.Failed:
+			return a, fmt.Errorf("encode failed: %s: %s", a.Failure.Code, a.Failure.Detail)
+		case slices.Contains(states, a.State):
+			return a, nil
+		}
+		select {
+		case <-ctx.Done():
+			return a, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// encode uploads file and measures from its acknowledgement to ready.
+func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
+	asset, upload, err := p.upload(ctx, file)
+	if err != nil {
+		return result{}, err
 	}
 	for _, w := range p.workers {
 		if w.before, err = w.metrics(ctx); err != nil {
@@ -228,29 +271,16 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	}
 	before := cpuByName()
 	start := time.Now()
-	if _, err := p.cat.FinishUpload(ctx, u.ID); err != nil {
+	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
 		return result{}, err
 	}
 	var r result
-	for {
-		a, err := p.cat.GetAsset(ctx, "bench", a.ID)
-		switch {
-		case err != nil:
-			return result{}, err
-		case a.State == catalog.Failed:
-			return result{}, fmt.Errorf("encode failed: %s: %s", a.Failure.Code, a.Failure.Detail)
-		}
-		if r.playable == 0 && (a.State == catalog.Playable || a.State == catalog.Ready) {
-			r.playable = time.Since(start)
-		}
-		if a.State == catalog.Ready {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return result{}, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
+	if _, err := p.await(ctx, asset, catalog.Playable, catalog.Ready); err != nil {
+		return result{}, err
+	}
+	r.playable = time.Since(start)
+	if _, err := p.await(ctx, asset, catalog.Ready); err != nil {
+		return result{}, err
 	}
 	r.wall = time.Since(start)
 	after := cpuByName()

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
+)
+
+const (
+	// viewerWatches is how long a viewer follows the encode, from the first picture on.
+	viewerWatches = 45 * time.Second
+	// endWithin is how long a deleted asset's encode may go on.
+	endWithin = 10 * time.Second
+)
+
+// first is how a video begins for whoever waits for it.
+type first struct {
+	// playable is from the upload's acknowledgement to the first parts.
+	playable time.Duration
+	// lead is the least that was published ahead of a viewer who began then, in
+	// seconds of video; watched is for how long they were followed.
+	lead    float64
+	watched time.Duration
+	// ended is from the asset's deletion until no ffmpeg ran.
+	ended time.Duration
+}
+
+// firsts prints how long videos of several lengths take to be playable.
+func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writer) error {
+	fmt.Fprintln(out, "| Source | Length | Playable after | Least lead of a viewer | Followed for | ffmpeg ended after deletion |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|")
+	for _, s := range []struct{ name, source string }{{"H.264, 1080p30", o.source}, {"VP9, 1080p24", o.vp9}} {
+		for _, length := range o.lengths {
+			file := filepath.Join(dir, "long.mp4")
+			if err := repeat(ctx, s.source, file, length); err != nil {
+				return err
+			}
+			f, err := p.first(ctx, file)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", s.name, length, err)
+			}
+			fmt.Fprintf(out, "| %s | %s | %.2f s | %.1f s | %.0f s | %.2f s |\n", s.name, length, f.playable.Seconds(), f.lead, f.watched.Seconds(), f.ended.Seconds())
+			if err := os.Remove(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// repeat makes a file of the given length from a short one, without encoding.
+func repeat(ctx context.Context, source, file string, length time.Duration) error {
+	loop := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-nostdin", "-y", "-stream_loop", "-1", "-i", source,
+		"-t", strconv.FormatFloat(length.Seconds(), 'f', 3, 64), "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", "-movflags", "+faststart", file)
+	if b, err := loop.CombinedOutput(); err != nil {
+		return fmt.Errorf("make a source of %s: %w: %s", length, err, b)
+	}
+	return nil
+}
+
+// first uploads a file, follows the encode for a while and deletes the asset.
+func (p *pipeline) first(ctx context.Context, file string) (f first, err error) {
+	asset, upload, err := p.upload(ctx, file)
+	if err != nil {
+		return f, err
+	}
+	start := time.Now()
+	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
+		return f, err
+	}
+	a, err := p.await(ctx, asset, catalog.Playable, catalog.Ready)
+	if err != nil {
+		return f, err
+	}
+	f.playable = time.Since(start)
+	began := time.Now()
+	f.lead = 1e9
+	for f.watched < viewerWatches {
+		tracks, err := p.published(ctx, a)
+		if err != nil {
+			return f, err
+		}
+		f.watched = time.Since(began)
+		for _, t := range tracks {
+			if !t.whole {
+				f.lead = min(f.lead, t.seconds-f.watched.Seconds())
+			}
+		}
+		if !slices.ContainsFunc(tracks, func(t publishedTrack) bool { return !t.whole }) {
+			break // no viewer can overtake it any more
+		}
+		select {
+		case <-ctx.Done():
+			return f, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if f.lead == 1e9 {
+		f.lead = 0
+	}
+	deleted := time.Now()
+	if err := p.cat.DeleteAsset(ctx, owner, asset); err != nil {
+		return f, err
+	}
+	for {
+		_, encodes := cpuByName()["ffmpeg"]
+		f.ended = time.Since(deleted)
+		switch {
+		case !encodes:
+			return f, nil
+		case f.ended > endWithin:
+			return f, fmt.Errorf("ffmpeg runs %s after its asset was deleted", f.ended)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// publishedTrack is how much of a track can be watched.
+type publishedTrack struct {
+	seconds float64
+	whole   bool
+}
+
+// published are the tracks that playback began with.
+func (p *pipeline) published(ctx context.Context, a catalog.Asset) ([]publishedTrack, error) {
+	pl, err := p.cat.RunPlan(ctx, a.ID, a.CurrentRun)
+	if err != nil {
+		return nil, err
+	}
+	var out []publishedTrack
+	for _, t := range pl.Tracks {
+		if t.Late || t.Kind == hls.Text {
+			continue
+		}
+		records, err := p.cat.CommittedChunks(ctx, a.ID, a.CurrentRun, t.ID)
+		if err != nil {
+			return nil, err
+		}
+		var pt publishedTrack
+		// In order, without gaps: what comes after one isn't published.
+		slices.SortFunc(records, func(x, y hls.Record) int { return x.Chunk - y.Chunk })
+		for i, r := range records {
+			if r.Chunk != i {
+				break
+			}
+			for _, rendition := range r.Renditions {
+				for _, s := range rendition.Segments {
+					pt.seconds += float64(s.Duration) / float64(r.Timescale)
+				}
+				break // all have the same
+			}
+			pt.whole = r.Last
+		}
+		out = append(out, pt)
+	}
+	return out, nil
+}
