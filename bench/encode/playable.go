@@ -17,7 +17,7 @@ import (
 
 const (
 	// viewerWatches is how long a viewer follows the encode, from the first picture on.
-	viewerWatches = 45 * time.Second
+	viewerWatches = 30 * time.Second
 	// endWithin is how long a deleted asset's encode may go on.
 	endWithin = 10 * time.Second
 )

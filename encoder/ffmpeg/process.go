@@ -261,6 +261,23 @@ func (a *activeReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// Yield sets the child's niceness, and that of everything it started, to what a
+// new child with Limits.Nice would have.
+func (p *Process) Yield(nice int) error {
+	// What getpriority(2) returns is 20 minus the niceness.
+	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	if err == nil {
+		err = syscall.Setpriority(syscall.PRIO_PGRP, p.cmd.Process.Pid, min(20-own+nice, 19))
+	}
+	if errors.Is(err, syscall.ESRCH) {
+		return nil // it has ended
+	}
+	if err != nil {
+		return fmt.Errorf("%s: niceness %d: %w", p.name, nice, err)
+	}
+	return nil
+}
+
 // Kill ends the child; Wait then returns an *Error that wraps cause.
 func (p *Process) Kill(cause error) { p.cancel(cause) }
 

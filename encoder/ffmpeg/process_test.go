@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -190,4 +192,30 @@ func number(t *testing.T, r io.Reader) int {
 	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	require.NoError(t, err)
 	return n
+}
+
+func TestYieldLowersWhatRuns(t *testing.T) {
+	p, err := Start(t.Context(), Command{Name: "ffmpeg", Outputs: 1, Limits: Limits{Nice: 1}, Args: []string{"-v", "error", "-nostdin", "-re",
+		"-f", "lavfi", "-i", "sine=duration=60", "-f", "adts", OutputPath(0)}})
+	require.NoError(t, err)
+	defer func() {
+		p.Kill(errors.New("the test ends"))
+		require.Error(t, p.Wait())
+	}()
+	// It plays, so it is ffmpeg that runs, no longer what set its limits.
+	_, err = io.ReadFull(p.Output(0), make([]byte, 1))
+	require.NoError(t, err)
+	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	require.NoError(t, err)
+	require.NoError(t, p.Yield(6))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.cmd.Process.Pid))
+	require.NoError(t, err)
+	require.NotEmpty(t, threads)
+	for _, thread := range threads {
+		id, err := strconv.Atoi(filepath.Base(thread))
+		require.NoError(t, err)
+		got, err := syscall.Getpriority(syscall.PRIO_PROCESS, id)
+		require.NoError(t, err)
+		require.Equal(t, min(20-own+6, 19), 20-got, "thread %d", id)
+	}
 }
