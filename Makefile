@@ -48,6 +48,10 @@ install-bench:
 tools: ## Build MinIO and nats-server from pinned sources into the cache
 	@$(GO) run ./tools/build
 
+.PHONY: tools-test
+tools-test: tools
+	@$(GO) run ./tools/build pebble
+
 .PHONY: tools-develop
 tools-develop:
 	@$(GO) run ./tools/build -develop
@@ -81,13 +85,13 @@ web-test:
 	@sh tools/web.sh --test
 
 .PHONY: test
-test: install-develop tools web-test ## All tests that fit in twenty minutes, on real servers, with the race detector
+test: install-develop tools-test web-test ## All tests that fit in twenty minutes, on real servers, with the race detector
 	@$(GO) run ./internal/testenv/withservers \
 		$(GO) test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) $(call packages,-v)
 	@$(GO) test -race -timeout 25m -p 1 $(call packages,)
 
 .PHONY: test-long
-test-long: install-develop tools web-test ## All tests with their full counts (hours); writes docs/reports/test-long.md
+test-long: install-develop tools-test web-test ## All tests with their full counts (hours); writes docs/reports/test-long.md
 	@printf '# Report of make test-long\n\nCommit %s.\n\n' "$$(git describe --always --dirty)" > $(REPORT)
 	@export MERIDIAN_TEST_LONG=1; $(GO) run ./internal/testenv/withservers \
 		$(GO) test -race -json -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(call packages,-v) | \

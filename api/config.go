@@ -9,6 +9,7 @@ import (
 
 	"github.com/meridian-video/meridian/api/upload"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/service"
@@ -29,6 +30,9 @@ type Command struct {
 	S3              objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 	Postgres        catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
 	Repair          repair.Config  `embed:"" prefix:"repair-" envprefix:"MERIDIAN_REPAIR_"`
+
+	TLS          certificate.TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_API_TLS_"`
+	Certificates certificate.Key `embed:"" prefix:"certificates-" envprefix:"MERIDIAN_CERTIFICATES_"`
 }
 
 // keys are the parsed signing keys.
@@ -42,7 +46,8 @@ type keys struct {
 // Validate lists every problem of the configuration.
 func (c *Command) Validate() error {
 	_, kerr := c.keys()
-	errs := []error{c.Base.Validate(), c.Upload.Validate(), c.Repair.Validate(), kerr}
+	errs := []error{c.Base.Validate(), c.Upload.Validate(), c.Repair.Validate(), kerr,
+		c.Certificates.Validate(), c.TLS.Validate(c.Certificates.Key != "")}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen: %w", err))
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/meridian-video/meridian/api/feed"
 	"github.com/meridian-video/meridian/api/upload"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/jobs"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -47,6 +49,9 @@ type component struct {
 	server  *Server
 	keySets *journal.Keys
 	repair  *repair.Repair
+	// Those of the encrypted listener; nil without.
+	tls    certificate.Source
+	shared *certificate.Shared
 
 	// Steps of preparation that aren't done yet; Ready names them.
 	migrated, bucket, published atomic.Bool
@@ -58,6 +63,14 @@ func (c *Command) build(_ context.Context, rt *service.Runtime) (service.Compone
 		return nil, err
 	}
 	store, err := objects.New(rt.Table, rt.Region.Name, c.S3, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	cm, err := certificate.NewMetrics(rt.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	certs, shared, err := c.TLS.Open(c.Certificates, "api", store, rt.Table, cm, rt.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +89,8 @@ func (c *Command) build(_ context.Context, rt *service.Runtime) (service.Compone
 		cat.Close()
 		return nil, err
 	}
-	a := &component{cfg: c, rt: rt, keys: k, catalog: cat, store: store, conn: conn, keySets: journal.NewKeys(store, k.root, rt.Log)}
+	a := &component{cfg: c, rt: rt, keys: k, catalog: cat, store: store, conn: conn, keySets: journal.NewKeys(store, k.root, rt.Log),
+		tls: certs, shared: shared}
 	a.repair = repair.New(c.Repair, repair.Deps{Store: store, Catalog: cat, Keys: a.keySets.Current, Log: rt.Log, Metrics: repair.NewMetrics(rt.Metrics)})
 	a.feed = feed.New(func(ctx context.Context, after uint64) (feed.Subscription, error) {
 		if err := conn.Setup(ctx); err != nil {
@@ -105,13 +119,25 @@ func (a *component) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("API listener: %w", err)
 	}
+	var encrypted net.Listener
+	if a.tls != nil {
+		if encrypted, err = (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.TLS.Listen); err != nil {
+			return errors.Join(fmt.Errorf("API TLS listener: %w", err), l.Close())
+		}
+	}
 	jm, name := jobs.NewMetrics(a.rt.Metrics), a.rt.Region.Name+"/"+l.Addr().String()
 	publisher := &catalog.Publisher{Catalog: a.catalog, Objects: a.store, Events: a.conn, Signer: a.keys.record, Log: a.rt.Log, Metrics: catalog.NewMetrics(a.rt.Metrics)}
 	dispatcher := &jobs.Dispatcher{Catalog: a.catalog, Conn: a.conn, Name: name, Regions: a.rt.Table.Names(), Log: a.rt.Log, Metrics: jm}
 	janitor := &jobs.Janitor{Catalog: a.catalog, Conn: a.conn, Objects: a.store, Name: name, Log: a.rt.Log, Metrics: jm}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.serve(ctx, l) })
+	g.Go(func() error { return a.serve(ctx, l, nil) })
+	if encrypted != nil {
+		g.Go(func() error { return a.serve(ctx, encrypted, a.tls) })
+	}
+	if a.shared != nil {
+		g.Go(func() error { return a.shared.Run(ctx) })
+	}
 	g.Go(func() error { return a.feed.Run(ctx) })
 	g.Go(func() error { return a.keySets.Run(ctx) })
 	g.Go(func() error { return hintRepair(ctx, a.feed, a.repair) })
@@ -135,12 +161,17 @@ func (a *component) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (a *component) serve(ctx context.Context, l net.Listener) error {
+// serve answers on a listener until ctx ends, with TLS if certs isn't nil.
+func (a *component) serve(ctx context.Context, l net.Listener, certs certificate.Source) error {
 	srv := &http.Server{Handler: a.server, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(a.rt.Log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, a.uploads.Stop)
 	defer stop()
-	a.rt.Log.Info("serving", "listen", l.Addr().String())
+	a.rt.Log.Info("serving", "listen", l.Addr().String(), "tls", certs != nil)
+	if certs != nil {
+		srv.TLSConfig = certificate.Config(certs)
+		l = tls.NewListener(l, srv.TLSConfig)
+	}
 	return service.ServeHTTP(ctx, srv, l, drain)
 }
 
@@ -154,6 +185,9 @@ func (a *component) Ready(ctx context.Context) error {
 		if !step.done.Load() {
 			errs = append(errs, errors.New(step.what))
 		}
+	}
+	if a.tls != nil {
+		errs = append(errs, a.tls.Ready())
 	}
 	return errors.Join(append(errs, a.catalog.Ready(ctx), a.conn.Ready(ctx))...)
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/meridian-video/meridian/encoder"
 	"github.com/meridian-video/meridian/geodns"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/geo/health"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -138,9 +139,12 @@ type components struct {
 	server                   testenv.S3Server
 	postgres                 string // DSN; empty: there is none
 	admin                    map[string]string
+	tls                      map[string]string // encrypted listeners
 	router, dnsAt, edge, api string
 	slow, cut                atomic.Bool // what the own store's segments suffer
 }
+
+const certificatesKey = "what routers, edges and APIs seal with"
 
 const watched = "abcdefghijklmnopqrstuvwxyz"
 
@@ -165,9 +169,10 @@ func startComponents(t *testing.T, nats, postgres string) *components {
 	store, _ := objectstest.Over(t, []testenv.S3Server{server})
 	table, err := region.Loopback("eu", "us")
 	require.NoError(t, err)
-	p := freePorts(t, 10)
+	p := freePorts(t, 13)
 	c := &components{table: table, dir: t.TempDir(), server: server, postgres: postgres, router: p[0], dnsAt: p[1], edge: p[2], api: p[3],
-		admin: map[string]string{"geodns": p[4], "edge-cache": p[5], "api": p[6], "encoder": p[7]}}
+		admin: map[string]string{"geodns": p[4], "edge-cache": p[5], "api": p[6], "encoder": p[7]},
+		tls:   map[string]string{"geodns": p[10], "edge-cache": p[11], "api": p[12]}}
 	host := "127.0.0.1:1"
 	if postgres != "" {
 		host, err = testenv.DSNHostPort(postgres)
@@ -268,6 +273,9 @@ func (c *components) start(t *testing.T, name string, command interface{ Run(con
 		require.NoError(t, err)
 		password, _ := u.User.Password()
 		args = append(args, "--postgres-user="+u.User.Username(), "--postgres-database="+strings.TrimPrefix(u.Path, "/"), "--postgres-password="+password)
+	}
+	if at := c.tls[name]; at != "" {
+		args = append(args, "--tls-listen="+at, "--certificates-key="+certificatesKey)
 	}
 	k, err := kong.New(command, kong.Name(name))
 	require.NoError(t, err)
@@ -372,6 +380,8 @@ func (c *components) exported(t *testing.T) map[string]families {
 	}
 	reg := prometheus.NewRegistry()
 	_, err := health.New(geo.NewBoard(geo.NewSnapshot(c.table)), nil, health.Options{Metrics: reg})
+	require.NoError(t, err)
+	_, err = certificate.NewMetrics(reg)
 	require.NoError(t, err)
 	out["geodns"].registered(t, reg)
 	return out

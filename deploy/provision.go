@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/region"
@@ -56,6 +57,8 @@ const (
 	superuserFile   = "postgres-superuser.secret"
 	replicationFile = "postgres-replication.secret"
 	patroniFile     = "patroni.secret"
+	// certificatesFile is what certificates shared between regions are sealed with.
+	certificatesFile = "certificates.key"
 )
 
 // Modes: the directory is its owner's; below it components may read as whatever
@@ -94,7 +97,7 @@ type provision struct {
 	out     string
 	geoDB   []byte
 	secrets map[string]string
-	ca      *authority
+	ca      *certificate.Authority
 }
 
 // Provision makes the directory out for the regions of t. geoDB is the geo
@@ -158,7 +161,7 @@ func (p *provision) key(elem ...string) string {
 
 func (p *provision) loadSecrets() error {
 	for _, f := range []struct{ name, prefix string }{
-		{apiKeyFile, "mk_"}, {s3SecretFile, ""}, {natsFile, ""}, {databaseFile, ""}, {superuserFile, ""}, {replicationFile, ""}, {patroniFile, ""},
+		{apiKeyFile, "mk_"}, {s3SecretFile, ""}, {natsFile, ""}, {databaseFile, ""}, {superuserFile, ""}, {replicationFile, ""}, {patroniFile, ""}, {certificatesFile, ""},
 	} {
 		v, err := durable.Secret(p.key(f.name), f.prefix, "delete it to have it made anew")
 		if err != nil {
@@ -170,23 +173,21 @@ func (p *provision) loadSecrets() error {
 		return err
 	}
 	var err error
-	p.ca, err = loadAuthority(p.key())
+	p.ca, err = certificate.LoadAuthority(p.key(), "Meridian stores")
 	return err
 }
 
 // files is the content of a component's directory, by path in it.
 func (p *provision) files(r region.Region, component string) (map[string][]byte, error) {
-	out := map[string][]byte{"ca.crt": p.ca.pem}
+	out := map[string][]byte{"ca.crt": p.ca.PEM()}
 	var keys []string
 	switch component {
 	case API:
-		keys = []string{token.RootPublicFile, token.RecordKeyFile, token.PlaybackKeyFile, token.KeySetFile, apiKeyFile, s3SecretFile, databaseFile}
+		keys = []string{token.RootPublicFile, token.RecordKeyFile, token.PlaybackKeyFile, token.KeySetFile, apiKeyFile, s3SecretFile, databaseFile, certificatesFile}
 	case Encoder:
 		keys = []string{s3SecretFile, databaseFile}
-	case GeoDNS:
-		keys = []string{token.RootPublicFile, s3SecretFile}
-	case Edge:
-		keys = []string{token.RootPublicFile, s3SecretFile}
+	case GeoDNS, Edge:
+		keys = []string{token.RootPublicFile, s3SecretFile, certificatesFile}
 	case Postgres:
 		keys = []string{databaseFile}
 	case MinIO:

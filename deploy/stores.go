@@ -83,7 +83,7 @@ func (p *provision) addStore(r region.Region, component string, files map[string
 	if err != nil {
 		return err
 	}
-	crt, key, err := p.ca.issue(r.Name+"-"+component, []string{host})
+	crt, key, err := p.ca.Issue(r.Name+"-"+component, []string{host})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/token"
@@ -35,7 +36,8 @@ type Command struct {
 	GeoDatabase       string        `help:"Geo database (mmdb). Without it assets limited to countries are refused." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
 	AccessSample      int           `help:"Log one in so many successful requests, at debug level." default:"1" env:"MERIDIAN_EDGE_ACCESS_SAMPLE"`
 
-	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_EDGE_TLS_"`
+	TLS          TLS             `embed:"" prefix:"tls-" envprefix:"MERIDIAN_EDGE_TLS_"`
+	Certificates certificate.Key `embed:"" prefix:"certificates-" envprefix:"MERIDIAN_CERTIFICATES_"`
 
 	RootPublicKey service.Secret `help:"Root public key; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	SessionKey    service.Secret `help:"This region's session signing key; @FILE reads it from a file." required:"" env:"MERIDIAN_SESSION_KEY"`
@@ -76,7 +78,7 @@ func (c *Command) Validate() error {
 	if c.DrainNotice < 0 || c.DrainNotice > time.Minute {
 		bad("--drain-notice %s: want 0 to 1m", c.DrainNotice)
 	}
-	c.TLS.validate(bad)
+	errs = append(errs, c.Certificates.Validate(), c.TLS.validate(c.Certificates.Key != ""))
 	if c.AccessSample < 1 {
 		bad("--access-sample %d: want at least 1", c.AccessSample)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/edge-cache/peer"
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -46,6 +47,9 @@ type edge struct {
 	drain   *drainer
 	meter   *load.Meter
 	status  *statusPage
+	// shared certificates, and those of the encrypted listener; nil without.
+	shared *certificate.Shared
+	tls    certificate.Source
 	// addr is where it listens; nil until then.
 	addr atomic.Pointer[net.TCPAddr]
 }
@@ -109,7 +113,23 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 		guard: guard{finder: finder, keys: e.keys.Current, country: e.country, now: time.Now},
 	}
 	e.purges = journal.NewPurges(store, e.keys, &purger{cache: e.cache, guard: &e.handler.guard, hint: finder.Hint, file: filepath.Join(c.CacheDir, checkpointFile), log: e.log, metrics: m}, e.log)
+	if err := e.openCertificates(store, rt); err != nil {
+		return nil, errors.Join(err, e.cache.Close())
+	}
 	return e, nil
+}
+
+// openCertificates prepares what the encrypted listener answers with.
+func (e *edge) openCertificates(store *objects.Store, rt *service.Runtime) error {
+	if e.cmd.TLS.Listen == "" {
+		return nil
+	}
+	m, err := certificate.NewMetrics(rt.Metrics)
+	if err != nil {
+		return err
+	}
+	e.tls, e.shared, err = e.cmd.TLS.Open(e.cmd.Certificates, "edge", store, rt.Table, m, e.log)
+	return err
 }
 
 func (e *edge) country(a netip.Addr) string { return e.geo.Load().Locate(a).Country }
@@ -127,6 +147,9 @@ func (e *edge) Ready(ctx context.Context) error {
 	err := e.cache.DiskErr()
 	if err != nil {
 		err = fmt.Errorf("cache directory: %w", err)
+	}
+	if e.tls != nil {
+		err = errors.Join(err, e.tls.Ready())
 	}
 	return errors.Join(e.serving(ctx), e.drain.ready(), err)
 }
@@ -165,7 +188,10 @@ func (e *edge) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return e.serve(ctx) })
-	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.handler, e.log, e.gate, nil) })
+	if e.shared != nil {
+		g.Go(func() error { return e.shared.Run(ctx) })
+	}
+	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.tls, e.handler, e.log, e.gate, nil) })
 	err := g.Wait()
 	e.handler.composer.close()
 	err = errors.Join(err, e.cache.Close())

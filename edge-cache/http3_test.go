@@ -21,6 +21,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/playback"
 	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/internal/token"
@@ -33,8 +34,8 @@ func (w *world) secure(h3 bool, tune func(*Command)) (addr string, pool *x509.Ce
 	l := listen(w.t)
 	addr = l.Addr().String()
 	require.NoError(w.t, l.Close())
-	cfg := TLS{Listen: addr, Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"), HTTP3: h3}
-	pool = selfSigned(w.t, cfg, 1)
+	cfg := TLS{TLS: certificate.TLS{Listen: addr, Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}, HTTP3: h3}
+	pool = selfSigned(w.t, cfg)
 	w.tune = func(c *Command) {
 		c.TLS = cfg
 		if tune != nil {
@@ -157,9 +158,7 @@ func TestHTTP3IsOff(t *testing.T) {
 	res, _ := ask(t, &http.Client{Transport: tr}, "GET", "https://"+addr+segURL("-", 0), nil)
 	require.Equal(t, 200, res.StatusCode)
 	require.Empty(t, res.Header.Get("Alt-Svc"))
-	var problems []string
-	(&TLS{HTTP3: true}).validate(func(format string, _ ...any) { problems = append(problems, format) })
-	require.Len(t, problems, 1)
+	require.ErrorContains(t, (&TLS{HTTP3: true}).validate(true), "--tls-listen")
 }
 
 // TestHTTP3Drain: a stopping edge finishes what it answers, takes nothing new, and
@@ -262,8 +261,8 @@ func TestHTTP3Connections(t *testing.T) {
 // TestHTTP3Idle: a connection that never finishes asking is closed, one that waits
 // for its answer isn't.
 func TestHTTP3Idle(t *testing.T) {
-	cfg := TLS{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}
-	pool := selfSigned(t, cfg, 1)
+	cfg := TLS{TLS: certificate.TLS{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}}
+	pool := selfSigned(t, cfg)
 	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
 	require.NoError(t, err)
 	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -316,8 +315,8 @@ func TestHTTP3BeforeAnyOrigin(t *testing.T) {
 	}))
 	defer origin.Close()
 	dir := t.TempDir()
-	cfg := TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"), HTTP3: true}
-	pool := selfSigned(t, cfg, 1)
+	cfg := TLS{TLS: certificate.TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}, HTTP3: true}
+	pool := selfSigned(t, cfg)
 	c := &ProxyCommand{Origin: origin.URL, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Name: "edge", CacheMemory: 32 << 20, MaxObject: 4 << 20, MaxConnections: 100, TLS: cfg}
 	require.NoError(t, c.Validate())
 	ctx, cancel := context.WithCancel(t.Context())

@@ -18,6 +18,7 @@ import (
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/httpcache"
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/telemetry"
 )
@@ -73,7 +74,7 @@ func (c *ProxyCommand) Validate() error {
 	if c.StaleFor < 0 {
 		bad("--stale-for %s: want no less than 0", c.StaleFor)
 	}
-	c.TLS.validate(bad)
+	errs = append(errs, c.TLS.validate(false))
 	if c.MaxConnections < 1 {
 		bad("--max-connections %d: want at least 1", c.MaxConnections)
 	}
@@ -111,6 +112,14 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 		return err
 	}
 	m := newProxyMetrics(reg)
+	cm, err := certificate.NewMetrics(reg)
+	if err != nil {
+		return err
+	}
+	certs, _, err := c.TLS.Open(certificate.Key{}, "", nil, nil, cm, log)
+	if err != nil {
+		return err
+	}
 	cfg := cache.Config{Memory: int64(c.CacheMemory), MaxObject: int64(c.MaxObject), Log: log}
 	if c.CacheDir != "" {
 		cfg.Dir, cfg.Disk = c.CacheDir, int64(c.CacheDisk)
@@ -149,7 +158,7 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 			ReadHeaderTimeout: headerTimeout, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return service.ServeHTTP(gctx, srv, admin, time.Second)
 	})
-	g.Go(func() error { return c.TLS.serve(gctx, proxy, log, in, listening) })
+	g.Go(func() error { return c.TLS.serve(gctx, certs, proxy, log, in, listening) })
 	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy) })
 	err = g.Wait()
 	if errors.Is(err, http.ErrServerClosed) {

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -21,14 +20,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/certificate"
 )
 
 // selfSigned writes a certificate for localhost and its key into the files.
-func selfSigned(t testing.TB, cfg TLS, serial int64) *x509.CertPool {
+func selfSigned(t testing.TB, cfg TLS) *x509.CertPool {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	tpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
 	require.NoError(t, err)
@@ -45,19 +46,16 @@ func selfSigned(t testing.TB, cfg TLS, serial int64) *x509.CertPool {
 
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
-	cfg := TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
-	var problems []error
-	cfg.validate(func(format string, a ...any) { problems = append(problems, errors.New(format)) })
-	require.Len(t, problems, 1, "no such files")
-	pool := selfSigned(t, cfg, 1)
-	cfg.validate(func(string, ...any) { t.Error("a problem") })
-	(&TLS{}).validate(func(string, ...any) { t.Error("a problem of nothing") })
-
+	cfg := TLS{TLS: certificate.TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}}
+	pool := selfSigned(t, cfg)
+	certs, shared, err := cfg.Open(certificate.Key{}, "edge", nil, nil, nil, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.Nil(t, shared)
 	ctx, cancel := context.WithCancel(t.Context())
 	addr, done := make(chan net.Addr, 1), make(chan error, 1)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
 	go func() {
-		done <- cfg.serve(ctx, h, slog.New(slog.DiscardHandler), newGate(100, 0), func(a net.Addr) { addr <- a })
+		done <- cfg.serve(ctx, certs, h, slog.New(slog.DiscardHandler), newGate(100, 0), func(a net.Addr) { addr <- a })
 	}()
 	at := (<-addr).String()
 	for _, proto := range []string{"HTTP/2.0", "HTTP/1.1"} {
@@ -68,30 +66,9 @@ func TestTLS(t *testing.T) {
 		require.Equal(t, proto, readBody(res))
 		tr.CloseIdleConnections()
 	}
-	_, err := tls.Dial("tcp", at, &tls.Config{RootCAs: pool, ServerName: "localhost", MaxVersion: tls.VersionTLS12})
+	_, err = tls.Dial("tcp", at, &tls.Config{RootCAs: pool, ServerName: "localhost", MaxVersion: tls.VersionTLS12})
 	require.Error(t, err)
 	cancel()
 	require.NoError(t, <-done)
-	require.NoError(t, (&TLS{}).serve(ctx, h, slog.New(slog.DiscardHandler), newGate(1, 0), nil))
-}
-
-func TestCertificateIsReadAgain(t *testing.T) {
-	dir := t.TempDir()
-	cfg := TLS{Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
-	selfSigned(t, cfg, 1)
-	c := &certificate{cfg: cfg, log: slog.New(slog.DiscardHandler)}
-	first, err := c.get(nil)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(cfg.Cert, []byte("half of"), 0o600))
-	c.looked = time.Time{}
-	kept, err := c.get(nil)
-	require.NoError(t, err)
-	require.Same(t, first, kept)
-	selfSigned(t, cfg, 2)
-	later := time.Now().Add(time.Minute)
-	require.NoError(t, os.Chtimes(cfg.Cert, later, later))
-	c.looked = time.Time{}
-	second, err := c.get(nil)
-	require.NoError(t, err)
-	require.EqualValues(t, 2, second.Leaf.SerialNumber.Int64())
+	require.NoError(t, (&TLS{}).serve(ctx, nil, h, slog.New(slog.DiscardHandler), newGate(1, 0), nil))
 }

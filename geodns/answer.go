@@ -168,7 +168,7 @@ func (w *worker) find(client netip.Addr) (code, scope int, t *tail) {
 	}
 	now := w.now.Unix()
 	do := q.do && z.signer != nil
-	n, ok := z.nodes[string(name)]
+	n, ok := z.lookup(name)
 	if !ok {
 		t = z.nameTail(q, do, now)
 		return t.rcode, 0, t

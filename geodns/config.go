@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/certificate"
+	"github.com/meridian-video/meridian/internal/certificate/order"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/service"
@@ -32,6 +34,10 @@ type Command struct {
 	DNSLargeRate   int            `name:"dns-large-rate" help:"Those among them more than three times as large as their query, to addresses that asked over TCP within the hour; others get them truncated. 0: no limit, to anyone; -1: none." default:"50" env:"MERIDIAN_DNS_LARGE_RATE"`
 	OverflowKm     float64        `name:"overflow-km" help:"How far apart two regions may be for one to leave viewers to the other; 0: any distance." default:"0" env:"MERIDIAN_OVERFLOW_KM"`
 	S3             objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+
+	TLS          certificate.TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_ROUTER_TLS_"`
+	Certificates certificate.Key `embed:"" prefix:"certificates-" envprefix:"MERIDIAN_CERTIFICATES_"`
+	ACME         order.Config    `embed:"" prefix:"acme-" envprefix:"MERIDIAN_ACME_"`
 
 	root    ed25519.PublicKey
 	proxies []netip.Prefix
@@ -83,6 +89,8 @@ func (c *Command) Validate() error {
 	if c.OverflowKm < 0 {
 		bad("--overflow-km %v: want no negative number", c.OverflowKm)
 	}
+	shared := c.Certificates.Key != ""
+	errs = append(errs, c.Certificates.Validate(), c.TLS.Validate(shared), c.ACME.Validate(shared))
 	if c.Table != nil {
 		if _, err := c.zone(geo.NewBoard(geo.NewSnapshot(c.Table)), nil); err != nil {
 			errs = append(errs, err)

@@ -18,6 +18,10 @@
 // snapshot, order of regions and spot; geo.Orders says which order an address
 // has, and for how wide a network the answer holds. Signatures are part of tails.
 //
+// A CA's challenges are records of the zone while they last; they come from the
+// certificates that regions share (internal/certificate), as do those the router
+// answers with, and a router may be told to order them.
+//
 // Operators' wishes come as entries of the routing journal, from the object
 // stores alone.
 //

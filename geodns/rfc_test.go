@@ -233,7 +233,11 @@ func TestRFC7873Cookies(t *testing.T) {
 	require.False(t, big(good, "127.11.0.1").Truncated)
 	require.True(t, big(good, "127.11.0.2").Truncated, "another address")
 	require.True(t, big("ff"+good[2:], "127.11.0.1").Truncated, "another client's cookie")
-	require.True(t, big(good[:len(good)-2]+"00", "127.11.0.1").Truncated && big(good[:len(good)-2]+"01", "127.11.0.1").Truncated, "forged")
+	other := "00"
+	if strings.HasSuffix(good, other) {
+		other = "01"
+	}
+	require.True(t, big(good[:len(good)-2]+other, "127.11.0.1").Truncated, "forged")
 	now = now.Add(59 * time.Minute)
 	again := big(good, "127.11.0.1")
 	require.False(t, again.Truncated)

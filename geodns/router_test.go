@@ -36,7 +36,9 @@ var update = flag.Bool("update", false, "rewrite golden files")
 func TestMain(m *testing.M) {
 	// An object store keeps idle connections for a minute and can't be closed.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		// certmagic limits orders to a CA for as long as the process lives.
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"))
 }
 
 func golden(t *testing.T, name, got string) {

@@ -2,6 +2,7 @@ package geodns
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meridian-video/meridian/internal/certificate"
+	"github.com/meridian-video/meridian/internal/certificate/order"
 	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/geo/health"
 	"github.com/meridian-video/meridian/internal/journal"
@@ -39,10 +42,15 @@ type Server struct {
 	router  *router
 	zone    *zone
 	metrics *metrics
+	// certificates shared between the regions, who orders them, and those of the
+	// encrypted listener; each nil without.
+	certificates *certificate.Shared
+	orders       *order.Orders
+	tls          certificate.Source
 
 	listening atomic.Bool
 	// Where it listens, for port 0; set before listening.
-	webAddr, nameAddr net.Addr
+	webAddr, tlsAddr, nameAddr net.Addr
 }
 
 func newServer(c *Command, rt *service.Runtime) (*Server, error) {
@@ -73,7 +81,37 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 		table: rt.Table, routes: storedRoutes{s.routes, store, s.keys}, board: s.board, zone: s.zone, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
 		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
 	}
+	if err := s.openCertificates(store); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// openCertificates prepares what the encrypted listener answers with, and who
+// orders it.
+func (s *Server) openCertificates(store *objects.Store) error {
+	c := s.cfg
+	if c.TLS.Listen == "" && !c.ACME.Enabled() && c.Certificates.Key == "" {
+		return nil
+	}
+	m, err := certificate.NewMetrics(s.rt.Metrics)
+	if err != nil {
+		return err
+	}
+	// Every router with the key answers challenges, whoever orders.
+	if c.Certificates.Key != "" {
+		s.certificates, err = certificate.NewShared(store, s.rt.Table, c.Certificates.Key.Reveal(), s.zone.setChallenges, m, s.log)
+		if err != nil {
+			return err
+		}
+	}
+	if c.ACME.Enabled() {
+		if s.orders, err = order.New(c.ACME, s.certificates, s.rt.Table, m, s.log); err != nil {
+			return err
+		}
+	}
+	s.tls, err = c.TLS.Source(s.certificates, "play", m, s.log)
+	return err
 }
 
 // openGeo reads the geo database. Without one the router works, by table order.
@@ -170,17 +208,32 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("--router-listen: %w", err), names.close())
 	}
-	srv := &http.Server{
-		Handler: s.router.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
 	s.webAddr, s.nameAddr = web.Addr(), names.tcp[0].Addr()
+	if s.tls != nil {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.TLS.Listen)
+		if err != nil {
+			return errors.Join(fmt.Errorf("--tls-listen: %w", err), names.close(), web.Close())
+		}
+		s.tlsAddr = l.Addr()
+		s.log.Info("listening with TLS", "addr", l.Addr().String())
+		g.Go(func() error {
+			cfg := certificate.Config(s.tls)
+			srv := s.httpServer()
+			srv.TLSConfig = cfg
+			return service.ServeHTTP(ctx, srv, tls.NewListener(netutil.LimitListener(l, s.cfg.MaxConnections), cfg), drain)
+		})
+	}
 	s.listening.Store(true)
 	s.log.Info("listening", "http", web.Addr().String(), "dns", strings.Join(s.cfg.DNSListen, ","))
 	g.Go(func() error {
-		return service.ServeHTTP(ctx, srv, netutil.LimitListener(web, s.cfg.MaxConnections), drain)
+		return service.ServeHTTP(ctx, s.httpServer(), netutil.LimitListener(web, s.cfg.MaxConnections), drain)
 	})
+	if s.certificates != nil {
+		g.Go(func() error { return s.certificates.Run(ctx) })
+	}
+	if s.orders != nil {
+		g.Go(func() error { return s.orders.Run(ctx) })
+	}
 	g.Go(func() error { return names.serve(ctx, s.zone) })
 	g.Go(func() error { return s.monitor.Run(ctx) })
 	g.Go(func() error { return s.keys.Run(ctx) })
@@ -199,6 +252,14 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+func (s *Server) httpServer() *http.Server {
+	return &http.Server{
+		Handler: s.router.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
 }
 
 // joinBus connects to NATS and hands the connection to the health monitor. The

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -107,6 +108,14 @@ func newPlatform(t *testing.T) *platform {
 // start runs a router of the named region.
 func (p *platform) start(t *testing.T, name string) *Server {
 	t.Helper()
+	s := p.prepare(t, name, func(*Command) {})
+	p.run(t, s)
+	return s
+}
+
+// prepare returns a router of the named region, configured by more, that doesn't run yet.
+func (p *platform) prepare(t *testing.T, name string, more func(*Command)) *Server {
+	t.Helper()
 	require.NoError(t, token.GenerateSecrets(p.dir, p.table.Names()))
 	f, err := os.Create(filepath.Join(p.dir, "geo.mmdb"))
 	require.NoError(t, err)
@@ -122,18 +131,26 @@ func (p *platform) start(t *testing.T, name string) *Server {
 	require.NoError(t, err)
 	c.RootPublicKey = service.Secret(token.FormatPublic(root.Public()))
 	c.Regions, c.Region, c.AdminListen = filepath.Join(p.dir, "regions.yaml"), name, "127.0.0.1:0"
+	more(c)
 	require.NoError(t, c.Validate())
 	self, _ := c.Table.Get(name)
 	s, err := newServer(c, &service.Runtime{Region: self, Table: c.Table, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewPedanticRegistry()})
 	require.NoError(t, err)
 	require.Error(t, s.Ready(t.Context()))
+	return s
+}
+
+// run runs a router until the test ends, or until stop is called.
+func (p *platform) run(t *testing.T, s *Server) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
+	stop = sync.OnceFunc(func() { cancel(); require.NoError(t, <-done) })
+	t.Cleanup(stop)
 	require.Eventually(t, func() bool { return s.Ready(t.Context()) == nil }, 20*time.Second, 10*time.Millisecond,
 		"ready without NATS, Postgres and any key set")
-	return s
+	return stop
 }
 
 func (p *platform) read(t *testing.T, name string) string {

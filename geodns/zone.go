@@ -67,6 +67,9 @@ type zone struct {
 	metrics *metrics
 	origins *origins
 	now     func() time.Time
+
+	// challenges are names that answer a CA, by name in wire form; nil for none.
+	challenges atomic.Pointer[map[string]*node]
 }
 
 // zoneOptions are what a zone has besides its name and board.

@@ -34,6 +34,8 @@ func All() []Tool {
 			Module: "honnef.co/go/tools", Version: "v0.8.2", Develop: true},
 		{Name: "compose", Package: "github.com/docker/compose/v2/cmd",
 			Module: "github.com/docker/compose/v2", Version: "v2.40.3", Develop: true},
+		{Name: "pebble", Package: "github.com/letsencrypt/pebble/v2/cmd/pebble",
+			Module: "github.com/letsencrypt/pebble/v2", Version: "v2.10.1", Develop: true},
 	}
 }
 
@@ -73,7 +75,11 @@ func Path(name string) (string, error) {
 			return "", err
 		}
 		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("%w: %s %s is not in the cache (%s); run `make tools`", ErrMissing, name, t.Version, path)
+			target := "tools"
+			if t.Develop {
+				target = "tools-develop"
+			}
+			return "", fmt.Errorf("%w: %s %s is not in the cache (%s); run `make %s`", ErrMissing, name, t.Version, path, target)
 		}
 		return path, nil
 	}

@@ -1,5 +1,6 @@
 // Package journal follows sequences of numbered, write-once objects: signed key
-// sets, purges, routing entries, and the playback records of an asset.
+// sets, purges, routing entries, and the playback records of an asset; and sealed
+// ones, the state of certificates.
 //
 // Invariants
 //
@@ -11,5 +12,5 @@
 //     follower starts anew at the newest, and whoever depends on every entry is
 //     told (an edge empties its cache).
 //   - Entries count only with a good signature: the root's on key sets, a record
-//     key's on purges.
+//     key's on purges; sealed ones only when they open under their own number.
 package journal

@@ -195,21 +195,9 @@ func WriteRouting(ctx context.Context, store *objects.Store, n int64, body []byt
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	buckets := store.Regions()
-	results := make(chan error, len(buckets))
-	for _, b := range buckets {
-		go func() { results <- b.Put(ctx, objects.JournalKey(objects.RoutingJournal, n), objects.Bytes(body)) }()
-	}
-	var errs []error
-	taken := 0
-	for range buckets {
-		switch err := <-results; {
-		case err == nil:
-			taken++
-		case errors.Is(err, objects.ErrConflict):
-			return ErrRoutingRace
-		default:
-			errs = append(errs, err)
-		}
+	taken, conflict, errs := putAll(ctx, buckets, objects.JournalKey(objects.RoutingJournal, n), body)
+	if conflict {
+		return ErrRoutingRace
 	}
 	if taken <= len(buckets)/2 {
 		return fmt.Errorf("routing %d: taken by %d of %d regions, which may or may not make it count: look, and try again: %w",

@@ -73,12 +73,18 @@ func ExtraPath(run, path string) string { return run + "/extra/" + path }
 // HealthKey is the object router probes fetch through a region's edges.
 func HealthKey(region string) string { return "health/" + region + ".bin" }
 
-// The journals: sequences of numbered, write-once, signed objects.
+// The journals: sequences of numbered, write-once objects, signed or sealed.
 const (
-	KeysJournal    = "keys/"
-	PurgesJournal  = "purges/"
-	RoutingJournal = "routing/"
+	KeysJournal         = "keys/"
+	PurgesJournal       = "purges/"
+	RoutingJournal      = "routing/"
+	CertificatesJournal = "certificates/"
 )
+
+// Journals returns the journals that every region has whole.
+func Journals() []string {
+	return []string{KeysJournal, PurgesJournal, RoutingJournal, CertificatesJournal}
+}
 
 // PlaybackJournal is the journal of an asset's playback records.
 func PlaybackJournal(asset string) string { return "streams/" + asset + "/playback/" }

@@ -19,6 +19,7 @@ type Command struct {
 	State        string   `help:"Directory of all state; default: /var/lib/meridian for root, else below the user's state directory." env:"MERIDIAN_STATE" placeholder:"DIR"`
 	Isolated     bool     `help:"Give each region a process and a network namespace of its own, joined by a wide-area network with real delays (root only)." env:"MERIDIAN_UP_ISOLATED"`
 	Fresh        bool     `help:"Wipe the state first."`
+	TLS          bool     `help:"Answer with TLS as well, with a certificate of a development CA made for it." env:"MERIDIAN_UP_TLS"`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
 	// Network is added to the second octet of region addresses, to run beside another platform.
@@ -123,7 +124,7 @@ func (c *Command) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated,
+	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS,
 		ClientConfig: client, Executable: exe, Out: os.Stdout})
 }
 

@@ -329,7 +329,7 @@ func processesOf(t *testing.T, dir, name string) []int {
 
 func requireRefused(t *testing.T, r region.Region) {
 	t.Helper()
-	for _, l := range listeners(r, false) {
+	for _, l := range listeners(r, false, false) {
 		if l.network != "tcp" {
 			continue
 		}

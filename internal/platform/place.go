@@ -64,7 +64,7 @@ func (l *local) kill(context.Context) error {
 	if err := l.group.Kill(); err != nil {
 		return err
 	}
-	return checkPorts(listeners(l.region, l.storesOnly))
+	return checkPorts(listeners(l.region, l.storesOnly, l.plan.secrets.tls))
 }
 
 func (l *local) hang(ctx context.Context) error            { return l.group.Hang(ctx) }
@@ -72,10 +72,13 @@ func (l *local) resume() error                             { return l.group.Resu
 func (l *local) status(context.Context) []supervise.Status { return l.group.Status() }
 
 // listeners are the addresses a region's processes listen on.
-func listeners(r region.Region, storesOnly bool) []listener {
+func listeners(r region.Region, storesOnly, tls bool) []listener {
 	out := storeListeners(r)
 	if !storesOnly {
 		out = append(out, serviceListeners(r)...)
+		if tls {
+			out = append(out, tlsListeners(r)...)
+		}
 	}
 	return out
 }

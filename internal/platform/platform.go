@@ -3,6 +3,7 @@ package platform
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,8 @@ type Options struct {
 	// Isolated gives each region a PID and a network namespace; Table is then one
 	// of region.Isolated.
 	Isolated bool
+	// TLS has services answer with TLS as well, with a development CA's certificate.
+	TLS bool
 	// ClientConfig is the file the command line reads; empty to write none.
 	ClientConfig string
 	// Executable is the program whose subcommands the services are.
@@ -147,11 +150,14 @@ func (p *platform) prepare(st *state) error {
 	if !p.opt.Isolated {
 		var all []listener
 		for _, r := range p.opt.Table.Regions {
-			all = append(all, listeners(r, p.opt.StoresOnly)...)
+			all = append(all, listeners(r, p.opt.StoresOnly, p.opt.TLS)...)
 		}
 		if err := checkPorts(all); err != nil {
 			return err
 		}
+	}
+	if err := issueDevelopment(st.path("secrets"), p.opt.Table, p.opt.TLS); err != nil {
+		return fmt.Errorf("development certificate: %w", diskFull(err, st.dir))
 	}
 	sec, err := loadSecrets(st.path("secrets"), p.opt.Table)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/region"
 )
 
 // progress prints what happens, one line each.
@@ -134,6 +136,9 @@ func (p *platform) announce() error {
 		return err
 	}
 	fmt.Fprintf(&b, "\n  First API key  %s\n  Logs           %s\n", key, p.plan.state.path("logs"))
+	if p.opt.TLS && !p.opt.StoresOnly {
+		fmt.Fprintf(&b, "  CA for TLS     %s (ports %d, %d, %d)\n", filepath.Join(p.plan.secrets.dir, caFile), region.PortAPITLS, region.PortRouterTLS, region.PortEdgeTLS)
+	}
 	hint := ""
 	if p.opt.ClientConfig != "" {
 		written, err := writeClientConfig(p.opt.ClientConfig, api, key)

@@ -16,7 +16,7 @@ const geoFile = "dev.mmdb"
 // services returns the specifications of Meridian's own processes of a region.
 func (p *plan) services(r region.Region) ([]supervise.Spec, error) {
 	out := []supervise.Spec{
-		p.service(r, "api", "api", host(r), region.PortAPIAdmin, p.database(),
+		p.service(r, "api", "api", host(r), region.PortAPIAdmin, append(p.database(), p.secrets.tlsEnv("MERIDIAN_API_TLS_", at(r, region.PortAPITLS))...),
 			"MERIDIAN_API_LISTEN="+at(r, region.PortAPI),
 			"MERIDIAN_ROOT_PUBLIC_KEY="+p.secrets.ref(token.RootPublicFile),
 			"MERIDIAN_RECORD_KEY="+p.secrets.ref(token.RecordKeyFile),
@@ -25,7 +25,7 @@ func (p *plan) services(r region.Region) ([]supervise.Spec, error) {
 			"MERIDIAN_BOOTSTRAP_API_KEY="+p.secrets.ref(apiKeyFile)),
 		p.service(r, "encoder", "encoder", host(r), region.PortEncoderAdmin, p.database(),
 			"MERIDIAN_SCRATCH_DIR="+p.state.path(r.Name, "scratch")),
-		p.service(r, "geodns", "geodns", host(r), region.PortRouterAdmin, nil,
+		p.service(r, "geodns", "geodns", host(r), region.PortRouterAdmin, p.secrets.tlsEnv("MERIDIAN_ROUTER_TLS_", at(r, region.PortRouterTLS)),
 			"MERIDIAN_ROUTER_LISTEN="+at(r, region.PortRouter),
 			"MERIDIAN_DNS_LISTEN="+r.Router.DNS,
 			"MERIDIAN_GEO_DATABASE="+p.state.path("geo", geoFile),
@@ -33,7 +33,7 @@ func (p *plan) services(r region.Region) ([]supervise.Spec, error) {
 	}
 	for _, e := range r.Edges {
 		addr := e.Addresses[0].String()
-		out = append(out, p.service(r, "edge-cache", e.Name, addr, region.PortEdgeAdmin, nil,
+		out = append(out, p.service(r, "edge-cache", e.Name, addr, region.PortEdgeAdmin, p.secrets.tlsEnv("MERIDIAN_EDGE_TLS_", hostPort(addr, region.PortEdgeTLS)),
 			"MERIDIAN_EDGE="+e.Name,
 			"MERIDIAN_EDGE_LISTEN="+hostPort(addr, region.PortEdge),
 			"MERIDIAN_EDGE_CACHE_DIR="+p.state.path(r.Name, e.Name),
@@ -99,7 +99,7 @@ func (p *plan) database() []string {
 	}
 }
 
-// serviceListeners are the addresses of a region's services.
+// serviceListeners are the addresses of a region's services, without those of TLS.
 func serviceListeners(r region.Region) []listener {
 	out := []listener{
 		{r.Name + " api", "tcp", at(r, region.PortAPI)},
@@ -115,6 +115,18 @@ func serviceListeners(r region.Region) []listener {
 		out = append(out,
 			listener{r.Name + " " + e.Name, "tcp", hostPort(addr, region.PortEdge)},
 			listener{r.Name + " " + e.Name, "tcp", hostPort(addr, region.PortEdgeAdmin)})
+	}
+	return out
+}
+
+// tlsListeners are those of TLS.
+func tlsListeners(r region.Region) []listener {
+	out := []listener{
+		{r.Name + " api", "tcp", at(r, region.PortAPITLS)},
+		{r.Name + " geodns", "tcp", at(r, region.PortRouterTLS)},
+	}
+	for _, e := range r.Edges {
+		out = append(out, listener{r.Name + " " + e.Name, "tcp", hostPort(e.Addresses[0].String(), region.PortEdgeTLS)})
 	}
 	return out
 }

@@ -1,6 +1,8 @@
 package platform
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,11 +12,45 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
 )
 
 func nothing() error { return nil }
+
+// The development CA vouches for every address and name that up answers at.
+func TestDevelopmentCertificate(t *testing.T) {
+	dir := t.TempDir()
+	table, err := region.Loopback()
+	require.NoError(t, err)
+	require.NoError(t, issueDevelopment(dir, table, false))
+	sec, err := loadSecrets(dir, table)
+	require.NoError(t, err)
+	require.Empty(t, sec.tlsEnv("MERIDIAN_EDGE_TLS_", "127.1.0.1:8445"), "off by default")
+
+	require.NoError(t, issueDevelopment(dir, table, true))
+	sec, err = loadSecrets(dir, table)
+	require.NoError(t, err)
+	env := sec.tlsEnv("MERIDIAN_EDGE_TLS_", "127.1.0.1:8445")
+	require.Equal(t, "MERIDIAN_EDGE_TLS_LISTEN=127.1.0.1:8445", env[0])
+	pair, err := tls.LoadX509KeyPair(strings.TrimPrefix(env[1], "MERIDIAN_EDGE_TLS_CERT="), strings.TrimPrefix(env[2], "MERIDIAN_EDGE_TLS_KEY="))
+	require.NoError(t, err)
+	ca, err := certificate.LoadAuthority(dir, "")
+	require.NoError(t, err)
+	for _, name := range []string{"127.1.0.1", "127.1.0.2", "127.3.0.2", "localhost", "play.meridian.test", "eu-1.edge.meridian.test"} {
+		_, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: ca.Pool()})
+		require.NoError(t, err, name)
+	}
+	require.NoError(t, issueDevelopment(dir, table, true))
+	again, err := tls.LoadX509KeyPair(filepath.Join(dir, tlsCertFile), filepath.Join(dir, tlsKeyFile))
+	require.NoError(t, err)
+	require.Equal(t, pair.Leaf.SerialNumber, again.Leaf.SerialNumber, "kept while it is good")
+	require.NoError(t, issueDevelopment(dir, table, false))
+	sec, err = loadSecrets(dir, table)
+	require.NoError(t, err)
+	require.False(t, sec.tls)
+}
 
 func TestFreshWipesOnlyOurOwn(t *testing.T) {
 	theirs := t.TempDir()

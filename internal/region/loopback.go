@@ -17,6 +17,10 @@ const (
 	PortS3       = 9000
 	PortNATS     = 4222
 	PortPostgres = 5432
+	// What API, routers and edges answer on with TLS, where they do.
+	PortAPITLS    = 8443
+	PortRouterTLS = 8444
+	PortEdgeTLS   = 8445
 	// Admin listeners (/livez, /readyz, /metrics), reachable from inside the region only.
 	PortAPIAdmin     = 9080
 	PortRouterAdmin  = 9081

@@ -111,7 +111,7 @@ func (c *Check) walk(ctx context.Context, prefix string, f func(entry) error) er
 
 // journals are the same everywhere: what one region has, all must have.
 func (c *Check) journals(ctx context.Context) error {
-	for _, prefix := range []string{objects.KeysJournal, objects.PurgesJournal, objects.RoutingJournal} {
+	for _, prefix := range objects.Journals() {
 		err := c.walk(ctx, prefix, func(e entry) error {
 			return c.compare(ctx, catalog.Named{Key: e.Key, Size: -1}, objects.Placement{}, &e)
 		})

@@ -4,7 +4,7 @@
 //
 // What is copied
 //
-//   - journals (keys, purges, routing) and playback records: to every region.
+//   - journals (keys, purges, routing, certificates) and playback records: to every region.
 //   - streams: to every region (placement "all"), to the pinned regions, or until
 //     two regions have them ("two").
 //   - sources and work: until two regions have them, within the pinned ones.

@@ -46,8 +46,7 @@ type object struct {
 func classify(key string) (o object, ok bool) {
 	o.Key = key
 	area, rest, _ := strings.Cut(key, "/")
-	switch area + "/" {
-	case objects.KeysJournal, objects.PurgesJournal, objects.RoutingJournal:
+	if slices.Contains(objects.Journals(), area+"/") {
 		o.reach = everywhere
 		return o, true
 	}

@@ -29,7 +29,7 @@ const (
 )
 
 // everything is what a full pass compares, what edges need to decide first.
-var everything = []string{objects.KeysJournal, objects.PurgesJournal, objects.RoutingJournal, "streams/", "sources/", "work/"}
+var everything = append(objects.Journals(), "streams/", "sources/", "work/")
 
 // Run repairs until ctx ends.
 func (r *Repair) Run(ctx context.Context) error {

@@ -1,4 +1,4 @@
-package deploy
+package certificate
 
 import (
 	"bytes"
@@ -30,22 +30,26 @@ const (
 	clockSkew = time.Hour
 )
 
-// authority is the platform's own certificate authority, which only its stores
-// and the services that call them trust.
-type authority struct {
+// privateFile is the mode of what an authority writes.
+const privateFile = 0o600
+
+// Authority is a certificate authority of the platform's own, which only those
+// trust who are told to: its stores and who calls them, or a developer's browser.
+type Authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  []byte
 }
 
-// loadAuthority reads the authority in dir (ca.crt, ca.key), or makes it.
-func loadAuthority(dir string) (*authority, error) {
+// LoadAuthority reads the authority in dir (ca.crt, ca.key), or makes it with a
+// name.
+func LoadAuthority(dir, name string) (*Authority, error) {
 	crt, key := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
 	pair, err := readPair(crt, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		template := &x509.Certificate{
-			Subject:  pkix.Name{CommonName: "Meridian stores"},
+			Subject:  pkix.Name{CommonName: name},
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 			NotBefore: time.Now().Add(-clockSkew), NotAfter: time.Now().Add(caLifetime),
 		}
@@ -65,12 +69,23 @@ func loadAuthority(dir string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &authority{dir: dir, cert: pair.Leaf, key: signer, pem: b}, nil
+	return &Authority{dir: dir, cert: pair.Leaf, key: signer, pem: b}, nil
 }
 
-// issue returns the certificate and key, in PEM, of a store known under hosts:
-// the one made before while it is good, else a new one.
-func (a *authority) issue(name string, hosts []string) (crt, key []byte, err error) {
+// PEM is the authority's certificate.
+func (a *Authority) PEM() []byte { return slices.Clone(a.pem) }
+
+// Pool has the authority's certificate.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// Issue returns the certificate and key, in PEM, of who is known under hosts: the
+// one made before while it is good, else a new one. They are kept in the
+// authority's directory as {name}.crt and {name}.key.
+func (a *Authority) Issue(name string, hosts []string) (crt, key []byte, err error) {
 	crtFile, keyFile := filepath.Join(a.dir, name+".crt"), filepath.Join(a.dir, name+".key")
 	pair, err := readPair(crtFile, keyFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +118,7 @@ func (a *authority) issue(name string, hosts []string) (crt, key []byte, err err
 	return crt, key, err
 }
 
-func (a *authority) good(have, want *x509.Certificate) bool {
+func (a *Authority) good(have, want *x509.Certificate) bool {
 	return have.CheckSignatureFrom(a.cert) == nil && time.Until(have.NotAfter) > renewBefore &&
 		slices.Equal(have.DNSNames, want.DNSNames) && slices.EqualFunc(have.IPAddresses, want.IPAddresses, net.IP.Equal)
 }
@@ -123,7 +138,7 @@ func readPair(crt, key string) (*tls.Certificate, error) {
 
 // makePair writes a new key and its certificate, signed by a or, without one, by itself.
 // The certificate goes last: a run cut short before it begins again.
-func makePair(crt, key string, template *x509.Certificate, a *authority) error {
+func makePair(crt, key string, template *x509.Certificate, a *Authority) error {
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
