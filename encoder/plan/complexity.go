@@ -184,79 +184,104 @@ func NewMeasured(w ffmpeg.Complexity, small, tiles ffmpeg.Encoded) Measured {
 	return Measured{Small: bits(small, w.SmallWidth*w.SmallHeight), Fine: bits(tiles, ffmpeg.MosaicWidth*ffmpeg.MosaicHeight)}
 }
 
-// Estimate concludes from windows to the source, which spent its own bits where
+// Estimate concludes from windows to the source, which spent its own bytes where
 // it is busy: what windows took is to all of it as what the source took there is
 // to all of the source (a ratio estimate; Cochran, Sampling Techniques, ch. 6).
 // windows and measured have the same order, at least one of each.
 func Estimate(src probe.Source, x probe.Index, p Profile, windows []ffmpeg.Complexity, measured []Measured) Complexity {
-	t := NewTimeline(src.Video.TimeBase.Num, src.Video.TimeBase.Den, x.PTS[0])
 	c := Complexity{Windows: len(windows), SmallPixels: int64(windows[0].SmallWidth) * int64(windows[0].SmallHeight),
 		FinePixels: int64(src.Video.Width) * int64(src.Video.Height)}
-	key := make([]bool, len(x.PTS))
+	s := newSpending(src, x, p.SegmentSeconds)
+	var keys, frames, smallKey, smallFrame, fineKey, fineFrame mean
+	var own []mean
+	for i, w := range windows {
+		at, _ := slices.BinarySearch(x.PTS, w.Start)
+		keys.add(float64(x.Sizes[at]))
+		var after mean
+		for n := at + 1; n < min(at+w.Frames*w.Every, len(x.PTS)); n++ {
+			if !s.key[n] {
+				after.add(float64(x.Sizes[n]))
+				frames.add(float64(x.Sizes[n]))
+			}
+		}
+		own = append(own, after)
+		smallKey.add(measured[i].Small.Key)
+		smallFrame.add(measured[i].Small.Frame)
+		fineKey.add(measured[i].Fine.Key)
+		fineFrame.add(measured[i].Fine.Frame)
+	}
+	key, frame := ratio(s.keys.value(), keys.value()), ratio(s.frames.value(), frames.value())
+	c.Small = Bits{Key: smallKey.value() * key, Frame: smallFrame.value() * frame}
+	c.Fine = Bits{Key: fineKey.value() * key, Frame: fineFrame.value() * frame}
+	// The busiest segment is the source's, or that of a window which took more for
+	// a byte of the source than others: a source of constant rate tells nothing.
+	c.PeakKey, c.PeakFrame = ratio(s.largestKey, s.keys.value()), ratio(s.largest, s.segment)
+	for i, m := range measured {
+		at, _ := slices.BinarySearch(x.PTS, windows[i].Start)
+		segment, size := ratio(s.from(at), s.segment), ratio(s.frames.value(), own[i].value())
+		c.PeakKey = max(c.PeakKey, ratio(m.Small.Key, c.Small.Key), ratio(m.Fine.Key, c.Fine.Key))
+		c.PeakFrame = max(c.PeakFrame, ratio(m.Small.Frame, c.Small.Frame)*size*segment, ratio(m.Fine.Frame, c.Fine.Frame)*size*segment)
+	}
+	c.PeakKey, c.PeakFrame = max(c.PeakKey, 1), min(max(c.PeakFrame, 1), maxRatio)
+	return c
+}
+
+// spending is where a source spent its bytes.
+type spending struct {
+	x       probe.Index
+	t       Timeline
+	seconds int64
+	key     []bool
+	// keys and frames are the sizes of all keyframes and of all other frames.
+	keys, frames mean
+	largestKey   float64
+	// segment is what a segment's frames take in the mean, largest at most, without
+	// keyframes.
+	segment, largest float64
+}
+
+func newSpending(src probe.Source, x probe.Index, seconds int) *spending {
+	s := &spending{x: x, t: NewTimeline(src.Video.TimeBase.Num, src.Video.TimeBase.Den, x.PTS[0]), seconds: int64(seconds), key: make([]bool, len(x.PTS))}
 	for _, k := range x.Keys {
 		if i, found := slices.BinarySearch(x.PTS, k); found {
-			key[i] = true
-		}
-	}
-	// What the source took in windows, and where it took most.
-	var keys, frames, keysSeen, framesSeen mean
-	largestKey, largestSpan := 0.0, 0.0
-	for i, s := range x.Sizes {
-		if key[i] {
-			keys.add(float64(s))
-			largestKey = max(largestKey, float64(s))
-		} else {
-			frames.add(float64(s))
+			s.key[i] = true
 		}
 	}
 	span, from := 0.0, 0
-	for i, s := range x.Sizes {
-		if !key[i] {
-			span += float64(s)
+	for i, size := range x.Sizes {
+		if s.key[i] {
+			s.keys.add(float64(size))
+			s.largestKey = max(s.largestKey, float64(size))
+			continue
 		}
-		for t.At(x.PTS[i])-t.At(x.PTS[from]) >= int64(p.SegmentSeconds)*t.Scale {
-			if !key[from] {
+		s.frames.add(float64(size))
+		span += float64(size)
+		for ; !s.within(from, i); from++ {
+			if !s.key[from] {
 				span -= float64(x.Sizes[from])
 			}
-			from++
 		}
-		largestSpan = max(largestSpan, span)
+		s.largest = max(s.largest, span)
 	}
-	for _, w := range windows {
-		i, _ := slices.BinarySearch(x.PTS, w.Start)
-		for n := range min(w.Frames*w.Every, len(x.PTS)-i) {
-			switch {
-			case n == 0:
-				keysSeen.add(float64(x.Sizes[i]))
-			case !key[i+n]:
-				framesSeen.add(float64(x.Sizes[i+n]))
-			}
+	segments := float64(s.t.At(x.End)) / float64(s.t.Scale) / float64(seconds)
+	s.segment = s.frames.sum / max(1, segments)
+	return s
+}
+
+// within says that frame i is less than a segment's length after frame from.
+func (s *spending) within(from, i int) bool {
+	return s.t.At(s.x.PTS[i])-s.t.At(s.x.PTS[from]) < s.seconds*s.t.Scale
+}
+
+// from is what a segment that began with a frame would take.
+func (s *spending) from(at int) float64 {
+	sum := 0.0
+	for i := at; i < len(s.x.PTS) && s.within(at, i); i++ {
+		if !s.key[i] {
+			sum += float64(s.x.Sizes[i])
 		}
 	}
-	keyRatio, frameRatio := ratio(keys.value(), keysSeen.value()), ratio(frames.value(), framesSeen.value())
-	var small, fine struct{ key, frame mean }
-	for _, m := range measured {
-		small.key.add(m.Small.Key)
-		small.frame.add(m.Small.Frame)
-		fine.key.add(m.Fine.Key)
-		fine.frame.add(m.Fine.Frame)
-	}
-	c.Small = Bits{Key: small.key.value() * keyRatio, Frame: small.frame.value() * frameRatio}
-	c.Fine = Bits{Key: fine.key.value() * keyRatio, Frame: fine.frame.value() * frameRatio}
-	// The busiest segment beside an average one, or a window beside all of them.
-	segments := max(1, float64(t.At(x.End))/float64(t.Scale)/float64(p.SegmentSeconds))
-	c.PeakKey, c.PeakFrame = 1, 1
-	if keys.n > 0 {
-		c.PeakKey = ratio(largestKey, keys.value())
-	}
-	if frames.n > 0 {
-		c.PeakFrame = ratio(largestSpan, frames.sum/segments)
-	}
-	for _, m := range measured {
-		c.PeakKey = max(c.PeakKey, ratio(m.Small.Key, c.Small.Key), ratio(m.Fine.Key, c.Fine.Key))
-		c.PeakFrame = max(c.PeakFrame, ratio(m.Small.Frame, c.Small.Frame), ratio(m.Fine.Frame, c.Fine.Frame))
-	}
-	return c
+	return sum
 }
 
 // ratio of two sizes within bounds; 1 when one isn't known.

@@ -12,7 +12,8 @@ type PerTitle struct {
 	// Headroom is the cap in parts of what the busiest segment is predicted to take.
 	Headroom float64 `yaml:"headroom" json:"headroom"`
 	// Merge leaves a rung out that is predicted to take more than this part of what
-	// the next higher one does, with sound.
+	// the next higher one does, both above the slowest line that counts: one that
+	// holds the lowest rung of the ordinary ladder.
 	Merge float64 `yaml:"merge" json:"merge"`
 }
 
@@ -67,11 +68,16 @@ func perTitle(all []Rung, fps float64, c Complexity, p Profile, fixed int64) ([]
 			q.Rate, q.Peak = fixed, max(fixed, q.Peak)
 		}
 	}
-	// Whoever plays a video has a line for its sound: rates are compared with it.
+	slowest := all[len(all)-1].Peak()
 	near := func(low, high int) bool {
-		return float64(predictions[low].Rate+p.AudioBitrate) > p.PerTitle.Merge*float64(predictions[high].Rate+p.AudioBitrate)
+		return float64(predictions[low].Rate+slowest) > p.PerTitle.Merge*float64(predictions[high].Rate+slowest)
 	}
+	// The slowest line gets the best rung it holds.
 	lowest, above := len(all)-1, 0
+	for i := lowest - 1; i > 0 && fitted[i].Peak() <= slowest; i-- {
+		predictions[lowest].LeftOut = true
+		lowest = i
+	}
 	for i := 1; i < lowest; i++ {
 		if predictions[i].LeftOut = near(i, above); !predictions[i].LeftOut {
 			above = i

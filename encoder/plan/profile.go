@@ -58,7 +58,7 @@ func Default(threads int) Profile {
 	return Profile{Name: DefaultName, Version: 2, Rungs: []int{2160, 1440, 1080, 720, 480, 360, 240}, Preset: "veryfast", CRF: 23,
 		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, Copy: true, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16,
 		LoudnessMeasure: LoudnessSampled, MaxAudioTracks: 8,
-		PerTitle: PerTitle{Enabled: true, MinRate: 0.25, MaxRate: 1, Headroom: 1.5, Merge: 0.65}}
+		PerTitle: PerTitle{Enabled: true, MinRate: 0.25, MaxRate: 1, Headroom: 1.2, Merge: 0.85}}
 }
 
 // SampleRate of all audio renditions.
