@@ -83,9 +83,6 @@ func perTitle(all []Rung, fps float64, c Complexity, p Profile, fixed int64) ([]
 			above = i
 		}
 	}
-	if above > 0 && near(lowest, above) {
-		predictions[above].LeftOut = true
-	}
 	kept := make([]Rung, 0, len(all))
 	for i, r := range fitted {
 		if !predictions[i].LeftOut {

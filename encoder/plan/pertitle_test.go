@@ -34,19 +34,19 @@ func TestPerTitle(t *testing.T) {
 		change        func(*PerTitle)
 		want          string
 	}{
-		{"slides", 1920, 1080, slides, 0, nil, "v1080@1500 v360@231"},
-		{"film", 1920, 1080, film, 0, nil, "v1080@5180 v720@2663 v480@1370 v360@800 v240@400"},
+		{"slides", 1920, 1080, slides, 0, nil, "v1080@1500 v480@357"},
+		{"film", 1920, 1080, film, 0, nil, "v1080@5176 v720@2662 v480@1369 v360@800 v240@400"},
 		{"noise", 1920, 1080, noise, 0, nil, "v1080@6000 v720@3000 v480@1400 v360@800 v240@400"},
 		{"noise may take more", 1920, 1080, noise, 0, func(p *PerTitle) { p.MaxRate = 1.5 }, "v1080@9000 v720@4500 v480@2100 v360@1200 v240@600"},
 		{"nothing to see", 1920, 1080, black, 0, nil, "v1080@1500 v480@350"},
 		{"a floor", 1920, 1080, black, 0, func(p *PerTitle) { p.MinRate = 0.5 }, "v1080@3000 v360@400"},
-		{"nothing is alike", 1920, 1080, slides, 0, func(p *PerTitle) { p.Merge = 1 }, "v1080@1500 v720@750 v480@357 v360@231"},
-		{"a heavy copy", 1920, 1080, slides, 5e6, nil, "v1080@1500 v720@750 v360@231"},
+		{"nothing is alike", 1920, 1080, slides, 0, func(p *PerTitle) { p.Merge = 1 }, "v1080@1500 v720@750 v480@357"},
+		{"a heavy copy", 1920, 1080, slides, 5e6, nil, "v1080@1500 v720@750 v480@357"},
 		{"two rungs", 640, 360, slides, 0, nil, "v360@800 v240@400"},
 		{"one rung", 426, 240, slides, 0, nil, "v240@400"},
 		{"not measured", 1920, 1080, Complexity{Missing: "too slow"}, 0, nil, "v1080@6000 v720@3000 v480@1400 v360@800 v240@400"},
 		{"not asked for", 1920, 1080, slides, 0, func(p *PerTitle) { *p = PerTitle{} }, "v1080@6000 v720@3000 v480@1400 v360@800 v240@400"},
-		{"larger than measured on", 3840, 2160, slides, 0, nil, "v2160@4500 v360@231"},
+		{"larger than measured on", 3840, 2160, slides, 0, nil, "v2160@4500 v1440@2500 v1080@1500 v480@357"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := Default(2)
@@ -138,7 +138,7 @@ func TestWindows(t *testing.T) {
 		want    []int // frames
 		missing string
 	}{
-		{"ten seconds", src(1920, 1080), spent(300, even), []int{0, 144}, ""},
+		{"ten seconds", src(1920, 1080), spent(300, even), []int{0, 192}, ""},
 		{"a minute", src(1920, 1080), spent(1800, even), []int{0, 480, 912, 1392}, ""},
 		{"where most is spent", src(1920, 1080), spent(300, func(i int) int32 { return int32(1000 + 100*(i%300/96)) }), []int{96, 192}, ""},
 		{"4K", src(3840, 2160), spent(1800, even), []int{0, 912}, ""},
