@@ -22,8 +22,6 @@ const complexityLimit = 1500 * time.Millisecond
 // maxComplexity bounds what a window may write, in bytes.
 const maxComplexity = 64 << 10
 
-var errSlow = fmt.Errorf("measuring took longer than %s", complexityLimit)
-
 // complexity measures a source for its ladder. What can't be measured, or not in
 // time, gets the ordinary ladder; the plan and the log say so.
 func (e *Encoder) complexity(ctx context.Context, t Task, url string, src probe.Source, index probe.Index, p plan.Profile) (plan.Complexity, error) {
@@ -37,7 +35,7 @@ func (e *Encoder) complexity(ctx context.Context, t Task, url string, src probe.
 	}
 	began := time.Now()
 	defer func() { e.metrics.stage("complexity", time.Since(began)) }()
-	limited, cancel := context.WithTimeoutCause(ctx, complexityLimit, errSlow)
+	limited, cancel := context.WithTimeoutCause(ctx, e.complexityLimit, fmt.Errorf("it took longer than %s", e.complexityLimit))
 	defer cancel()
 	measured, err := e.measureWindows(limited, url, windows)
 	switch {
@@ -68,7 +66,7 @@ func (e *Encoder) measureWindows(ctx context.Context, url string, windows []ffmp
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	limits := e.opt.Child
-	limits.Wall = complexityLimit
+	limits.Wall = e.complexityLimit
 	for i, w := range windows {
 		w.URL = url
 		g.Go(func() error {

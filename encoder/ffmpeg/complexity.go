@@ -76,15 +76,16 @@ func (c Complexity) filter() string {
 	}
 	fmt.Fprintf(&b, ";[whole]scale=%d:%d:flags=bicubic,%s[small]", c.SmallWidth, c.SmallHeight, colours)
 	var joined, layout []string
+	// Before they are joined: xstack forgets what colours a picture has.
 	for i := range n {
 		column, row := i%tileColumns, i/tileColumns
 		// Even, for 4:2:0 has a chroma sample for every second pixel.
 		x, y := (c.Width-tileWidth)*(2*column+1)/(2*tileColumns)&^1, (c.Height-tileHeight)*(2*row+1)/(2*tileRows)&^1
-		fmt.Fprintf(&b, ";[in%d]crop=%d:%d:%d:%d[tile%d]", i, tileWidth, tileHeight, x, y, i)
+		fmt.Fprintf(&b, ";[in%d]crop=%d:%d:%d:%d,%s[tile%d]", i, tileWidth, tileHeight, x, y, colours, i)
 		joined = append(joined, fmt.Sprintf("[tile%d]", i))
 		layout = append(layout, fmt.Sprintf("%d_%d", column*tileWidth, row*tileHeight))
 	}
-	fmt.Fprintf(&b, ";%sxstack=inputs=%d:layout=%s,%s[tiles]", strings.Join(joined, ""), n, strings.Join(layout, "|"), colours)
+	fmt.Fprintf(&b, ";%sxstack=inputs=%d:layout=%s[tiles]", strings.Join(joined, ""), n, strings.Join(layout, "|"))
 	return b.String()
 }
 

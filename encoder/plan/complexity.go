@@ -28,6 +28,11 @@ const (
 	measurePreset = "veryfast"
 )
 
+// shrinking is the least power by which a pixel takes more in pictures smaller than
+// the small one: there is no grain left in them, and edges come closer. Between
+// 360 and 240 lines it was 0.1 to 0.6 on all samples of bench/pertitle.
+const shrinking = 0.25
+
 // maxRatio bounds what a source's own sizes may say of it.
 const maxRatio = 50
 
@@ -59,17 +64,15 @@ type Complexity struct {
 // at is what pictures of a size take: the bits of a pixel follow a power of the
 // size, through what was measured.
 func (c Complexity) at(pixels float64) Bits {
-	share := math.Log(pixels/float64(c.SmallPixels)) / math.Log(float64(c.FinePixels)/float64(c.SmallPixels))
+	larger := math.Log(float64(c.FinePixels) / float64(c.SmallPixels))
+	size := math.Log(pixels / float64(c.SmallPixels))
 	through := func(small, fine float64) float64 {
-		// Larger pictures never take fewer bits in all, nor more for each pixel than
-		// noise does.
-		steepest := math.Log(float64(c.FinePixels) / float64(c.SmallPixels))
-		slope := min(max(math.Log(fine/small), -steepest), steepest)
-		if share > 0.5 {
-			// The nearer of the two counts where they contradict that.
-			return fine * math.Exp(slope*(share-1))
+		// Larger pictures never take fewer bits in all: tiles can miss what moves.
+		power := max(math.Log(fine/small)/larger, -1)
+		if size < 0 {
+			power = min(power, -shrinking)
 		}
-		return small * math.Exp(slope*share)
+		return small * math.Exp(power*size)
 	}
 	return Bits{Key: through(c.Small.Key, c.Fine.Key), Frame: through(c.Small.Frame, c.Fine.Frame)}
 }
