@@ -149,8 +149,21 @@ func (s side) total() float64 {
 	return sum
 }
 
+// perTitle is what the plan says of it; nil for the ordinary ladder.
+func (s side) perTitle() *plan.PerTitleRun {
+	var r plan.Run
+	if err := json.Unmarshal(s.plan.Encoder, &r); err != nil {
+		return nil
+	}
+	return r.PerTitle
+}
+
+// names of the rungs, and why they are the ordinary ones.
 func (s side) names() string {
 	var names []string
+	if r := s.perTitle(); r != nil && r.Complexity.Missing != "" {
+		names = append(names, "not measured ("+r.Complexity.Missing+"):")
+	}
 	for _, r := range s.rungs {
 		names = append(names, strings.TrimPrefix(r.id, "v"))
 	}
@@ -158,10 +171,9 @@ func (s side) names() string {
 }
 
 func (s side) print(out io.Writer, name string) {
-	var r plan.Run
-	if err := json.Unmarshal(s.plan.Encoder, &r); err == nil && r.PerTitle != nil {
-		fmt.Fprintf(out, "%s: %+v\n", name, r.PerTitle.Complexity)
-		for _, p := range r.PerTitle.Rungs {
+	if r := s.perTitle(); r != nil {
+		fmt.Fprintf(out, "%s: %+v\n", name, r.Complexity)
+		for _, p := range r.Rungs {
 			fmt.Fprintf(out, "  predicted %+v\n", p)
 		}
 	}
