@@ -22,7 +22,6 @@ func samples(film string) []sample {
 			"testsrc=s=1920x1080:r=30,trim=end_frame=1,loop=89:1,setpts=N/30/TB[c];rgbtestsrc=s=1920x1080:r=30:d=3[d];[a][b][c][d]concat=n=4")},
 		{"testsrc2", lavfi("testsrc2=s=1920x1080:r=30")},
 		{"film", nil},
-		{"zoom", lavfi("mandelbrot=s=1920x1080:r=30:end_scale=0.1:end_pts=300")},
 		{"grainy film", []string{"-i", film, "-vf", "noise=alls=12:allf=t", "-an"}},
 		{"confetti", lavfi("life=s=240x135:r=30:mold=10:ratio=0.3:seed=1:death_color=#C83232:life_color=#00ff00,scale=1920:1080:flags=neighbor")},
 	}

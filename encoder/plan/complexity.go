@@ -12,7 +12,7 @@ import (
 // How a source is measured: some frames from each of a few keyframes on. A
 // window of 1080p costs a quarter of a second of one CPU, most of it decoding.
 const (
-	windowFrames = 15
+	windowFrames = 12
 	maxWindows   = 4
 	// A window for each of windowSeconds, and fewer where pictures are large.
 	windowSeconds = 10

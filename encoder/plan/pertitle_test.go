@@ -140,7 +140,7 @@ func TestWindows(t *testing.T) {
 	}{
 		{"ten seconds", src(1920, 1080), spent(300, even), []int{0, 192}, ""},
 		{"a minute", src(1920, 1080), spent(1800, even), []int{0, 480, 912, 1392}, ""},
-		{"where most is spent", src(1920, 1080), spent(300, func(i int) int32 { return int32(1000 + 100*(i%300/96)) }), []int{96, 192}, ""},
+		{"where most is spent", src(1920, 1080), spent(300, func(i int) int32 { return int32(1000 + 100*(i%300/96)) }), []int{96, 288}, ""},
 		{"4K", src(3840, 2160), spent(1800, even), []int{0, 912}, ""},
 		{"short", src(1920, 1080), spent(3, even), []int{0}, ""},
 		{"one frame", src(1920, 1080), spent(1, even), nil, "no keyframe is followed by enough frames"},
