@@ -48,7 +48,9 @@ func (e *Encoder) complexity(ctx context.Context, t Task, url string, src probe.
 		e.log.Warn("complexity can't be measured, the ladder is the ordinary one", "task", t.ID, "asset", t.Asset, "windows", len(windows), "error", err)
 		return plan.Complexity{Missing: reason(err)}, nil
 	}
-	return plan.Estimate(src, index, p, windows, measured), nil
+	c := plan.Estimate(src, index, p, windows, measured)
+	e.log.Info("complexity measured", "task", t.ID, "asset", t.Asset, "windows", c.Windows, "took", time.Since(began).Round(time.Millisecond))
+	return c, nil
 }
 
 // reason is an error in the few words a plan keeps.
@@ -60,13 +62,12 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// measureWindows measures windows side by side, in their order.
+// measureWindows measures windows side by side, in their order. ctx bounds how long
+// that takes.
 func (e *Encoder) measureWindows(ctx context.Context, url string, windows []ffmpeg.Complexity) ([]plan.Measured, error) {
 	out := make([]plan.Measured, len(windows))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	limits := e.opt.Child
-	limits.Wall = e.complexityLimit
 	for i, w := range windows {
 		w.URL = url
 		g.Go(func() error {
@@ -75,7 +76,7 @@ func (e *Encoder) measureWindows(ctx context.Context, url string, windows []ffmp
 				return err
 			}
 			defer release()
-			out[i], err = measureWindow(gctx, w, limits)
+			out[i], err = measureWindow(gctx, w, e.opt.Child)
 			return err
 		})
 	}

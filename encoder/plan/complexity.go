@@ -30,7 +30,7 @@ const (
 
 // shrinking is the least power by which a pixel takes more in pictures smaller than
 // the small one: there is no grain left in them, and edges come closer. Between
-// 360 and 240 lines it was 0.1 to 0.6 on all samples of bench/pertitle.
+// 360 and 240 lines it was 0.2 to 0.6 on the samples of bench/pertitle.
 const shrinking = 0.25
 
 // maxRatio bounds what a source's own sizes may say of it.
