@@ -43,7 +43,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "samples to compare on, separated by commas; all of them if empty")
 	flag.IntVar(&o.threads, "threads", 2, "x264 threads of each rung")
 	flag.IntVar(&o.plans, "plans", 5, "times each sample is planned, for what planning costs")
-	flag.BoolVar(&o.rungs, "rungs", false, "print every rung")
+	flag.BoolVar(&o.rungs, "rungs", false, "print every rung to standard error")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "the longest the whole run may take")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,24 +62,22 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	var lines []string
-	for _, s := range samples(o.film) {
+	fmt.Fprintln(out, "| Video | Rungs | All rungs, kbit/s | Saved | Highest: SSIM, PSNR | Lost in a rung at most | Line for equal SSIM: growing, complete | SSIM over lines: growing, complete | Encoding | Planning |\n|---|---|---|---|---|---|---|---|---|---|")
+	for _, s := range samples() {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), s.name) {
 			continue
 		}
-		line, err := o.sample(ctx, s, dir, out)
+		line, err := o.sample(ctx, s, dir)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		lines = append(lines, line)
+		fmt.Fprintln(out, line)
 	}
-	fmt.Fprintf(out, "\n| Video | Rungs | All rungs, kbit/s | Saved | Highest: SSIM, PSNR | Lost in a rung at most | Line for equal SSIM: growing, complete | SSIM over lines: growing, complete | Encoding | Planning |\n|---|---|---|---|---|---|---|---|---|---|\n%s\n",
-		strings.Join(lines, "\n"))
 	return nil
 }
 
 // sample compares both ladders on one video and returns a line of the table.
-func (o options) sample(ctx context.Context, s sample, dir string, out io.Writer) (string, error) {
+func (o options) sample(ctx context.Context, s sample, dir string) (string, error) {
 	source, err := s.make(ctx, o.film, dir)
 	if err != nil {
 		return "", err
@@ -95,7 +93,7 @@ func (o options) sample(ctx context.Context, s sample, dir string, out io.Writer
 			return "", err
 		}
 		if o.rungs {
-			sides[i].print(out, s.name)
+			sides[i].print(os.Stderr, s.name)
 		}
 	}
 	added, err := planning(ctx, o, data, dir)

@@ -14,15 +14,14 @@ type sample struct {
 	input []string
 }
 
-// samples lists them from simple to complex.
-func samples(film string) []sample {
+// samples lists them from simple to complex. The film is a file.
+func samples() []sample {
 	lavfi := func(graph string) []string { return []string{"-f", "lavfi", "-i", graph, "-t", "10"} }
 	return []sample{
 		{"slides", lavfi("mandelbrot=s=1920x1080:r=30,trim=end_frame=1,loop=89:1,setpts=N/30/TB[a];smptehdbars=s=1920x1080:r=30:d=3[b];" +
 			"testsrc=s=1920x1080:r=30,trim=end_frame=1,loop=89:1,setpts=N/30/TB[c];rgbtestsrc=s=1920x1080:r=30:d=3[d];[a][b][c][d]concat=n=4")},
 		{"testsrc2", lavfi("testsrc2=s=1920x1080:r=30")},
 		{"film", nil},
-		{"grainy film", []string{"-i", film, "-vf", "noise=alls=12:allf=t", "-an"}},
 		{"confetti", lavfi("life=s=240x135:r=30:mold=10:ratio=0.3:seed=1:death_color=#C83232:life_color=#00ff00,scale=1920:1080:flags=neighbor")},
 	}
 }
