@@ -24,7 +24,7 @@ const (
 	leastPixels = 3 * smallPixels
 	// maxKeyGap is the longest time without a place to look at, in seconds.
 	maxKeyGap = 30
-	// measurePreset is x264's for it: faster ones save nothing beside decoding.
+	// measurePreset is x264's for it: faster ones save hardly anything beside decoding.
 	measurePreset = "veryfast"
 )
 
