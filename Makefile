@@ -115,6 +115,10 @@ bench-edge: install-bench tools ## The edge beside nginx, Varnish and Traffic Se
 bench-encode: install-develop tools ## The encoding pipeline beside bare ffmpeg (ARGS="-seconds 60 -rounds 3")
 	@$(GO) run ./bench/encode $(ARGS)
 
+.PHONY: bench-pertitle
+bench-pertitle: install-develop ## Per-title encoding beside the ordinary ladder (ARGS="-only film -rungs")
+	@$(GO) run ./bench/pertitle $(ARGS)
+
 .PHONY: bench-dns
 bench-dns: install-bench ## The name server beside gdnsd and Knot (ARGS="-rounds 5")
 	@$(GO) run ./bench/dns $(ARGS)

@@ -42,6 +42,7 @@ func BenchmarkAgainstFFmpeg(b *testing.B) {
 	ours := func() (wall, cpu, first time.Duration) {
 		x := newBench(b, file, func(o *Options) {
 			o.Profile.Rungs, o.Profile.Preset = []int{1080, 720, 360}, "veryfast"
+			o.Profile.PerTitle = plan.PerTitle{} // the same rungs under the same caps
 			o.Child.Nice = 0
 		})
 		start, before := time.Now(), childCPU(b)

@@ -29,6 +29,7 @@ type Command struct {
 	Slots        int            `help:"Tasks done at once; of four or more, two are kept for the first parts of new videos and one for what viewers may be near. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_SLOTS"`
 	Threads      int            `help:"x264 threads of each rung, fixed in every run this worker plans. 0: by the number of CPUs." default:"0" env:"MERIDIAN_ENCODER_THREADS"`
 	Copy         bool           `help:"Publish H.264 sources that are fit for it as their own highest rung, without encoding them." default:"true" negatable:"" env:"MERIDIAN_ENCODER_COPY"`
+	PerTitle     bool           `help:"Fit rungs and rates to each source, where its profile says so." default:"true" negatable:"" env:"MERIDIAN_ENCODER_PER_TITLE"`
 	Profiles     string         `help:"File of encoding profiles (YAML), which uploads can ask for by name." env:"MERIDIAN_ENCODER_PROFILES" placeholder:"FILE"`
 	MaxHeight    int            `help:"Highest rung, in lines of a 16:9 picture." default:"2160" env:"MERIDIAN_ENCODER_MAX_HEIGHT"`
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
@@ -79,6 +80,7 @@ func (c *Command) profiles() (plan.Profiles, error) {
 	}
 	for name, p := range all {
 		p.Copy = p.Copy && c.Copy
+		p.PerTitle.Enabled = p.PerTitle.Enabled && c.PerTitle
 		for len(p.Rungs) > 1 && p.Rungs[0] > c.MaxHeight {
 			p.Rungs = p.Rungs[1:]
 		}

@@ -1,8 +1,8 @@
-// Package encoder is the worker that turns sources into streams: it probes and
-// plans a run, encodes video in all rungs at once, several chunks to a process,
-// copies what needs no encoding, encodes tracks of audio as they advance, and
-// publishes segments and records. Posters, storyboards and previews follow once a
-// run is complete.
+// Package encoder is the worker that turns sources into streams: it probes,
+// measures and plans a run, encodes video in all rungs at once, several chunks to a
+// process, copies what needs no encoding, encodes tracks of audio as they advance,
+// and publishes segments and records. Posters, storyboards and previews follow once
+// a run is complete.
 //
 // Invariants
 //

@@ -76,6 +76,8 @@ type Encoder struct {
 	lock    *os.File
 	prober  probe.Prober
 	budget  *budget
+	// complexityLimit is as the constant; tests have less patience.
+	complexityLimit time.Duration
 
 	mu    sync.Mutex
 	plans map[string]catalog.Plan
@@ -107,8 +109,8 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 		return nil, errors.Join(err, lock.Close())
 	}
 	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
-		prober: probe.Prober{Limits: opt.Source, Process: opt.Child},
-		plans:  map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+		prober:          probe.Prober{Limits: opt.Source, Process: opt.Child},
+		complexityLimit: complexityLimit, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
 	if opt.Memory > 0 {
 		e.budget = newBudget(opt.Memory)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
 )
 
@@ -68,6 +69,12 @@ func videoMemory(t plan.VideoTrack) int64 {
 	}
 	// 4:2:0 in 16 bits at most, or 4:4:4 in 8.
 	return n + decodeFrames*pixels*3
+}
+
+// windowMemory estimates what measuring a window takes: one thread decodes, and
+// what is encoded is small.
+func windowMemory(w ffmpeg.Complexity) int64 {
+	return baseMemory + decodeFrames*int64(w.Width)*int64(w.Height)*3
 }
 
 // memoryShare of the machine's memory is for children: the rest is for what

@@ -30,7 +30,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_encoder_stored_bytes_total",
 			Help: "Bytes of objects stored."}),
 		stages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_encoder_stage_seconds_total",
-			Help: "Time tasks spent in a stage: probe, index and remux of plan tasks; memory (waiting for room), start (until ffmpeg has encoded its first frames), encode, store (what is left to store then) and commit of video tasks."}, []string{"stage"}),
+			Help: "Time tasks spent in a stage: probe, index, complexity and remux of plan tasks; memory (waiting for room), start (until ffmpeg has encoded its first frames), encode, store (what is left to store then) and commit of video tasks."}, []string{"stage"}),
 		memory: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_encoder_memory_held_bytes",
 			Help: "Memory set aside for running children, by estimate."}),
 	}

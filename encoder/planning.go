@@ -44,12 +44,18 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 }
 
 func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan, error) {
-	src, index, err := e.examine(ctx, in.url, in)
+	profile, err := e.profile(ctx, t)
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	x, err := e.examine(ctx, t, in.url, in, profile)
+	src := x.source
 	var parts []plan.Part
 	if errors.Is(err, probe.ErrRemux) {
 		e.log.Info("remuxing source", "asset", t.Asset, "run", t.RunName(), "reason", err)
 		began := time.Now()
-		src, index, parts, err = e.remux(ctx, t, in, src)
+		x, parts, err = e.remux(ctx, t, in, src, profile)
+		src = x.source
 		e.metrics.stage("remux", time.Since(began))
 	}
 	if err != nil {
@@ -58,11 +64,7 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if src.Duration > 0 {
 		src.BitRate = int64(float64(in.Size()) * 8 / src.Duration.Seconds())
 	}
-	profile, err := e.profile(ctx, t)
-	if err != nil {
-		return catalog.Plan{}, err
-	}
-	p, err := plan.Make(src, index, profile, e.currentSpeed())
+	p, err := plan.Make(src, x.index, x.complexity, profile, e.currentSpeed())
 	if err != nil {
 		return catalog.Plan{}, err
 	}
@@ -97,28 +99,41 @@ func (e *Encoder) profile(ctx context.Context, t Task) (plan.Profile, error) {
 	return p, nil
 }
 
-// examine probes and indexes the file at url. probe.ErrRemux comes with the
-// source as far as it is known.
-func (e *Encoder) examine(ctx context.Context, url string, f probe.File) (probe.Source, *probe.Index, error) {
+// examined is what is known of a file. index is nil for sources without video.
+type examined struct {
+	source     probe.Source
+	index      *probe.Index
+	complexity plan.Complexity
+}
+
+// examine probes, indexes and measures the file at url. probe.ErrRemux comes with
+// the source as far as it is known.
+func (e *Encoder) examine(ctx context.Context, t Task, url string, f probe.File, p plan.Profile) (examined, error) {
 	began := time.Now()
 	src, err := e.prober.Probe(ctx, url, f.Size())
 	e.metrics.stage("probe", time.Since(began))
 	if err != nil {
-		return probe.Source{}, nil, err
+		return examined{}, err
 	}
+	x := examined{source: src}
 	if src.NeedsRemux != "" {
-		return src, nil, fmt.Errorf("%w: %s", probe.ErrRemux, src.NeedsRemux)
+		return x, fmt.Errorf("%w: %s", probe.ErrRemux, src.NeedsRemux)
 	}
 	if src.Video == nil {
 		if src.Duration == 0 {
-			src.Duration, err = e.prober.AudioDuration(ctx, url, src.Audio[0].Stream)
+			x.source.Duration, err = e.prober.AudioDuration(ctx, url, src.Audio[0].Stream)
 		}
-		return src, nil, err
+		return x, err
 	}
 	began = time.Now()
 	index, err := e.prober.Index(ctx, url, f, src)
 	e.metrics.stage("index", time.Since(began))
-	return src, &index, err
+	if err != nil {
+		return x, err
+	}
+	x.index = &index
+	x.complexity, err = e.complexity(ctx, t, url, src, index, p)
+	return x, err
 }
 
 // mp4Codecs can be copied into MP4; everything else goes into Matroska.
@@ -130,8 +145,8 @@ const remuxPart = 64 << 20
 
 // remux copies the streams into a container with an index, stores it and
 // examines it.
-func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source) (probe.Source, *probe.Index, []plan.Part, error) {
-	fail := func(err error) (probe.Source, *probe.Index, []plan.Part, error) { return probe.Source{}, nil, nil, err }
+func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source, p plan.Profile) (examined, []plan.Part, error) {
+	fail := func(err error) (examined, []plan.Part, error) { return examined{}, nil, err }
 	dir, err := os.MkdirTemp(e.opt.Scratch, "remux-")
 	if err != nil {
 		return fail(fmt.Errorf("remux: %w", err))
@@ -179,13 +194,14 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	local := localFile{f, info.Size()}
 	url, remove := e.server.Add(local)
 	defer remove()
-	out, index, err := e.examine(ctx, url, local)
+	x, err := e.examine(ctx, t, url, local, p)
 	if err != nil {
 		if errors.Is(err, probe.ErrRemux) {
 			err = &probe.InputError{Code: probe.CodeDamaged, Detail: "the frames have no usable times"}
 		}
 		return fail(err)
 	}
+	out := &x.source
 	if out.Video == nil {
 		return fail(&probe.InputError{Code: probe.CodeDamaged, Detail: "no video frame could be read"})
 	}
@@ -199,7 +215,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	// Subtitles are read from the upload, in its time.
 	out.Text, out.TextZero = src.Text, src.Video.FirstMicros()
 	parts, err := e.storeRemux(ctx, t, f, info.Size())
-	return out, index, parts, err
+	return x, parts, err
 }
 
 func (e *Encoder) storeRemux(ctx context.Context, t Task, f *os.File, size int64) ([]plan.Part, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/jobs"
@@ -161,6 +162,21 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	err = bad.Validate()
 	for _, flag := range []string{"--scratch-dir", "--slots", "--threads", "--max-height", "--max-duration", "--nice", "--memory", "--max-scratch", "--s3-bucket"} {
 		require.ErrorContains(t, err, flag)
+	}
+}
+
+func TestFlagsLimitProfiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "profiles.yaml")
+	require.NoError(t, os.WriteFile(path, []byte("version: 1\nprofiles:\n  - {name: plain, copy: false, per_title: {enabled: false}}\n"), 0o600))
+	for _, allowed := range []bool{true, false} {
+		c := Command{Profiles: path, MaxHeight: 720, Copy: allowed, PerTitle: allowed}
+		all, err := c.profiles()
+		require.NoError(t, err)
+		require.Equal(t, allowed, all[plan.DefaultName].PerTitle.Enabled)
+		require.Equal(t, allowed, all[plan.DefaultName].Copy)
+		require.Equal(t, 720, all[plan.DefaultName].Rungs[0])
+		require.False(t, all["plain"].PerTitle.Enabled)
+		require.False(t, all["plain"].Copy)
 	}
 }
 

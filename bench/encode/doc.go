@@ -1,5 +1,6 @@
 // Command encode compares the encoding pipeline with bare ffmpeg: the same
-// source, ladder, threads and segment grid, alternately in one run. The pipeline
+// source, ladder, threads and segment grid, alternately in one run. Per-title
+// encoding is off, so that both have the profile's own ladder. The pipeline
 // is the real one: `meridian encoder` as a process of its own, fed through
 // PostgreSQL, NATS JetStream and MinIO, from the received upload to `ready`.
 // Bare ffmpeg is one process that decodes once and writes HLS with fragmented

@@ -152,11 +152,12 @@ func startWorker(ctx context.Context, o options, scratch, regions string, minio 
 	if err := l.Close(); err != nil {
 		return nil, err
 	}
-	// As fast as bare ffmpeg is allowed to be: no niceness.
+	// As fast as bare ffmpeg is allowed to be: no niceness. The same rungs under the
+	// same caps: nothing is fitted to the source.
 	w.cmd = exec.Command(self, "encoder", "--regions", regions, "--region", "eu", "--admin-listen", l.Addr().String(),
 		"--s3-access-key", minio.AccessKey, "--s3-secret-key", minio.SecretKey, "--s3-bucket", bucket,
 		"--postgres-user", dsn.User.Username(), "--postgres-database", strings.TrimPrefix(dsn.Path, "/"),
-		"--scratch-dir", scratch, "--nice", "0", "--max-height", strconv.Itoa(o.height), "--threads", strconv.Itoa(o.threads), "--slots", strconv.Itoa(o.slots))
+		"--scratch-dir", scratch, "--nice", "0", "--no-per-title", "--max-height", strconv.Itoa(o.height), "--threads", strconv.Itoa(o.threads), "--slots", strconv.Itoa(o.slots))
 	w.cmd.Stdout, w.cmd.Stderr = &w.log, &w.log
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := w.cmd.Start(); err != nil {

@@ -131,12 +131,7 @@ func (v Video) filter() string {
 	case 270:
 		steps = append(steps, "transpose=cclock")
 	}
-	if v.ToneMap && v.Untagged {
-		steps = append(steps, "setparams=color_primaries=bt2020:colorspace=bt2020nc")
-	}
-	if v.ToneMap {
-		steps = append(steps, "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p")
-	}
+	steps = append(steps, toneMap(v.ToneMap, v.Untagged)...)
 	var b strings.Builder
 	fmt.Fprintf(&b, "[0:%d]%s", v.Stream, strings.Join(steps, ","))
 	// Each rung is scaled from the next higher one: half the work of scaling each
@@ -150,6 +145,18 @@ func (v Video) filter() string {
 		}
 	}
 	return b.String()
+}
+
+// toneMap are the steps from HDR to SDR; none when it isn't wanted.
+func toneMap(wanted, untagged bool) []string {
+	var steps []string
+	if wanted && untagged {
+		steps = append(steps, "setparams=color_primaries=bt2020:colorspace=bt2020nc")
+	}
+	if wanted {
+		steps = append(steps, "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p")
+	}
+	return steps
 }
 
 // Audio is one audio track, encoded from From to its end as ADTS.

@@ -11,13 +11,13 @@ func ProbeArgs(url string) []string {
 		"-show_entries", "packet=stream_index,pts,flags", "-of", "json", "-o", OutputPath(0))
 }
 
-// IndexArgs are ffprobe's arguments to list "pts=…|duration=…|flags=…" of every
+// IndexArgs are ffprobe's arguments to list "pts=…|duration=…|size=…|flags=…" of every
 // packet of a stream, or of every decoded frame.
 func IndexArgs(url string, stream int, decode bool) []string {
 	a := append([]string{"-hide_banner", "-loglevel", "error"}, input(url)...)
-	what := "packet=pts,duration,flags"
+	what := "packet=pts,duration,size,flags"
 	if decode {
-		what = "frame=pts,pkt_duration,key_frame"
+		what = "frame=pts,pkt_duration,pkt_size,key_frame"
 	}
 	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", what, "-of", "compact=p=0:nk=0", "-o", OutputPath(0))
 }

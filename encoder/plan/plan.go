@@ -22,6 +22,8 @@ type Run struct {
 	// ask how a run was made.
 	Params Profile `json:"params"`
 	FFmpeg string  `json:"ffmpeg,omitempty"`
+	// PerTitle is how the ladder came about; nil where the profile's was taken.
+	PerTitle *PerTitleRun `json:"per_title,omitempty"`
 	// Seekable says that audio tasks may seek in the source.
 	Seekable bool `json:"seekable"`
 }
@@ -125,8 +127,9 @@ const keepsPace = 1.5
 // maxGap is the longest time without a frame.
 const maxGap = 60
 
-// Make plans a run. index is nil for sources without video.
-func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog.Plan, error) {
+// Make plans a run. index is nil for sources without video. The complexity counts
+// only where the profile asks for per-title encoding.
+func Make(src probe.Source, index *probe.Index, c Complexity, p Profile, speed Speed) (catalog.Plan, error) {
 	if err := p.Validate(); err != nil {
 		return catalog.Plan{}, err
 	}
@@ -134,11 +137,14 @@ func Make(src probe.Source, index *probe.Index, p Profile, speed Speed) (catalog
 	zero := AudioTrack{Zero: src.StartMicros, Num: 1, Den: 1_000_000}
 	run := Run{Profile: p.Name, Params: p, FFmpeg: src.FFmpeg, Seekable: true}
 	if src.Video != nil {
-		tracks, err := video(src, *index, p, speed, &out)
+		tracks, predictions, err := video(src, *index, c, p, speed, &out)
 		if err != nil {
 			return catalog.Plan{}, err
 		}
 		out.Tracks = tracks
+		if p.PerTitle.Enabled {
+			run.PerTitle = &PerTitleRun{Complexity: c, Rungs: predictions}
+		}
 		zero.Zero, zero.Num, zero.Den = index.PTS[0], src.Video.TimeBase.Num, src.Video.TimeBase.Den
 		zero.PadTo = out.DurationMS * SampleRate / 1000
 	} else {
@@ -201,13 +207,13 @@ func text(i int, s probe.Text, zero int64, taken names) (catalog.PlanTrack, erro
 	return out, err
 }
 
-func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog.Plan) ([]catalog.PlanTrack, error) {
+func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed, out *catalog.Plan) ([]catalog.PlanTrack, []Prediction, error) {
 	v := *src.Video
 	t := NewTimeline(v.TimeBase.Num, v.TimeBase.Den, x.PTS[0])
 	end := t.At(x.End)
 	length := float64(end) / float64(t.Scale)
 	rate, fps := frameRate(v, x, t)
-	every := int(math.Ceil(fps / (float64(p.MaxFrameRate) + 0.5)))
+	every := keepEvery(fps, p)
 	pts := x.PTS
 	if every > 1 {
 		pts = make([]int64, 0, len(x.PTS)/every+1)
@@ -223,11 +229,11 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 			next = pts[i+1]
 		}
 		if t.At(next)-t.At(pts[i]) > maxGap*t.Scale {
-			return nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the video shows no new frame for more than %d s", maxGap)}
+			return nil, nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the video shows no new frame for more than %d s", maxGap)}
 		}
 	}
 	if rest := src.Duration.Seconds() - length; rest > maxGap {
-		return nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the picture ends %.0f s before the sound", rest)}
+		return nil, nil, &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the picture ends %.0f s before the sound", rest)}
 	}
 	starts := segmentStarts(pts, t, p.SegmentSeconds)
 	for i := range starts {
@@ -243,7 +249,12 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 	w, h := v.Display()
 	all := Ladder(w, h, fps, p.Rungs)
 	var copied []Rung
-	if p.Copy && len(all) > 1 && every == 1 && copyable(src, x, pts, starts, all[0]) {
+	copying, fixed := p.Copy && len(all) > 1 && every == 1 && copyable(src, x, pts, starts, all[0]), int64(0)
+	if copying {
+		fixed = src.BitRate
+	}
+	all, predictions := perTitle(all, fps, c, p, fixed)
+	if copying {
 		copied, all = all[:1], all[1:]
 	}
 	decode := decodeCost * float64(v.Width*v.Height) * fps
@@ -307,15 +318,20 @@ func video(src probe.Source, x probe.Index, p Profile, speed Speed, out *catalog
 		}
 		chunks, err := cut(pts, x, t, starts, lengths, joins)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		pt.Chunks = chunks
 		if pt.Encoder, err = json.Marshal(tr); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		tracks = append(tracks, pt)
 	}
-	return tracks, nil
+	return tracks, predictions, nil
+}
+
+// keepEvery is of how many frames one is kept.
+func keepEvery(fps float64, p Profile) int {
+	return int(math.Ceil(fps / (float64(p.MaxFrameRate) + 0.5)))
 }
 
 // cut makes the chunks. pts are the frames kept, x all of the source.

@@ -159,7 +159,7 @@ func TestPlanGolden(t *testing.T) {
 		"audio":     {probe.Source{Format: "mp3", Duration: 90 * time.Second, Audio: []probe.Audio{{Codec: "mp3", Channels: 1}}}, nil, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := Make(c.src, c.index, Default(2), Speed{Pixels: c.speed})
+			p, err := Make(c.src, c.index, Complexity{}, Default(2), Speed{Pixels: c.speed})
 			require.NoError(t, err)
 			got, err := json.MarshalIndent(p, "", " ")
 			require.NoError(t, err)
@@ -188,7 +188,7 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 			at += rapid.Int64Range(10, 900).Draw(t, "gap")
 		}
 		x.End = at
-		p, err := Make(source(640, 360, 1000, hls.Rational{}), x, Default(2), Speed{Pixels: 1e9})
+		p, err := Make(source(640, 360, 1000, hls.Rational{}), x, Complexity{}, Default(2), Speed{Pixels: 1e9})
 		require.NoError(t, err)
 		v := p.Tracks[0]
 		var tr VideoTrack
@@ -222,7 +222,7 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 
 func TestLongGapIsRefused(t *testing.T) {
 	x := &probe.Index{PTS: []int64{0, 3_600_000}, Keys: []int64{0}, End: 3_600_040}
-	_, err := Make(source(640, 360, 1000, hls.Rational{}), x, Default(2), Speed{Pixels: 1e9})
+	_, err := Make(source(640, 360, 1000, hls.Rational{}), x, Complexity{}, Default(2), Speed{Pixels: 1e9})
 	var bad *probe.InputError
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, probe.CodeDamaged, bad.Code)
@@ -231,14 +231,14 @@ func TestLongGapIsRefused(t *testing.T) {
 func TestPictureMustLastAsLongAsTheSound(t *testing.T) {
 	s := source(640, 360, 1000, hls.Rational{})
 	s.Duration = time.Hour
-	_, err := Make(s, &probe.Index{PTS: []int64{0}, Keys: []int64{0}, End: 40}, Default(2), Speed{Pixels: 1e9})
+	_, err := Make(s, &probe.Index{PTS: []int64{0}, Keys: []int64{0}, End: 40}, Complexity{}, Default(2), Speed{Pixels: 1e9})
 	var bad *probe.InputError
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, probe.CodeDamaged, bad.Code)
 }
 
 func TestSlowMachineSplitsTheLadder(t *testing.T) {
-	p, err := Make(source(1920, 1080, 15360, hls.Rational{Num: 60, Den: 1}), index(600, 15360, 1, 60), Default(2), Speed{Pixels: 150e6})
+	p, err := Make(source(1920, 1080, 15360, hls.Rational{Num: 60, Den: 1}), index(600, 15360, 1, 60), Complexity{}, Default(2), Speed{Pixels: 150e6})
 	require.NoError(t, err)
 	require.Equal(t, "v0", p.Tracks[0].ID)
 	require.False(t, p.Tracks[0].Late)

@@ -29,6 +29,8 @@ type Profile struct {
 	MaxChunk       int `yaml:"max_chunk" json:"max_chunk"`
 	// Copy publishes a source's own picture as the highest rung where it can be.
 	Copy bool `yaml:"copy" json:"copy"`
+	// PerTitle fits the rungs and their caps to each source.
+	PerTitle PerTitle `yaml:"per_title" json:"per_title"`
 	// MaxFrameRate in frames per second.
 	MaxFrameRate int `yaml:"max_frame_rate" json:"max_frame_rate"`
 	// AudioBitrate in bit/s.
@@ -53,9 +55,10 @@ const DefaultName = "default"
 
 // Default is the profile of general use, with the given number of threads per rung.
 func Default(threads int) Profile {
-	return Profile{Name: DefaultName, Version: 1, Rungs: []int{2160, 1440, 1080, 720, 480, 360, 240}, Preset: "veryfast", CRF: 23,
+	return Profile{Name: DefaultName, Version: 2, Rungs: []int{2160, 1440, 1080, 720, 480, 360, 240}, Preset: "veryfast", CRF: 23,
 		Threads: threads, SegmentSeconds: 2, MaxChunk: 30, Copy: true, MaxFrameRate: 60, AudioBitrate: 128_000, Loudness: -16,
-		LoudnessMeasure: LoudnessSampled, MaxAudioTracks: 8}
+		LoudnessMeasure: LoudnessSampled, MaxAudioTracks: 8,
+		PerTitle: PerTitle{Enabled: true, MinRate: 0.25, MaxRate: 1, Headroom: 1.2, Merge: 0.85}}
 }
 
 // SampleRate of all audio renditions.
@@ -90,6 +93,12 @@ func (p Profile) Validate() error {
 	check(p.Loudness >= -40 && p.Loudness <= 0, "loudness %v LUFS: want -40 to 0", p.Loudness)
 	check(p.LoudnessMeasure == LoudnessSampled || p.LoudnessMeasure == LoudnessWhole, "loudness_measure %q: want %s or %s", p.LoudnessMeasure, LoudnessSampled, LoudnessWhole)
 	check(p.MaxAudioTracks >= 1 && p.MaxAudioTracks <= 32, "max_audio_tracks %d: want 1 to 32", p.MaxAudioTracks)
+	if t := p.PerTitle; t != (PerTitle{}) {
+		check(t.MinRate >= 0.05 && t.MinRate <= 1, "per_title.min_rate %v: want 0.05 to 1", t.MinRate)
+		check(t.MaxRate >= 1 && t.MaxRate <= 4, "per_title.max_rate %v: want 1 to 4", t.MaxRate)
+		check(t.Headroom >= 1 && t.Headroom <= 10, "per_title.headroom %v: want 1 to 10", t.Headroom)
+		check(t.Merge >= 0.3 && t.Merge <= 1, "per_title.merge %v: want 0.3 to 1", t.Merge)
+	}
 	return errors.Join(errs...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,9 @@ import (
 type Index struct {
 	// PTS of every frame, ascending and distinct.
 	PTS []int64
+	// Sizes are the frames' bytes in the file, in the order of PTS; nil when they
+	// aren't known.
+	Sizes []int32
 	// Keys are the presentation times decoding can start at, ascending.
 	Keys []int64
 	// End is the time after the last frame.
@@ -116,14 +120,14 @@ func (p Prober) AudioDuration(ctx context.Context, url string, stream int) (time
 	return end, rerr
 }
 
-// parseIndex reads lines of key=value fields: pts, duration or pkt_duration,
-// and flags (of packets) or key_frame (of frames).
+// parseIndex reads lines of key=value fields: pts, duration or pkt_duration, size
+// or pkt_size, and flags (of packets) or key_frame (of frames).
 func parseIndex(r io.Reader, v Video) (Index, error) {
 	var b indexBuilder
 	s := bufio.NewScanner(r)
 	missing := 0
 	for s.Scan() {
-		pts, duration, key, discard := int64(math.MinInt64), int64(0), false, false
+		pts, duration, size, key, discard := int64(math.MinInt64), int64(0), int32(0), false, false
 		for field := range strings.SplitSeq(strings.TrimSpace(s.Text()), "|") {
 			name, value, _ := strings.Cut(field, "=")
 			switch name {
@@ -134,6 +138,10 @@ func parseIndex(r io.Reader, v Video) (Index, error) {
 			case "duration", "pkt_duration":
 				if n, err := strconv.ParseInt(value, 10, 64); err == nil && n > 0 && n < maxTime {
 					duration = n
+				}
+			case "size", "pkt_size":
+				if n, err := strconv.ParseInt(value, 10, 32); err == nil && n > 0 {
+					size = int32(n)
 				}
 			case "flags":
 				key, discard = strings.Contains(value, "K"), strings.Contains(value, "D")
@@ -148,7 +156,7 @@ func parseIndex(r io.Reader, v Video) (Index, error) {
 			missing++
 			continue
 		}
-		if err := b.add(pts, duration, key); err != nil {
+		if err := b.add(pts, duration, size, key); err != nil {
 			return Index{}, err
 		}
 	}
@@ -166,13 +174,16 @@ const maxTime = 1 << 50
 
 type indexBuilder struct {
 	pts, keys []int64
+	// sizes are those of pts; unsized says that some aren't known.
+	sizes   []int32
+	unsized bool
 	// open: see Index.Closed.
 	open     bool
 	last     int64
 	duration int64
 }
 
-func (b *indexBuilder) add(pts, duration int64, key bool) error {
+func (b *indexBuilder) add(pts, duration int64, size int32, key bool) error {
 	if len(b.pts) >= maxFrames {
 		return bad(CodeDuration, "the video has more than %d frames", maxFrames)
 	}
@@ -184,6 +195,8 @@ func (b *indexBuilder) add(pts, duration int64, key bool) error {
 		b.last, b.duration = pts, duration
 	}
 	b.pts = append(b.pts, pts)
+	b.sizes = append(b.sizes, size)
+	b.unsized = b.unsized || size <= 0
 	if key {
 		b.keys = append(b.keys, pts)
 	}
@@ -194,11 +207,14 @@ func (b *indexBuilder) index(v Video) (Index, error) {
 	if len(b.pts) == 0 {
 		return Index{}, bad(CodeDamaged, "the video stream has no frames")
 	}
-	slices.Sort(b.pts)
-	slices.Sort(b.keys)
 	n := len(b.pts)
-	x := Index{PTS: slices.Compact(b.pts), Keys: slices.Compact(b.keys), Closed: !b.open}
+	pts, sizes := inOrder(b.pts, b.sizes)
+	slices.Sort(b.keys)
+	x := Index{PTS: pts, Sizes: sizes, Keys: slices.Compact(b.keys), Closed: !b.open}
 	x.Repeats = len(x.PTS) != n
+	if b.unsized {
+		x.Sizes = nil
+	}
 	duration := b.duration
 	if duration <= 0 {
 		duration = 1
@@ -211,6 +227,35 @@ func (b *indexBuilder) index(v Video) (Index, error) {
 	}
 	x.End = x.PTS[len(x.PTS)-1] + duration
 	return x, nil
+}
+
+// inOrder sorts frames by time; of those with the same time one is left.
+func inOrder(pts []int64, sizes []int32) ([]int64, []int32) {
+	if !slices.IsSorted(pts) {
+		sort.Sort(byTime{pts, sizes})
+	}
+	n := 0
+	for i := range pts {
+		if i > 0 && pts[i] == pts[n-1] {
+			continue
+		}
+		pts[n], sizes[n] = pts[i], sizes[i]
+		n++
+	}
+	return pts[:n], sizes[:n]
+}
+
+// byTime sorts both lists alike, in place: an index of hours is large.
+type byTime struct {
+	pts   []int64
+	sizes []int32
+}
+
+func (b byTime) Len() int           { return len(b.pts) }
+func (b byTime) Less(i, j int) bool { return b.pts[i] < b.pts[j] }
+func (b byTime) Swap(i, j int) {
+	b.pts[i], b.pts[j] = b.pts[j], b.pts[i]
+	b.sizes[i], b.sizes[j] = b.sizes[j], b.sizes[i]
 }
 
 // hasCues looks for the cues' id in a Matroska file's beginning, where the seek

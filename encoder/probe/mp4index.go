@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
@@ -29,6 +30,7 @@ type track struct {
 	stts  *mp4.SttsBox
 	ctts  *mp4.CttsBox
 	stss  *mp4.StssBox
+	stsz  *mp4.StszBox
 	// lastChunk is the highest offset of media in the file.
 	lastChunk uint64
 }
@@ -149,7 +151,7 @@ func (m *movie) leaf(kind string, b []byte, t *track) error {
 		m.fragmented = true
 		return nil
 	}
-	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stco", "co64"}, kind)) {
+	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stsz", "stco", "co64"}, kind)) {
 		return nil
 	}
 	box, err := mp4.DecodeBox(0, bytes.NewReader(b))
@@ -171,6 +173,8 @@ func (m *movie) leaf(kind string, b []byte, t *track) error {
 		t.ctts = box
 	case *mp4.StssBox:
 		t.stss = box
+	case *mp4.StszBox:
+		t.stsz = box
 	case *mp4.StcoBox:
 		for _, o := range box.ChunkOffset {
 			t.lastChunk = max(t.lastChunk, uint64(o))
@@ -215,7 +219,7 @@ func fromTables(t *track, movieScale uint32, v Video) (Index, error) {
 					return Index{}, errNoTables
 				}
 			}
-			if err := b.add(pts, delta, t.stss == nil || sync[n]); err != nil {
+			if err := b.add(pts, delta, t.size(n), t.stss == nil || sync[n]); err != nil {
 				return Index{}, err
 			}
 		}
@@ -229,6 +233,19 @@ func fromTables(t *track, movieScale uint32, v Video) (Index, error) {
 		x.End = min(x.End, end)
 	}
 	return x, err
+}
+
+// size of the n-th sample, from 1; 0 when the tables don't tell.
+func (t *track) size(n uint32) int32 {
+	size := uint32(0)
+	switch {
+	case t.stsz == nil:
+	case t.stsz.SampleUniformSize > 0:
+		size = t.stsz.SampleUniformSize
+	case int(n) <= len(t.stsz.SampleSize):
+		size = t.stsz.SampleSize[n-1]
+	}
+	return int32(min(size, math.MaxInt32))
 }
 
 // edit returns what to add to media times and the last time shown. Only an

@@ -66,6 +66,8 @@ func TestTablesAgreeWithPackets(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, fast.PTS, frames)
 			require.Equal(t, slow.PTS, fast.PTS)
+			require.Len(t, fast.Sizes, frames)
+			require.Equal(t, slow.Sizes, fast.Sizes)
 			require.Equal(t, slow.Keys, fast.Keys)
 			require.Equal(t, slow.End, fast.End)
 		})
@@ -242,6 +244,15 @@ func TestParseIndex(t *testing.T) {
 	x, err = parseIndex(strings.NewReader("key_frame=1|pts=0|pkt_duration=40\nkey_frame=0|pts=40|pkt_duration=40\n"), v)
 	require.NoError(t, err)
 	require.Equal(t, Index{PTS: []int64{0, 40}, Keys: []int64{0}, End: 80, Closed: true}, x)
+
+	x, err = parseIndex(strings.NewReader("pts=80|duration=40|size=7|flags=__\npts=0|duration=40|size=900|flags=K_\npts=80|duration=40|size=7|flags=__\npts=40|duration=40|size=8|flags=__\n"), v)
+	require.NoError(t, err)
+	require.Equal(t, []int64{0, 40, 80}, x.PTS)
+	require.Equal(t, []int32{900, 8, 7}, x.Sizes)
+
+	x, err = parseIndex(strings.NewReader("pkt_size=90|key_frame=1|pts=0|pkt_duration=40\npkt_size=N/A|key_frame=0|pts=40|pkt_duration=40\n"), v)
+	require.NoError(t, err)
+	require.Nil(t, x.Sizes)
 
 	// A frame shown before its keyframe, one of the group before shown after it.
 	for _, open := range []string{"pts=0|flags=K_\npts=80|flags=K_\npts=40|flags=__\n", "pts=0|flags=K_\npts=80|flags=__\npts=40|flags=K_\n", "pts=0|flags=__\npts=40|flags=K_\n"} {
