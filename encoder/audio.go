@@ -85,8 +85,18 @@ const (
 	aheadSegments = 7
 	// aheadNice is added niceness then, more than the ladder's: beside ten busy
 	// threads it leaves a track some three times as fast as it plays.
-	aheadNice = 10
+	aheadNice = 11
+	// soundLead is how much less nice than a picture a track's beginning is: its one
+	// thread would wait its turn among ten, and without sound nothing is playable.
+	soundLead = 5
 )
+
+// soundLimits are those of a track that isn't ahead yet.
+func (e *Encoder) soundLimits() ffmpeg.Limits {
+	l := e.opt.Child
+	l.Nice = max(0, l.Nice-soundLead)
+	return l
+}
 
 func (j *audioJob) grid() fmp4.AudioGrid {
 	return fmp4.AudioGrid{SampleRate: plan.SampleRate, Seconds: j.spec.SegmentSeconds}
@@ -113,13 +123,13 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 	}
 	sound := soundOf(in, j.spec)
 	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, seekable, gain.dB, gain.limit
-	limits := j.e.opt.Child
+	limits := j.e.soundLimits()
 	limits.Wall = wall(plan.Duration(j.plan), 1)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: sound.Args()})
 	if err != nil {
 		return err
 	}
-	j.ahead = func() error { return proc.Yield(min(limits.Nice+aheadNice, 19)) }
+	j.ahead = func() error { return proc.Yield(min(j.e.opt.Child.Nice+aheadNice, 19)) }
 	rerr := j.read(ctx, proc.Output(0), drop)
 	if rerr != nil {
 		proc.Kill(rerr)

@@ -11,11 +11,12 @@ import (
 )
 
 // How loudness is sampled: all of a short track, windows spread evenly over a
-// long one. Both take less than a second.
+// long one. Both take less than a second; opening a film of hours takes as long as
+// hearing a window of it, so they are few.
 const (
 	loudnessShort   = 90 * time.Second
-	loudnessWindow  = 6 * time.Second
-	loudnessWindows = 10
+	loudnessWindow  = 12 * time.Second
+	loudnessWindows = 5
 	// loudnessLimit ends sampling that hangs; the track is then left as it is.
 	loudnessLimit = 30 * time.Second
 )
@@ -48,7 +49,7 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 	began := time.Now()
 	defer func() { e.metrics.stage("loudness", time.Since(began)) }()
 	whole := spec.LoudnessMeasure == plan.LoudnessWhole
-	limits, least := e.opt.Child, minGain
+	limits, least := e.soundLimits(), minGain
 	var args []string
 	if whole {
 		limits.Wall, least = wall(length, 1), 0

@@ -23,7 +23,7 @@ import (
 // before what comes after it. Rungs that nobody waits for, of class extra, run
 // in the background: beside the ladder even a niced child would cost it a
 // quarter of its speed, and the viewer catches up.
-const ladderNice = 5
+const ladderNice = 7
 
 // tailFrames from its end a task lets the next one begin.
 const tailFrames = 60

@@ -152,12 +152,16 @@ func startWorker(ctx context.Context, o options, scratch, regions string, minio 
 	if err := l.Close(); err != nil {
 		return nil, err
 	}
-	// As fast as bare ffmpeg is allowed to be: no niceness. The same rungs under the
-	// same caps: nothing is fitted to the source.
-	w.cmd = exec.Command(self, "encoder", "--regions", regions, "--region", "eu", "--admin-listen", l.Addr().String(),
+	// As fast as bare ffmpeg is allowed to be, no niceness, and the same rungs under
+	// the same caps. Where nothing is compared all is as ever.
+	how := []string{"--nice", "0", "--no-per-title"}
+	if len(o.lengths) > 0 {
+		how = nil
+	}
+	w.cmd = exec.Command(self, append([]string{"encoder", "--regions", regions, "--region", "eu", "--admin-listen", l.Addr().String(),
 		"--s3-access-key", minio.AccessKey, "--s3-secret-key", minio.SecretKey, "--s3-bucket", bucket,
 		"--postgres-user", dsn.User.Username(), "--postgres-database", strings.TrimPrefix(dsn.Path, "/"),
-		"--scratch-dir", scratch, "--nice", "0", "--no-per-title", "--max-height", strconv.Itoa(o.height), "--threads", strconv.Itoa(o.threads), "--slots", strconv.Itoa(o.slots))
+		"--scratch-dir", scratch, "--max-height", strconv.Itoa(o.height), "--threads", strconv.Itoa(o.threads), "--slots", strconv.Itoa(o.slots)}, how...)...)
 	w.cmd.Stdout, w.cmd.Stderr = &w.log, &w.log
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := w.cmd.Start(); err != nil {
@@ -265,10 +269,8 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	for _, w := range p.workers {
-		if w.before, err = w.metrics(ctx); err != nil {
-			return result{}, err
-		}
+	if err := p.remember(ctx); err != nil {
+		return result{}, err
 	}
 	before := cpuByName()
 	start := time.Now()
@@ -297,24 +299,46 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 			parts = append(parts, fmt.Sprintf("%s %.2f s CPU", name, d.Seconds()))
 		}
 	}
-	stages := map[string]float64{}
-	for _, w := range p.workers {
-		now, err := w.metrics(ctx)
-		if err != nil {
-			return result{}, err
-		}
-		for k, v := range now {
-			stages[k] += v - w.before[k]
-		}
+	stages, err := p.stages(ctx)
+	if err != nil {
+		return result{}, err
 	}
-	for k, v := range stages {
-		if v >= 0.005 {
-			parts = append(parts, fmt.Sprintf("%s %.2f s", k, v))
-		}
-	}
+	parts = append(parts, stages...)
 	slices.Sort(parts)
 	r.detail = strings.Join(parts, ", ")
 	return r, nil
+}
+
+// remember begins what stages tells.
+func (p *pipeline) remember(ctx context.Context) (err error) {
+	for _, w := range p.workers {
+		if w.before, err = w.metrics(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stages says what workers have spent their time on since remember.
+func (p *pipeline) stages(ctx context.Context) ([]string, error) {
+	spent := map[string]float64{}
+	for _, w := range p.workers {
+		now, err := w.metrics(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for k, v := range now {
+			spent[k] += v - w.before[k]
+		}
+	}
+	var out []string
+	for k, v := range spent {
+		if v >= 0.005 {
+			out = append(out, fmt.Sprintf("%s %.2f s", k, v))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // metrics are the worker's stages and numbers of tasks.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog"
@@ -32,12 +33,14 @@ type first struct {
 	watched time.Duration
 	// ended is from the asset's deletion until no ffmpeg ran.
 	ended time.Duration
+	// before is what the time until playable went to.
+	before []string
 }
 
 // firsts prints how long videos of several lengths take to be playable.
 func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writer) error {
-	fmt.Fprintln(out, "| Source | Length | Playable after | Least lead of a viewer | Followed for | ffmpeg ended after deletion |")
-	fmt.Fprintln(out, "|---|---|---|---|---|---|")
+	fmt.Fprintln(out, "| Source | Length | Playable after | Least lead of a viewer | Followed for | ffmpeg ended after deletion | Until playable |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
 	for _, s := range []struct{ name, source string }{{"H.264, 1080p30", o.source}, {"VP9, 1080p24", o.vp9}} {
 		for _, length := range o.lengths {
 			file := filepath.Join(dir, "long.mp4")
@@ -48,7 +51,7 @@ func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writ
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", s.name, length, err)
 			}
-			fmt.Fprintf(out, "| %s | %s | %.2f s | %.1f s | %.0f s | %.2f s |\n", s.name, length, f.playable.Seconds(), f.lead, f.watched.Seconds(), f.ended.Seconds())
+			fmt.Fprintf(out, "| %s | %s | %.2f s | %.1f s | %.0f s | %.2f s | %s |\n", s.name, length, f.playable.Seconds(), f.lead, f.watched.Seconds(), f.ended.Seconds(), strings.Join(f.before, ", "))
 			if err := os.Remove(file); err != nil {
 				return err
 			}
@@ -73,6 +76,10 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 	if err != nil {
 		return f, err
 	}
+	if err := p.remember(ctx); err != nil {
+		return f, err
+	}
+	cpu := cpuByName()
 	start := time.Now()
 	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
 		return f, err
@@ -82,6 +89,14 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 		return f, err
 	}
 	f.playable = time.Since(start)
+	if f.before, err = p.stages(ctx); err != nil {
+		return f, err
+	}
+	for name, v := range cpuByName() {
+		if d := v - cpu[name]; d >= 10*clockTick {
+			f.before = append(f.before, fmt.Sprintf("%s %.1f s CPU", name, d.Seconds()))
+		}
+	}
 	began := time.Now()
 	f.lead = 1e9
 	for f.watched < viewerWatches {
