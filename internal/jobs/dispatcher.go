@@ -1,7 +1,9 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -26,6 +28,13 @@ type Dispatcher struct {
 	Metrics *Metrics
 
 	fair map[lane]*fair
+	// total slots of all workers at the last look.
+	total int
+	// rtts are how long the last questions took, rtt how many there were.
+	rtts [rttSamples]time.Duration
+	rtt  int
+	// term is farTerm, or shorter in tests.
+	term time.Duration
 }
 
 const (
@@ -43,6 +52,15 @@ const (
 	lostAfter = 90 * time.Second
 	// workersWithin is how old a worker's last beat may be.
 	workersWithin = 3 * beatEvery
+	// maxMarks is how many messages are noted at once as sent.
+	maxMarks = 4
+	// Every look and every message takes round trips to the leader. A dispatcher
+	// farther from it than farRTT leaves the lease to a nearer one: it asks half as
+	// often, and gives it up for a moment after every farTerm.
+	farRTT  = 30 * time.Millisecond
+	farTerm = 2 * time.Minute
+	// rttSamples is over how many questions the shortest counts as the round trip.
+	rttSamples = 8
 )
 
 // Run dispatches until ctx ends.
@@ -67,7 +85,10 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 	const lease = "dispatcher"
-	var until time.Time // our lease, by our clock, with a margin
+	var (
+		since, until time.Time // our lease, by our clock, with a margin
+		next         time.Time // when to ask for it again
+	)
 	pause := dispatchPoll
 	// rest is for servers that are away: what woke us must not make us hurry.
 	rest := func(err error) {
@@ -76,35 +97,69 @@ func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 			_ = sleep.For(ctx, awayPause) // the loop sees that ctx has ended
 		}
 	}
+	drop := func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		if err := d.Catalog.DropLease(ctx, lease, d.Name); err != nil {
+			d.Log.Warn("dispatcher: the next one waits for the lease to run out", "err", err)
+		}
+		since, until = time.Time{}, time.Time{}
+	}
+	if _, _, err := d.look(ctx); err != nil {
+		rest(err)
+	}
+	if d.far() {
+		next = time.Now().Add(dispatchLease / 2)
+	}
 	for {
 		select {
 		case <-ctx.Done():
-			dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-			defer cancel()
-			if err := d.Catalog.DropLease(dctx, lease, d.Name); err != nil {
-				d.Log.Warn("dispatcher: the next one waits for the lease to run out", "err", err)
-			}
+			drop(context.WithoutCancel(ctx))
 			return nil
 		case <-wake:
 		case <-time.After(pause):
 		}
-		if now := time.Now(); now.After(until) {
+		now := time.Now()
+		if now.After(until) {
+			if now.Before(next) {
+				pause = next.Sub(now)
+				continue
+			}
 			ok, err := d.Catalog.HoldLease(ctx, lease, d.Name, dispatchLease)
 			if err != nil {
 				rest(err)
 				continue
 			}
-			if !ok {
-				pause = dispatchLease / 4 // another one is active
+			if !ok { // another one is active
+				since = time.Time{}
+				pause = dispatchLease / 4
+				if d.far() {
+					pause = dispatchLease / 2
+				}
+				next = now.Add(pause)
 				continue
+			}
+			if since.IsZero() {
+				since = now
 			}
 			pause = dispatchPoll
 			until = now.Add(dispatchLease / 2)
+		}
+		if d.far() && now.Sub(since) > cmp.Or(d.term, farTerm) {
+			drop(ctx)
+			next = now.Add(dispatchLease / 2)
+			continue
 		}
 		if err := d.dispatch(ctx); err != nil {
 			rest(err)
 		}
 	}
+}
+
+// far reports whether the leader is far away.
+func (d *Dispatcher) far() bool {
+	n := min(d.rtt, rttSamples)
+	return n > 0 && slices.Min(d.rtts[:n]) > farRTT
 }
 
 // lane is work that waits for the same workers: of a class, and pinned to a
@@ -122,38 +177,82 @@ func (l lane) subject(home string) string {
 	return jobSubject(l.class, home, false)
 }
 
+// backlog is what waits for messages, of one class.
+type backlog struct {
+	waiting  []catalog.WaitingTask
+	underWay map[string]int
+}
+
+// look asks for the workers' slots and the backlog of every class, all at once:
+// the leader may be a quarter of a second away, and each question is one there
+// and back.
+func (d *Dispatcher) look(ctx context.Context) (slots map[string]int, backlogs []backlog, err error) {
+	backlogs = make([]backlog, len(catalog.Classes))
+	perOwner := max(minWindow, windowPerSlot*d.total)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		began := time.Now()
+		if slots, err = d.Catalog.WorkerSlots(gctx, workersWithin); err == nil {
+			d.rtts[d.rtt%rttSamples] = time.Since(began)
+			d.rtt++
+		}
+		return err
+	})
+	for i, class := range catalog.Classes {
+		g.Go(func() (err error) {
+			b := &backlogs[i]
+			b.waiting, b.underWay, err = d.Catalog.Backlog(gctx, class, lostAfter, perOwner)
+			return err
+		})
+	}
+	return slots, backlogs, g.Wait()
+}
+
 // dispatch fills every window once.
 func (d *Dispatcher) dispatch(ctx context.Context) error {
-	slots, err := d.Catalog.WorkerSlots(ctx, workersWithin)
+	slots, backlogs, err := d.look(ctx)
 	if err != nil {
 		return err
 	}
-	total := 0
+	d.total = 0
 	for _, n := range slots {
-		total += n
+		d.total += n
 	}
-	for _, class := range catalog.Classes {
-		waiting, underWay, err := d.Catalog.Backlog(ctx, class, lostAfter, max(minWindow, windowPerSlot*total))
-		if err != nil {
-			return err
-		}
+	var marks errgroup.Group
+	marks.SetLimit(maxMarks)
+	err = d.fill(ctx, slots, backlogs, func(l lane, t catalog.WaitingTask) {
+		marks.Go(func() error {
+			if err := d.Catalog.MarkDispatched(ctx, t, l.pinned); err != nil {
+				return err
+			}
+			d.Metrics.dispatch(l.class)
+			return nil
+		})
+	})
+	return errors.Join(err, marks.Wait())
+}
+
+// fill sends messages, in order, and calls sent after each.
+func (d *Dispatcher) fill(ctx context.Context, slots map[string]int, backlogs []backlog, sent func(lane, catalog.WaitingTask)) error {
+	for i, class := range catalog.Classes {
 		lanes := map[lane][]catalog.WaitingTask{}
-		for _, t := range waiting {
+		for _, t := range backlogs[i].waiting {
 			l := lane{class, pinnedRegion(t)}
 			lanes[l] = append(lanes[l], t)
 		}
 		for l, tasks := range lanes {
-			window := windowPerSlot * total
+			window := windowPerSlot * d.total
 			if l.pinned != "" {
 				window = windowPerSlot * slots[l.pinned]
 			}
 			if d.fair[l] == nil {
 				d.fair[l] = &fair{}
 			}
-			for _, t := range d.fair[l].pick(tasks, max(minWindow, window)-underWay[l.pinned]) {
+			for _, t := range d.fair[l].pick(tasks, max(minWindow, window)-backlogs[i].underWay[l.pinned]) {
 				if err := d.send(ctx, l, t); err != nil {
 					return err
 				}
+				sent(l, t)
 			}
 		}
 	}
@@ -167,14 +266,7 @@ func (d *Dispatcher) send(ctx context.Context, l lane, t catalog.WaitingTask) er
 	if !slices.Contains(d.Regions, home) {
 		home = d.Regions[0] // its home has left the table
 	}
-	if err := d.Conn.publish(ctx, l.subject(home), []byte(t.ID), id); err != nil {
-		return err
-	}
-	if err := d.Catalog.MarkDispatched(ctx, t, l.pinned); err != nil {
-		return err
-	}
-	d.Metrics.dispatch(l.class)
-	return nil
+	return d.Conn.publish(ctx, l.subject(home), []byte(t.ID), id)
 }
 
 // pinnedRegion is where a pinned task is offered: in its home region first, then

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"net"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -93,6 +95,46 @@ func (e *env) startPublisher() {
 
 func (e *env) startDispatcher(name string) (stop func()) {
 	return e.start((&Dispatcher{Catalog: e.cat, Conn: e.conn, Name: name, Regions: []string{"eu", "us"}, Log: quiet()}).Run)
+}
+
+// distant is the database's DSN through a wire that takes delay each way.
+func (e *env) distant(delay time.Duration) string {
+	e.t.Helper()
+	dsn, err := url.Parse(e.dsn)
+	require.NoError(e.t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(e.t, err)
+	to := dsn.Host
+	var wires sync.WaitGroup
+	carry := func(from, to net.Conn) {
+		defer to.Close()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(b)
+			time.Sleep(delay)
+			if _, werr := to.Write(b[:n]); err != nil || werr != nil {
+				return
+			}
+		}
+	}
+	wires.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			wires.Go(func() { carry(near, far) })
+			wires.Go(func() { carry(far, near) })
+		}
+	})
+	e.t.Cleanup(func() { require.NoError(e.t, l.Close()); wires.Wait() })
+	dsn.Host = l.Addr().String()
+	return dsn.String()
 }
 
 func (e *env) worker(region string, slots int, h Handler) *Worker {

@@ -331,6 +331,26 @@ func TestDispatchersTakeTurns(t *testing.T) {
 	require.Equal(t, minWindow, sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch > 0"))
 }
 
+// A dispatcher next to the leader takes over from one that is far away, and stays.
+func TestTheNearestDispatches(t *testing.T) {
+	e := newEnv(t)
+	cat, err := catalog.Open(e.distant(2*farRTT/3), 2*farRTT, quiet())
+	require.NoError(t, err)
+	t.Cleanup(cat.Close)
+	const term = time.Second
+	e.start((&Dispatcher{Catalog: cat, Conn: e.conn, Name: "far", Regions: []string{"eu", "us"}, Log: quiet(), term: term}).Run)
+	holder := func() string {
+		return sql[string](e, "SELECT coalesce(max(holder), '') FROM leases WHERE held_until > now()")
+	}
+	e.eventually("the far one has nobody to leave it to", 10*time.Second, func() bool { return holder() == "far" })
+	e.startDispatcher("near")
+	e.eventually("the near one has it", 10*time.Second, func() bool { return holder() == "near" })
+	e.upload("ann")
+	e.eventually("dispatched", 10*time.Second, func() bool { return sql[int](e, "SELECT count(*) FROM tasks WHERE dispatch = 1") == 1 })
+	time.Sleep(2 * term) // proves an absence
+	require.Equal(t, "near", holder())
+}
+
 // Database connections cut again and again delay work, but lose and double nothing.
 func TestCutConnections(t *testing.T) {
 	e := newEnv(t)
