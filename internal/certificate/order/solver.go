@@ -68,7 +68,8 @@ func (s *solver) CleanUp(ctx context.Context, c acme.Challenge) error {
 // Wait implements acmez.Waiter: it returns when every router that answers at all
 // answers with the record.
 func (s *solver) Wait(ctx context.Context, c acme.Challenge) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	end := time.Now().Add(s.timeout)
+	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	name, value := dns.Fqdn(c.DNS01TXTRecordName()), c.DNS01KeyAuthorization()
 	tick := time.NewTicker(askPause)
@@ -79,8 +80,9 @@ func (s *solver) Wait(ctx context.Context, c acme.Challenge) error {
 		if len(lack) == 0 && len(have) > 0 {
 			return nil
 		}
-		// Those asked when the time is over are silent because of that.
-		if ctx.Err() == nil || why == "" {
+		// Those asked when the time is over are silent because of that. The clock tells
+		// it: ctx may hear of it later than their connections.
+		if time.Now().Before(end) || why == "" {
 			why = fmt.Sprintf("%s have it, %s don't, %s are silent", regions(have), regions(lack), regions(silent))
 		}
 		select {
