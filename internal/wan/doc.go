@@ -3,9 +3,9 @@
 // packets between them with the delay, jitter, loss, rate and silence each
 // direction of each pair is set to, changed while traffic flows. Linux, root.
 //
-// A [Network] has one TUN device in every node's namespace and one thread that
-// serves them all. A packet whose destination belongs to another node enters the
-// [Link] to it, a bounded queue, and is written to the other device when it is
+// A [Network] has one TUN device in every node's namespace and one goroutine
+// that serves them all. A packet whose destination belongs to another node enters
+// the [Link] to it, a bounded queue, and is written to the other device when it is
 // due, or up to a millisecond later.
 //
 // A [Namespace] is a network namespace held by one thread of this process.
