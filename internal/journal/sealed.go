@@ -13,6 +13,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Sealed is a journal that only holders of a key can read and write. An entry
@@ -130,12 +131,8 @@ func (s *Sealed) Change(ctx context.Context, change func(plain []byte) ([]byte, 
 		if !errors.Is(err, errTaken) || attempt == changeAttempts {
 			return err
 		}
-		t := time.NewTimer(time.Duration(rand.Int64N(int64(changePause))))
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		case <-t.C:
+		if err := sleep.For(ctx, rand.N(changePause)); err != nil {
+			return err
 		}
 	}
 }
