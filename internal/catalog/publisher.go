@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -43,11 +42,10 @@ const (
 	// awayPause is how long it rests while the catalog is away.
 	awayPause = 2 * time.Second
 	// Publishing a row takes some ten round trips to the leader. A publisher
-	// farther from it than remoteRTT leaves rows to nearer ones for remoteDelay.
-	remoteRTT   = 30 * time.Millisecond
+	// farther from it than FarRTT leaves rows to nearer ones for remoteDelay.
 	remoteDelay = time.Second
 	// rttSamples is over how many claims the shortest counts as the round trip.
-	rttSamples = 32
+	rttSamples = maxRTTs
 )
 
 // Publisher makes outbox rows visible: it PUTs their objects, flips the state
@@ -63,8 +61,7 @@ type Publisher struct {
 	// Metrics may be nil.
 	Metrics *Metrics
 
-	rtts [rttSamples]time.Duration
-	rtt  int // position in rtts
+	distance Distance // by claims
 }
 
 // Run publishes until ctx ends.
@@ -133,18 +130,16 @@ func (p *Publisher) claim(ctx context.Context, n int) ([]db.ClaimOutboxRow, erro
 		started := time.Now()
 		var err error
 		if rows, err = q.ClaimOutbox(ctx, publishLease, age, int32(n)); err == nil {
-			p.rtts[p.rtt%rttSamples] = time.Since(started)
-			p.rtt++
+			p.distance.Note(time.Since(started))
 		}
 		return err
 	})
 	return rows, err
 }
 
-// remote reports whether the leader is far away. The shortest of many claims
-// tells: load makes some of them slow, distance all.
+// remote reports whether the leader is far away.
 func (p *Publisher) remote() bool {
-	return p.rtt >= rttSamples && slices.Min(p.rtts[:]) > remoteRTT
+	return p.distance.Far(rttSamples, rttSamples)
 }
 
 // row publishes one row. On failure it is put back for a while that grows.

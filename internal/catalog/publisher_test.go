@@ -335,8 +335,7 @@ func TestStoredRecordIsNotPutAgain(t *testing.T) {
 func TestRemotePublishersWait(t *testing.T) {
 	p := &Publisher{}
 	record := func(d time.Duration) {
-		p.rtts[p.rtt%rttSamples] = d
-		p.rtt++
+		p.distance.Note(d)
 	}
 	require.False(t, p.remote(), "unknown yet")
 	for range rttSamples {

@@ -29,10 +29,8 @@ type Dispatcher struct {
 
 	fair map[lane]*fair
 	// total slots of all workers at the last look.
-	total int
-	// rtts are how long the last questions took, rtt how many there were.
-	rtts [rttSamples]time.Duration
-	rtt  int
+	total    int
+	distance catalog.Distance // by questions for slots
 	// term is farTerm, or shorter in tests.
 	term time.Duration
 }
@@ -55,9 +53,8 @@ const (
 	// maxMarks is how many messages are noted at once as sent.
 	maxMarks = 4
 	// Every look and every message takes round trips to the leader. A dispatcher
-	// farther from it than farRTT leaves the lease to a nearer one: it asks half as
+	// farther from it than catalog.FarRTT leaves the lease to a nearer one: it asks half as
 	// often, and gives it up for a moment after every farTerm.
-	farRTT  = 30 * time.Millisecond
 	farTerm = 2 * time.Minute
 	// rttSamples is over how many questions the shortest counts as the round trip.
 	rttSamples = 8
@@ -157,10 +154,7 @@ func (d *Dispatcher) loop(ctx context.Context, wake <-chan struct{}) error {
 }
 
 // far reports whether the leader is far away.
-func (d *Dispatcher) far() bool {
-	n := min(d.rtt, rttSamples)
-	return n > 0 && slices.Min(d.rtts[:n]) > farRTT
-}
+func (d *Dispatcher) far() bool { return d.distance.Far(rttSamples, 1) }
 
 // lane is work that waits for the same workers: of a class, and pinned to a
 // region or, with none, for anyone. Each has a window of its own, so that work
@@ -193,8 +187,7 @@ func (d *Dispatcher) look(ctx context.Context) (slots map[string]int, backlogs [
 	g.Go(func() (err error) {
 		began := time.Now()
 		if slots, err = d.Catalog.WorkerSlots(gctx, workersWithin); err == nil {
-			d.rtts[d.rtt%rttSamples] = time.Since(began)
-			d.rtt++
+			d.distance.Note(time.Since(began))
 		}
 		return err
 	})

@@ -334,7 +334,7 @@ func TestDispatchersTakeTurns(t *testing.T) {
 // A dispatcher next to the leader takes over from one that is far away, and stays.
 func TestTheNearestDispatches(t *testing.T) {
 	e := newEnv(t)
-	cat, err := catalog.Open(e.distant(2*farRTT/3), 2*farRTT, quiet())
+	cat, err := catalog.Open(e.distant(2*catalog.FarRTT/3), 2*catalog.FarRTT, quiet())
 	require.NoError(t, err)
 	t.Cleanup(cat.Close)
 	const term = time.Second
