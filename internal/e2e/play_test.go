@@ -113,13 +113,26 @@ func TestEdgeKilledInMidPlay(t *testing.T) {
 	page := watch(t, up.until("playable", time.Minute))
 	page.WaitPosition(12, time.Minute)
 	serving := page.State().Edge
-	edge := platform.One(t, func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE="+serving) })
-	signalled(t, edge, syscall.SIGKILL)
-	page.Wait("at the sibling", 20*time.Second, func(s playertest.State) bool { return s.Edge != serving })
+	theEdge := func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE=" + serving) }
+	killed := platform.One(t, theEdge)
+	signalled(t, killed, syscall.SIGKILL)
+	// The supervisor brings it back in half a second, which a player that has
+	// its buffer full may not notice: it dies again until this one has.
+	page.Wait("at the sibling", 20*time.Second, func(s playertest.State) bool {
+		if s.Edge != serving {
+			return true
+		}
+		for _, p := range platform.Processes(theEdge) {
+			// It may have ended meanwhile.
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+				require.ErrorIs(t, err, syscall.ESRCH)
+			}
+		}
+		return false
+	})
 
-	// The supervisor brings the edge back.
-	again := platform.One(t, func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE="+serving) })
-	require.NotEqual(t, edge.PID, again.PID)
+	again := platform.One(t, theEdge)
+	require.NotEqual(t, killed.PID, again.PID)
 	up.until("ready", 2*time.Minute)
 	t.Parallel() // it plays on while other tests run
 	played(t, page, want, 3*time.Minute)
