@@ -145,7 +145,7 @@ func choose(names []string) ([]scenario.Scenario, error) {
 // also what was done of an interrupted drill.
 func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (err error) {
 	if f.Own {
-		p, err := startOwn(ctx, f.Out)
+		p, err := startOwn(ctx, f.Out, list)
 		if err != nil {
 			return err
 		}

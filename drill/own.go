@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/internal/platform"
 )
 
@@ -20,6 +22,8 @@ const (
 	// ownNetwork is beside that of a platform the user may have.
 	ownNetwork = "1"
 	ownOutput  = "platform.log"
+	// ownDisk is the size of a region's disk where one is to be full.
+	ownDisk = "6GiB"
 )
 
 // own is a platform that lives for a drill.
@@ -30,9 +34,9 @@ type own struct {
 	log      *os.File
 }
 
-// startOwn starts an isolated platform and waits until it is whole. What it
+// startOwn starts an isolated platform for scenarios and waits until it is whole. What it
 // prints is kept in the directory out.
-func startOwn(ctx context.Context, out string) (_ *own, err error) {
+func startOwn(ctx context.Context, out string, list []scenario.Scenario) (_ *own, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("where this program lies: %w", err)
@@ -52,6 +56,9 @@ func startOwn(ctx context.Context, out string) (_ *own, err error) {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	p.cmd = exec.Command(exe, "up", "--isolated", "--network", ownNetwork, "--state", p.dir, "--client-config", "none")
+	if slices.ContainsFunc(list, func(s scenario.Scenario) bool { return s.Has(scenario.Fill) }) {
+		p.cmd.Args = append(p.cmd.Args, "--region-disk", ownDisk)
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	// Ctrl-C is for the drill, which ends the platform when it has undone what it
 	// did. The platform ends with the drill, however that ends.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/meridian-video/meridian/drill/creators"
 	"github.com/meridian-video/meridian/drill/drilltest"
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/target"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,6 +72,44 @@ func TestLostUploadsAreSeen(t *testing.T) {
 	require.NotEmpty(t, s.Uploads()[0].Failure)
 	s = studio(t, drilltest.Defects{Sticks: true})
 	require.ErrorIs(t, s.Look(t.Context()), creators.ErrNotReady)
+}
+
+// TestWritersRememberWhatWasBeforeAFailure: that later writes are kept proves
+// nothing for those before.
+func TestWritersRememberWhatWasBeforeAFailure(t *testing.T) {
+	for _, rollsBack := range []bool{false, true} {
+		p, err := drilltest.Start(drilltest.Defects{ReadOnly: true, RollsBack: rollsBack})
+		require.NoError(t, err)
+		d, err := p.Describe(t.Context())
+		require.NoError(t, err)
+		api := d.Table.Regions[0].API
+		w, err := creators.NewWriter(t.Context(), "eu", api, "k")
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); w.Run(ctx) }()
+		acked := func(n int) func() bool {
+			return func() bool {
+				list := w.Writes()
+				return len(list) >= n && list[len(list)-1].OK()
+			}
+		}
+		require.Eventually(t, acked(2), time.Minute, 10*time.Millisecond)
+		ap := target.Fault{Step: scenario.Step{Fault: scenario.Kill}, Region: "ap"}
+		require.NoError(t, p.Apply(t.Context(), ap))
+		require.Eventually(t, func() bool { return !acked(1)() }, time.Minute, 10*time.Millisecond)
+		require.NoError(t, p.Heal(t.Context(), ap))
+		require.Eventually(t, acked(5), time.Minute, 10*time.Millisecond)
+		cancel()
+		<-done
+		if err := w.Check(t.Context(), api); rollsBack {
+			require.ErrorIs(t, err, creators.ErrLost)
+		} else {
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Clean(t.Context(), []string{api}))
+		require.NoError(t, p.Close())
+	}
 }
 
 func TestWriters(t *testing.T) {

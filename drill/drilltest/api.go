@@ -24,6 +24,17 @@ type asset struct {
 
 func newCatalog() *catalog { return &catalog{assets: map[string]*asset{}} }
 
+// rollBack forgets all titles but the first.
+func (c *catalog) rollBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.assets {
+		a.title = firstTitle
+	}
+}
+
+const firstTitle = "drill title 0"
+
 // serveAPI is as much of the API as creators of drills use.
 func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && s.p.Defects.ReadOnly && s.p.anythingLost() {
@@ -40,8 +51,13 @@ func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPost:
 		c.made++
 		id = fmt.Sprintf("asset-%d", c.made)
-		a = &asset{title: "drill title 0"}
+		a = &asset{title: firstTitle}
 		c.assets[id] = a
+		var in struct{ Title string }
+		// An upload has none, and no JSON.
+		if json.NewDecoder(r.Body).Decode(&in) == nil && in.Title != "" && !s.p.Defects.LosesTitles {
+			a.title = in.Title
+		}
 		if r.URL.Path == "/v1/uploads" {
 			size, err := strconv.ParseInt(r.Header.Get("Upload-Length"), 10, 64)
 			if err != nil {

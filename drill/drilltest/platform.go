@@ -46,6 +46,8 @@ type Defects struct {
 	ReadOnly bool
 	// LosesTitles: writes are acknowledged and not kept.
 	LosesTitles bool
+	// RollsBack: with a region, what was written last is lost.
+	RollsBack bool
 	// LosesObjects: the stores lack an object.
 	LosesObjects bool
 	// Leaks: the private video is given to everybody.
@@ -290,14 +292,17 @@ func (p *Platform) Status(context.Context) (target.Status, error) {
 
 // Apply loses a region.
 func (p *Platform) Apply(_ context.Context, f target.Fault) error {
-	if f.Process != "" || f.Kind != scenario.Kill && f.Kind != scenario.Hang {
+	if f.Process != "" || f.Fault != scenario.Kill && f.Fault != scenario.Hang {
 		return fmt.Errorf("%s: this platform can only lose whole regions by kill and hang", f)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.site(f.Region)
-	s.lost, s.hung, s.touched = time.Now(), f.Kind == scenario.Hang, true
+	s.lost, s.hung, s.touched = time.Now(), f.Fault == scenario.Hang, true
 	s.held = make(chan struct{})
+	if p.Defects.RollsBack {
+		p.api.rollBack()
+	}
 	return nil
 }
 

@@ -69,7 +69,7 @@ func (w *watched) sees(what string, match func(fleet.Event) bool) fleet.Event {
 func (w *watched) lose(fault scenario.Fault, region string) time.Time {
 	w.t.Helper()
 	at := time.Now()
-	require.NoError(w.t, w.p.Apply(w.t.Context(), target.Fault{Kind: fault, Region: region}))
+	require.NoError(w.t, w.p.Apply(w.t.Context(), target.Fault{Step: scenario.Step{Fault: fault}, Region: region}))
 	return at
 }
 
@@ -104,7 +104,7 @@ func TestStallsAreCounted(t *testing.T) {
 	w.sees("a picture", func(e fleet.Event) bool { return e.Kind == fleet.Started })
 	at := w.lose(scenario.Kill, "eu")
 	time.Sleep(4 * time.Second) // more than is in hand
-	require.NoError(t, w.p.Heal(t.Context(), target.Fault{Kind: scenario.Kill, Region: "eu"}))
+	require.NoError(t, w.p.Heal(t.Context(), target.Fault{Step: scenario.Step{Fault: scenario.Kill}, Region: "eu"}))
 	e := w.sees("a stall", func(e fleet.Event) bool { return e.Kind == fleet.Stalled })
 	require.True(t, e.At.After(at))
 	require.GreaterOrEqual(t, e.Seconds, fleet.StallAfter.Seconds())

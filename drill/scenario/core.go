@@ -7,18 +7,18 @@ import (
 	"slices"
 )
 
-//go:embed core/*.yaml
+//go:embed builtin/*.yaml
 var files embed.FS
 
 // BuiltIn returns the scenarios of this program, in the order of their file names.
 func BuiltIn() ([]Scenario, error) {
-	entries, err := files.ReadDir("core")
+	entries, err := files.ReadDir("builtin")
 	if err != nil {
 		return nil, err
 	}
 	var out []Scenario
 	for _, e := range entries {
-		b, err := files.ReadFile(path.Join("core", e.Name()))
+		b, err := files.ReadFile(path.Join("builtin", e.Name()))
 		if err != nil {
 			return nil, err
 		}

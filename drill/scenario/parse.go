@@ -28,6 +28,8 @@ const (
 	minBuffer   = 2 * time.Second
 	maxBuffer   = 2 * time.Minute
 	minControl  = 5 * time.Second
+	maxDelay    = 5 * time.Second
+	maxShare    = 0.98
 )
 
 var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$`)
@@ -212,9 +214,10 @@ func (c *checker) step(s *Scenario, i int) {
 	if step.Direction != "" && step.Direction != Both && step.Direction != In && step.Direction != Out {
 		c.bad(at+".direction", "%q: want in, out or both", step.Direction)
 	}
-	if step.Process != "" && step.Fault != Kill && step.Fault != Hang {
-		c.bad(at+".fault", "a process can be killed or hung, not %q; leave process out to %[1]s the region", step.Fault)
+	if step.Process != "" && step.Fault != Kill && step.Fault != Hang && step.Fault != Slow {
+		c.bad(at+".fault", "a process can be killed, hung or slowed, not %q; leave process out to %[1]s the region", step.Fault)
 	}
+	c.slow(at, step)
 	if step.Wipe && (step.Fault != Kill || step.Process != "") {
 		c.bad(at+".wipe", "only a killed region can come back empty; remove it")
 	}
@@ -225,6 +228,32 @@ func (c *checker) step(s *Scenario, i int) {
 		c.bad(at+".for", "a killed process is brought back by the platform; remove it")
 	case !killed && step.For == 0:
 		c.bad(at+".for", "say how long it lasts: a drill leaves the platform as it found it")
+	}
+}
+
+// slow checks what says how slow something is.
+func (c *checker) slow(at string, step *Step) {
+	network := step.Delay != 0 || step.Loss != 0 || step.Rate != 0
+	switch {
+	case step.Fault != Slow:
+		if network || step.Share != 0 {
+			c.bad(at+".fault", "delay, loss, rate and share say how slow something is, not how to %s it; remove them", step.Fault)
+		}
+	case step.Process == "":
+		if !network || step.Share != 0 {
+			c.bad(at+".fault", "say how slow the region is by delay, loss or rate, and leave out share, which is for processes")
+		}
+	case network || step.Share <= 0 || step.Share > maxShare:
+		c.bad(at+".share", "say for which share of every second the process stands still, up to %v, and leave out delay, loss and rate, which are for regions", maxShare)
+	}
+	if step.Delay < 0 || step.Delay.Std() > maxDelay {
+		c.bad(at+".delay", "%v: want 0s to %v", step.Delay.Std(), maxDelay)
+	}
+	if step.Loss < 0 || step.Loss > 1 {
+		c.bad(at+".loss", "%v: want 0 to 1", step.Loss)
+	}
+	if step.Rate < 0 {
+		c.bad(at+".rate", "%d: want bits per second", step.Rate)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	// quietFirst and quietBetween faults of random scenarios.
+	// quietBetween faults of random scenarios.
 	quietBetween = 3 * time.Second
 	// comesBack is how long a region may take to be back after it was killed or
 	// stopped; until then nothing else happens to it, and no other region is lost.
@@ -71,23 +71,36 @@ func randomStep(r *rand.Rand) (s Step, takes time.Duration) {
 		return Duration(time.Duration(from+r.IntN(to-from+1)) * time.Second)
 	}
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
-	switch n := r.IntN(10); {
+	processes := []string{"api", "encoder", "geodns", "edge-1", "edge-2", "minio", "nats", "postgres", "etcd"}
+	switch n := r.IntN(13); {
 	case n < 4:
-		s.Fault, s.Process = Kill, pick("api", "encoder", "geodns", "edge-1", "edge-2", "minio", "nats")
+		s.Fault, s.Process = Kill, pick(processes...)
 		return s, 20 * time.Second
 	case n < 6:
-		s.Fault, s.Process, s.For = Hang, pick("api", "encoder", "geodns", "edge-1", "edge-2", "minio", "nats"), lasts(3, 15)
+		s.Fault, s.Process, s.For = Hang, pick(processes...), lasts(3, 15)
 		return s, s.For.Std() + 10*time.Second
 	case n < 7:
+		s.Fault, s.Process, s.For = Slow, pick(processes...), lasts(3, 15)
+		s.Share = float64(3+r.IntN(7)) / 10
+		return s, s.For.Std() + 10*time.Second
+	case n < 8:
 		s.Fault, s.For = Kill, lasts(3, 20)
 		s.Wipe = r.IntN(4) == 0
 		return s, s.For.Std() + comesBack
-	case n < 8:
+	case n < 9:
 		s.Fault, s.For = Hang, lasts(3, 20)
 		return s, s.For.Std() + 20*time.Second
-	case n < 9:
+	case n < 10:
 		s.Fault, s.For = Silence, lasts(3, 20)
 		s.Direction = Direction(pick(string(Both), string(In), string(Out)))
+		return s, s.For.Std() + 20*time.Second
+	case n < 11:
+		s.Fault, s.For = Slow, lasts(3, 20)
+		s.Delay = Duration(time.Duration(50+r.IntN(450)) * time.Millisecond)
+		s.Loss = float64(r.IntN(6)) / 100
+		return s, s.For.Std() + 20*time.Second
+	case n < 12:
+		s.Fault, s.For = Fill, lasts(3, 20)
 		return s, s.For.Std() + 20*time.Second
 	}
 	s.Fault, s.For = Stop, lasts(3, 15)

@@ -75,10 +75,15 @@ const (
 	Silence Fault = "silence"
 	// Stop ends a region in order.
 	Stop Fault = "stop"
+	// Slow delays and loses packets to and from a region, or leaves them little room;
+	// a process stands still for a share of every second.
+	Slow Fault = "slow"
+	// Fill leaves no room on a region's disk.
+	Fill Fault = "fill"
 )
 
 // Faults are all of them.
-var Faults = []Fault{Kill, Hang, Silence, Stop}
+var Faults = []Fault{Kill, Hang, Silence, Stop, Slow, Fill}
 
 // Direction of what a silent region loses, seen from the region.
 type Direction string
@@ -114,6 +119,15 @@ type Step struct {
 	// For is how long it lasts until it is undone. A killed process isn't undone:
 	// the platform itself must bring it back.
 	For Duration `yaml:"for,omitempty"`
+	// Delay comes on top of the delay of a slow region's packets, one way; a quarter
+	// of it more at most, at random.
+	Delay Duration `yaml:"delay,omitempty"`
+	// Loss is the share of a slow region's packets that are lost, 0 to 1.
+	Loss float64 `yaml:"loss,omitempty"`
+	// Rate is the most bits per second between a slow region and each other place.
+	Rate int64 `yaml:"rate,omitempty"`
+	// Share of every second that a slow process stands still, 0 to 1.
+	Share float64 `yaml:"share,omitempty"`
 	// Wipe brings a killed region back with an empty object store.
 	Wipe bool `yaml:"wipe,omitempty"`
 }
@@ -131,6 +145,18 @@ func (s Step) String() string {
 	}
 	if s.Direction != "" && s.Direction != Both {
 		what += " (" + string(s.Direction) + ")"
+	}
+	if s.Delay > 0 {
+		what += " by " + s.Delay.Std().String()
+	}
+	if s.Loss > 0 {
+		what += fmt.Sprintf(", %.3g %% lost", 100*s.Loss)
+	}
+	if s.Rate > 0 {
+		what += fmt.Sprintf(" to %d bit/s", s.Rate)
+	}
+	if s.Share > 0 {
+		what += fmt.Sprintf(", %.3g %% of the time", 100*s.Share)
 	}
 	if s.For > 0 {
 		what += " for " + s.For.Std().String()
@@ -187,6 +213,11 @@ func (r Reroute) IsZero() bool { return r == Reroute{} }
 // Length is how long the scenario's phases take, without waiting for recovery.
 func (s Scenario) Length() time.Duration {
 	return s.WarmUp.Std() + s.Control.Std() + s.LastEnd() + s.Watch.Std()
+}
+
+// Has reports whether one of its steps is this fault.
+func (s Scenario) Has(f Fault) bool {
+	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Fault == f })
 }
 
 // LastEnd is when the last step is over.

@@ -68,12 +68,17 @@ func TestErrorsNameFileLineAndChange(t *testing.T) {
 		{"name: a-drill", "name: A drill", 1, "want small letters"},
 		{"warm_up: 12s", "warm_up: 2s", 8, "viewers have less in hand"},
 		{"control: 8s", "control: 1s", 9, "to compare with"},
-		{"fault: kill\n    on: leader", "fault: explode\n    on: leader", 12, "want one of [kill hang silence stop]"},
+		{"fault: kill\n    on: leader", "fault: explode\n    on: leader", 12, "want one of [kill hang silence stop slow fill]"},
 		{"    on: leader\n", "", 11, "want a region's name"},
 		{"    for: 20s\n", "", 11, "say how long it lasts"},
 		{"for: 20s", "for: 20s\n    direction: in", 15, "only silence has a direction"},
 		{"process: encoder", "process: encoder, for: 2s", 15, "brought back by the platform"},
-		{"at: 5s, fault: kill", "at: 5s, fault: silence", 15, "can be killed or hung"},
+		{"at: 5s, fault: kill", "at: 5s, fault: silence", 15, "can be killed, hung or slowed"},
+		{"process: encoder", "process: encoder, delay: 1s", 15, "say how slow something is, not how to kill"},
+		{"at: 5s, fault: kill", "at: 5s, for: 1s, fault: slow", 15, "for which share of every second"},
+		{"at: 5s, fault: kill", "at: 5s, for: 1s, share: 1, fault: slow", 15, "up to 0.98"},
+		{"at: 5s, fault: kill, on: eu, process: encoder", "at: 5s, for: 1s, fault: slow, on: eu", 15, "by delay, loss or rate"},
+		{"at: 5s, fault: kill, on: eu, process: encoder", "at: 5s, for: 1s, fault: slow, on: eu, loss: 2", 15, "want 0 to 1"},
 		{"at: 0s", "at: 9s", 15, "before the step above it"},
 		{"  creators: [1]\n", "", 19, "nobody creates anything"},
 		{"stalls: 0", "stalls: -1", 18, "want 0 or more"},
@@ -135,7 +140,9 @@ func TestBuiltIn(t *testing.T) {
 			length += s.Length()
 		}
 		require.NotNil(t, s.Objectives.Lost, s.Name)
-		require.NotNil(t, s.Objectives.Stalls, s.Name)
+		if s.Name != "power-loss" {
+			require.NotNil(t, s.Objectives.Stalls, s.Name)
+		}
 	}
 	require.LessOrEqual(t, length, 8*time.Minute, "with recoveries the core must fit into ten minutes")
 }
@@ -184,7 +191,7 @@ func TestRandom(t *testing.T) {
 			seen[string(x.Fault)+" "+x.Process] = true
 		}
 	}
-	require.Len(t, seen, 4+2*7, "every fault comes up")
+	require.Len(t, seen, 6+3*9, "every fault comes up")
 	for _, minutes := range []int{0, 121} {
 		_, err := Random(1, minutes)
 		require.Error(t, err)

@@ -9,10 +9,11 @@ import (
 	"github.com/meridian-video/meridian/drill/scenario"
 )
 
-// hits are the faults that take edges away, with the edges.
+// hits are the faults that take edges away until they are undone, with the edges.
+// A killed process is back before long, and nobody tells when.
 func (j *judge) hits(f func(h Happened, edges []string)) {
 	for _, h := range j.o.Steps {
-		if edges := h.Fault.Hits(j.o.Table); len(edges) > 0 && h.Err == "" {
+		if edges := h.Fault.Hits(j.o.Table); len(edges) > 0 && h.Err == "" && h.Fault.Heals() {
 			f(h, edges)
 		}
 	}

@@ -39,7 +39,7 @@ func good(t *testing.T) Observations {
 	table, err := region.Loopback()
 	require.NoError(t, err)
 	o := Observations{Table: table, Viewers: []int{2, 1}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
-		Steps: []Happened{{Fault: target.Fault{Kind: scenario.Kill, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
+		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
 		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9},
 		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
 		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}

@@ -2,6 +2,7 @@ package target
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/resolver"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/sleep"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -35,17 +38,22 @@ const (
 	portPatroni = "8008"
 	// sourcesEach is how many addresses viewers near a region have.
 	sourcesEach = 250
+	// slowPeriod is what a slow process stands still for a share of.
+	slowPeriod = time.Second
 )
 
 // Platform is a platform of `meridian up` on this machine.
 type Platform struct {
 	remote platform.Remote
+
+	mu     sync.Mutex
+	slowed map[Fault]func() // what lets a slow process go
 }
 
 // OpenPlatform finds the platform that runs on a state directory; empty is the
 // default one.
 func OpenPlatform(ctx context.Context, stateDir string) (*Platform, error) {
-	p := &Platform{remote: platform.Remote{StateDir: stateDir}}
+	p := &Platform{remote: platform.Remote{StateDir: stateDir}, slowed: map[Fault]func(){}}
 	if _, err := p.remote.Status(ctx); err != nil {
 		return nil, err
 	}
@@ -189,47 +197,109 @@ func (p *Platform) Status(ctx context.Context) (Status, error) {
 // Apply makes a fault.
 func (p *Platform) Apply(ctx context.Context, f Fault) error {
 	if f.Process != "" {
-		sig := syscall.SIGKILL
-		if f.Kind == scenario.Hang {
-			sig = syscall.SIGSTOP
-		}
-		return p.signal(ctx, f, sig)
+		return p.applyToProcess(ctx, f)
 	}
 	args := url.Values{}
-	if f.Kind == scenario.Silence {
-		direction := f.Direction
-		if direction == "" {
-			direction = scenario.Both
-		}
-		args.Set("direction", string(direction))
+	switch f.Fault {
+	case scenario.Silence:
+		args.Set("direction", string(cmp.Or(f.Direction, scenario.Both)))
+	case scenario.Slow:
+		args.Set("delay", f.Delay.Std().String())
+		args.Set("loss", strconv.FormatFloat(f.Loss, 'g', -1, 64))
+		args.Set("rate", strconv.FormatInt(f.Rate, 10))
 	}
-	return p.remote.Operate(ctx, string(f.Kind), f.Region, args, nil)
+	return p.remote.Operate(ctx, string(f.Fault), f.Region, args, nil)
+}
+
+func (p *Platform) applyToProcess(ctx context.Context, f Fault) error {
+	pid, err := p.process(ctx, f)
+	if err != nil {
+		return err
+	}
+	switch f.Fault {
+	case scenario.Slow:
+		p.slow(f, pid)
+		return nil
+	case scenario.Hang:
+		return signal(f, pid, syscall.SIGSTOP)
+	default:
+		return signal(f, pid, syscall.SIGKILL)
+	}
+}
+
+func signal(f Fault, pid int, sig syscall.Signal) error {
+	if err := syscall.Kill(pid, sig); err != nil {
+		return fmt.Errorf("%s: process %d: %w", f, pid, err)
+	}
+	return nil
+}
+
+// slow has a process stand still for a share of every second, until Heal.
+func (p *Platform) slow(f Fault, pid int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	p.mu.Lock()
+	p.slowed[f] = func() { cancel(); <-ended }
+	p.mu.Unlock()
+	still := time.Duration(f.Share * float64(slowPeriod))
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			// One that has ended isn't slow any more, and nobody else has its number yet.
+			if signal(f, pid, syscall.SIGSTOP) != nil {
+				return
+			}
+			_ = sleep.For(ctx, still)
+			if signal(f, pid, syscall.SIGCONT) != nil {
+				return
+			}
+			_ = sleep.For(ctx, slowPeriod-still)
+		}
+	}()
 }
 
 // Heal undoes it. What is undone already is no error.
 func (p *Platform) Heal(ctx context.Context, f Fault) error {
 	if f.Process != "" {
-		if f.Kind == scenario.Hang {
-			return p.signal(ctx, f, syscall.SIGCONT)
-		}
-		return nil // the platform restarts it
+		return p.healProcess(ctx, f)
 	}
-	undo := map[scenario.Fault]string{scenario.Kill: "start", scenario.Stop: "start", scenario.Hang: "resume", scenario.Silence: "heal"}
-	err := p.remote.Operate(ctx, undo[f.Kind], f.Region, url.Values{"wipe-objects": {strconv.FormatBool(f.Wipe)}}, nil)
+	undo := map[scenario.Fault]string{scenario.Kill: "start", scenario.Stop: "start", scenario.Hang: "resume", scenario.Silence: "heal",
+		scenario.Slow: "heal", scenario.Fill: "free"}
+	err := p.remote.Operate(ctx, undo[f.Fault], f.Region, url.Values{"wipe-objects": {strconv.FormatBool(f.Wipe)}}, nil)
 	var refused *platform.Error
-	if errors.As(err, &refused) && slices.Contains([]platform.Code{platform.NotDown, platform.NotHung, platform.NotSilent}, refused.Code) {
+	if errors.As(err, &refused) && slices.Contains([]platform.Code{platform.NotDown, platform.NotHung, platform.NotSilent, platform.NotFull}, refused.Code) {
 		return nil
 	}
 	return err
 }
 
-// signal sends a signal to a process of a region.
-func (p *Platform) signal(ctx context.Context, f Fault, sig syscall.Signal) error {
+func (p *Platform) healProcess(ctx context.Context, f Fault) error {
+	switch f.Fault {
+	case scenario.Hang:
+		pid, err := p.process(ctx, f)
+		if err != nil {
+			return err
+		}
+		return signal(f, pid, syscall.SIGCONT)
+	case scenario.Slow:
+		p.mu.Lock()
+		end := p.slowed[f]
+		delete(p.slowed, f)
+		p.mu.Unlock()
+		if end != nil {
+			end()
+		}
+	}
+	return nil // what was killed, the platform restarts
+}
+
+// process finds the number of a region's process.
+func (p *Platform) process(ctx context.Context, f Fault) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
 	st, err := p.remote.Status(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var names []string
 	for _, r := range st.Regions {
@@ -242,15 +312,12 @@ func (p *Platform) signal(ctx context.Context, f Fault, sig syscall.Signal) erro
 				continue
 			}
 			if x.PID == 0 || x.State == supervise.Stopped {
-				return fmt.Errorf("%s: %s of %s doesn't run", f, x.Name, f.Region)
+				return 0, fmt.Errorf("%s: %s of %s doesn't run", f, x.Name, f.Region)
 			}
-			if err := syscall.Kill(x.PID, sig); err != nil {
-				return fmt.Errorf("%s: process %d: %w", f, x.PID, err)
-			}
-			return nil
+			return x.PID, nil
 		}
 	}
-	return fmt.Errorf("%s: %s has no process %q: want one of %s", f, f.Region, f.Process, strings.Join(names, ", "))
+	return 0, fmt.Errorf("%s: %s has no process %q: want one of %s", f, f.Region, f.Process, strings.Join(names, ", "))
 }
 
 // leader asks every region's Patroni whether it leads, until one does.

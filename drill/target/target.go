@@ -63,21 +63,24 @@ type Status struct {
 
 // Fault is a step whose region has been found.
 type Fault struct {
-	Kind      scenario.Fault
-	Region    string
-	Process   string
-	Direction scenario.Direction
-	Wipe      bool
+	// Step is what was asked for. Its On is not set: Region is where it happens.
+	scenario.Step
+	Region string
 }
 
 func (f Fault) String() string {
-	return scenario.Step{Fault: f.Kind, On: f.Region, Process: f.Process, Direction: f.Direction}.String()
+	s := f.Step
+	s.On, s.For = f.Region, 0
+	return s.String()
 }
+
+// takesAway reports whether what it is done to is gone meanwhile, not only worse.
+func (f Fault) takesAway() bool { return f.Fault != scenario.Slow && f.Fault != scenario.Fill }
 
 // Hits are the edges that a fault takes away.
 func (f Fault) Hits(t *region.Table) []string {
 	r, ok := t.Get(f.Region)
-	if !ok {
+	if !ok || !f.takesAway() {
 		return nil
 	}
 	var out []string
@@ -90,11 +93,14 @@ func (f Fault) Hits(t *region.Table) []string {
 }
 
 // HitsRouter reports whether a fault takes the region's router away.
-func (f Fault) HitsRouter() bool { return f.Process == "" || f.Process == "geodns" }
+func (f Fault) HitsRouter() bool {
+	return f.takesAway() && (f.Process == "" || f.Process == "geodns")
+}
 
 // Resolve finds the region of a step.
 func (d *Description) Resolve(ctx context.Context, s scenario.Step) (Fault, error) {
-	f := Fault{Kind: s.Fault, Region: s.On, Process: s.Process, Direction: s.Direction, Wipe: s.Wipe}
+	f := Fault{Step: s, Region: s.On}
+	f.On = ""
 	names := d.Table.Names()
 	nth := func(n int) error {
 		if n >= len(names) {

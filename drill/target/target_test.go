@@ -19,7 +19,7 @@ func TestResolve(t *testing.T) {
 	for on, want := range map[string]string{"eu": "eu", scenario.First: "eu", scenario.Second: "us", scenario.Third: "ap", scenario.Leader: "us", scenario.Follower: "eu"} {
 		f, err := d.Resolve(t.Context(), scenario.Step{Fault: scenario.Kill, On: on, Wipe: true})
 		require.NoError(t, err)
-		require.Equal(t, Fault{Kind: scenario.Kill, Region: want, Wipe: true}, f)
+		require.Equal(t, Fault{Step: scenario.Step{Fault: scenario.Kill, Wipe: true}, Region: want}, f)
 	}
 	_, err = d.Resolve(t.Context(), scenario.Step{On: "mars"})
 	require.ErrorContains(t, err, "want one of [eu us ap], leader")
@@ -37,13 +37,18 @@ func TestHits(t *testing.T) {
 	table, err := region.Loopback()
 	require.NoError(t, err)
 	for process, want := range map[string][]string{"": {"us-1", "us-2"}, "edge-2": {"us-2"}, "us-1": {"us-1"}, "geodns": nil} {
-		require.Equal(t, want, Fault{Region: "us", Process: process}.Hits(table), process)
+		require.Equal(t, want, Fault{Step: scenario.Step{Process: process}, Region: "us"}.Hits(table), process)
+	}
+	for _, worse := range []scenario.Fault{scenario.Slow, scenario.Fill} {
+		f := Fault{Step: scenario.Step{Fault: worse}, Region: "us"}
+		require.Empty(t, f.Hits(table), "what is worse is still there")
+		require.False(t, f.HitsRouter())
 	}
 	require.Nil(t, Fault{Region: "mars"}.Hits(table))
 	require.True(t, Fault{}.HitsRouter())
-	require.True(t, Fault{Process: "geodns"}.HitsRouter())
-	require.False(t, Fault{Process: "edge-1"}.HitsRouter())
-	require.Equal(t, "silence us (in)", Fault{Kind: scenario.Silence, Region: "us", Direction: scenario.In}.String())
+	require.True(t, Fault{Step: scenario.Step{Process: "geodns"}}.HitsRouter())
+	require.False(t, Fault{Step: scenario.Step{Process: "edge-1"}}.HitsRouter())
+	require.Equal(t, "silence us (in)", Fault{Step: scenario.Step{Fault: scenario.Silence, Direction: scenario.In}, Region: "us"}.String())
 }
 
 func TestSourcesAreNearTheirRegion(t *testing.T) {

@@ -113,7 +113,7 @@ func TestEdgeKilledInMidPlay(t *testing.T) {
 	page := watch(t, up.until("playable", time.Minute))
 	page.WaitPosition(12, time.Minute)
 	serving := page.State().Edge
-	theEdge := func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE=" + serving) }
+	theEdge := func(p stack.Process) bool { return p.Is("edge-cache") && p.Has("MERIDIAN_EDGE="+serving) }
 	killed := platform.One(t, theEdge)
 	signalled(t, killed, syscall.SIGKILL)
 	// The supervisor brings it back in half a second, which a player that has

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/meridian-video/meridian/internal/region"
 )
 
@@ -20,6 +22,7 @@ type Command struct {
 	Isolated     bool     `help:"Give each region a process and a network namespace of its own, joined by a wide-area network with real delays (root only)." env:"MERIDIAN_UP_ISOLATED"`
 	Fresh        bool     `help:"Wipe the state first."`
 	TLS          bool     `help:"Answer with TLS as well, with a certificate of a development CA made for it." env:"MERIDIAN_UP_TLS"`
+	RegionDisk   string   `help:"Give each region a disk of its own of this size, a file that is mounted, so that it can fill up (root only)." placeholder:"4GiB"`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
 	// Network is added to the second octet of region addresses, to run beside another platform.
@@ -59,6 +62,9 @@ func (c *Command) Validate() error {
 	if c.Isolated && c.Network > 1 {
 		errs = append(errs, fmt.Errorf("network %d: want 0 or 1 with --isolated", c.Network))
 	}
+	if _, err := c.regionDisk(); err != nil {
+		errs = append(errs, err)
+	}
 	if c.Network < 0 || c.Network > maxNetwork {
 		errs = append(errs, fmt.Errorf("network %d: want 0 to %d", c.Network, maxNetwork))
 	}
@@ -68,6 +74,21 @@ func (c *Command) Validate() error {
 		errs = append(errs, fmt.Errorf("--state %s: its path has more than %d bytes, too long for the unix sockets below it; choose a shorter one", dir, maxStatePath))
 	}
 	return errors.Join(errs...)
+}
+
+// regionDisk is the size in bytes; 0 if none is wanted.
+func (c *Command) regionDisk() (uint64, error) {
+	if c.RegionDisk == "" {
+		return 0, nil
+	}
+	if os.Geteuid() != 0 {
+		return 0, errors.New("--region-disk: only root may mount disks: start as root, or without --region-disk")
+	}
+	size, err := humanize.ParseBytes(c.RegionDisk)
+	if err != nil || size < leastDisk {
+		return 0, fmt.Errorf("--region-disk %q: want a size such as 4GiB, at least 1GiB", c.RegionDisk)
+	}
+	return size, nil
 }
 
 func (c *Command) stateDir() (string, error) {
@@ -111,6 +132,10 @@ func (c *Command) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("where this program lies: %w", err)
 	}
+	disk, err := c.regionDisk()
+	if err != nil {
+		return err
+	}
 	if c.Isolated {
 		// This process is then the network between regions; see oneShare.
 		runtime.GOMAXPROCS(coresPerRegion(table))
@@ -124,7 +149,7 @@ func (c *Command) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS,
+	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS, RegionDisk: disk,
 		ClientConfig: client, Executable: exe, Out: os.Stdout})
 }
 

@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/wan"
 )
 
 const (
@@ -35,7 +38,10 @@ const (
 	opHang    operation = "hang"
 	opResume  operation = "resume"
 	opSilence operation = "silence"
+	opSlow    operation = "slow"
 	opHeal    operation = "heal"
+	opFill    operation = "fill"
+	opFree    operation = "free"
 	opStart   operation = "start"
 )
 
@@ -122,8 +128,18 @@ func (p *platform) operate(ctx context.Context, op operation, name string, q url
 		return p.resumeRegion(ctx, name)
 	case opSilence:
 		return p.silenceRegion(ctx, name, q.Get("direction"))
+	case opSlow:
+		by, err := parseLink(q)
+		if err != nil {
+			return err
+		}
+		return p.slowRegion(ctx, name, by)
 	case opHeal:
 		return p.healRegion(ctx, name)
+	case opFill:
+		return p.fillRegion(ctx, name)
+	case opFree:
+		return p.freeRegion(ctx, name)
 	case opStart:
 		wipe, err := strconv.ParseBool(q.Get("wipe-objects"))
 		if err != nil {
@@ -133,6 +149,27 @@ func (p *platform) operate(ctx context.Context, op operation, name string, q url
 	default:
 		return refuse(BadRequest, "unknown operation %q", op)
 	}
+}
+
+// parseLink reads what comes on top of a region's links.
+func parseLink(q url.Values) (l wan.Link, err error) {
+	if l.Delay, err = time.ParseDuration(cmp.Or(q.Get("delay"), "0s")); err == nil {
+		l.Jitter = l.Delay / 4
+		l.Loss, err = strconv.ParseFloat(cmp.Or(q.Get("loss"), "0"), 64)
+	}
+	if err == nil {
+		l.Rate, err = strconv.ParseInt(cmp.Or(q.Get("rate"), "0"), 10, 64)
+	}
+	if err == nil {
+		err = l.Validate()
+	}
+	switch {
+	case err != nil:
+		return l, refuse(BadRequest, "%v", err)
+	case l == wan.Link{}:
+		return l, refuse(BadRequest, "want a delay, a loss or a rate")
+	}
+	return l, nil
 }
 
 // controlClient is the caller's side of a running platform's socket.

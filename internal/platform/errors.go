@@ -16,6 +16,8 @@ const (
 	NotDown       Code = "not_down"
 	NotHung       Code = "not_hung"
 	NotSilent     Code = "not_silent"
+	NoDisk        Code = "no_disk"
+	NotFull       Code = "not_full"
 	NotUp         Code = "not_up"
 	BadRequest    Code = "bad_request"
 	Failed        Code = "failed"

@@ -355,6 +355,10 @@ func requireRefusals(t *testing.T, dir, name string) {
 		{opResume, name, nil, NotHung},
 		{opHeal, name, nil, NotSilent},
 		{opSilence, name, []string{"direction", "up"}, BadRequest},
+		{opSlow, name, nil, BadRequest},
+		{opSlow, name, []string{"loss", "2"}, BadRequest},
+		{opFill, name, nil, NoDisk},
+		{opFree, name, nil, NotFull},
 		{"explode", name, nil, BadRequest},
 	} {
 		require.ErrorIs(t, operate(t, dir, test.op, test.name, test.args...), &Error{Code: test.want}, "%s %s", test.op, test.name)
@@ -423,9 +427,11 @@ func silenceAndHeal(t *testing.T, dir string, r region.Region, both func() (_, _
 func TestIsolatedRegionComesBackByItselfAndStopsInOrder(t *testing.T) {
 	needRoot(t)
 	dir := stateDir(t)
-	args := []string{"--regions", "eu", "--isolated", "--network", "1", "--stores-only", "--state", dir, "--client-config", "none"}
+	args := []string{"--regions", "eu", "--isolated", "--network", "1", "--stores-only", "--region-disk", "1GiB", "--state", dir, "--client-config", "none"}
 	up := startUp(t, args...)
 	up.saysWithin(t, "are ready after", startTimeout)
+	fillAndFree(t, dir, "eu")
+	slowAndHeal(t, dir, "eu")
 
 	require.NoError(t, syscall.Kill(agentOf(t, dir, "eu"), syscall.SIGKILL))
 	up.saysWithin(t, "eu  ended by itself", 10*time.Second)
@@ -438,10 +444,50 @@ func TestIsolatedRegionComesBackByItselfAndStopsInOrder(t *testing.T) {
 	require.NoError(t, up.endsWithin(t, time.Minute), up.out.String())
 	require.NotContains(t, up.out.String(), "not everything stopped")
 	require.Empty(t, processesOf(t, dir, "eu"))
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.NotContains(t, string(mounts), dir)
 
 	loopback := startUp(t, append([]string{"--regions", "eu"}, args[3:]...)...)
 	require.Error(t, loopback.endsWithin(t, 20*time.Second))
 	require.Contains(t, loopback.out.String(), "was made for isolated regions; start with --isolated")
+}
+
+// fillAndFree leaves no room for a region, while others keep theirs.
+func fillAndFree(t *testing.T, dir, name string) {
+	t.Helper()
+	file := filepath.Join(dir, name, "written")
+	write := func() error {
+		return errors.Join(os.WriteFile(file, make([]byte, 64<<10), 0o600), os.Remove(file))
+	}
+	require.NoError(t, write())
+	require.NoError(t, operate(t, dir, opFill, name))
+	require.Equal(t, Full, conditionOf(t, dir, name).Condition)
+	require.ErrorIs(t, write(), syscall.ENOSPC)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "written"), make([]byte, 64<<10), 0o600), "the others' disks are not full")
+	require.NoError(t, operate(t, dir, opFree, name))
+	require.NoError(t, write())
+	require.Equal(t, Up, conditionOf(t, dir, name).Condition)
+}
+
+// slowAndHeal has each packet of a region come late.
+func slowAndHeal(t *testing.T, dir, name string) {
+	t.Helper()
+	r, ok := newCluster(t, dir).plan.table.Get(name)
+	require.True(t, ok)
+	connect := func() time.Duration {
+		begin := time.Now()
+		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", at(r, region.PortS3))
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		return time.Since(begin)
+	}
+	require.NoError(t, operate(t, dir, opSlow, name, "delay", "200ms", "rate", "2000000"))
+	require.Equal(t, Slow, conditionOf(t, dir, name).Condition)
+	require.GreaterOrEqual(t, connect(), 400*time.Millisecond)
+	require.NoError(t, operate(t, dir, opHeal, name))
+	require.Less(t, connect(), 400*time.Millisecond)
+	require.Equal(t, Up, conditionOf(t, dir, name).Condition)
 }
 
 // agentOf is the first process of a region.

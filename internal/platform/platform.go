@@ -36,6 +36,9 @@ type Options struct {
 	Isolated bool
 	// TLS has services answer with TLS as well, with a development CA's certificate.
 	TLS bool
+	// RegionDisk is the size in bytes of a disk that each region has of its own, as a
+	// file that is mounted; 0 for none.
+	RegionDisk uint64
 	// ClientConfig is the file the command line reads; empty to write none.
 	ClientConfig string
 	// Executable is the program whose subcommands the services are.
@@ -52,6 +55,7 @@ type platform struct {
 	plan  *plan
 	sup   *supervise.Supervisor
 	net   *wan.Network // nil unless isolated
+	disks *disks       // nil unless regions have disks of their own
 	sites []*site
 	out   *progress
 	begin time.Time
@@ -127,6 +131,9 @@ func (p *platform) close() error {
 	if p.sup != nil {
 		errs = append(errs, p.sup.Close())
 	}
+	if p.disks != nil {
+		errs = append(errs, p.disks.close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -139,7 +146,7 @@ func (p *platform) supervise() error {
 		p.out.say("ended %d processes which an earlier run had left", healed)
 	}
 	p.sup = sup
-	return nil
+	return unmountLeft(p.opt.StateDir)
 }
 
 // prepare does and checks all that can be before the first process starts.
@@ -162,6 +169,11 @@ func (p *platform) prepare(st *state) error {
 	sec, err := loadSecrets(st.path("secrets"), p.opt.Table)
 	if err != nil {
 		return err
+	}
+	if p.opt.RegionDisk > 0 || haveDisks(st) {
+		if p.disks, err = mountDisks(st, p.opt.Table.Names(), p.opt.RegionDisk); err != nil {
+			return err
+		}
 	}
 	b, err := p.opt.Table.Marshal()
 	if err != nil {
@@ -357,8 +369,11 @@ func (p *platform) holdToStop(ctx context.Context, s *site) error {
 	if v.hung {
 		err = s.place.resume()
 	}
-	if v.silence != 0 {
+	if v.silence != 0 || v.slow {
 		err = errors.Join(err, p.heal(s))
+	}
+	if v.full {
+		err = errors.Join(err, p.disks.free(s.region.Name)) // stores write as they stop
 	}
 	return err
 }

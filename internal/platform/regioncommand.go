@@ -120,7 +120,10 @@ type RegionCommand struct {
 	Hang    regionHang    `cmd:"" help:"Stop everything of a region where it stands: connections are accepted and never answered."`
 	Resume  regionResume  `cmd:"" help:"Let a hung region go on."`
 	Silence regionSilence `cmd:"" help:"Lose all packets to and from a region (platforms started with --isolated)."`
-	Heal    regionHeal    `cmd:"" help:"Let a silent region be heard again."`
+	Slow    regionSlow    `cmd:"" help:"Delay or lose packets to and from a region, or leave it little room (platforms started with --isolated)."`
+	Heal    regionHeal    `cmd:"" help:"Let a silent or slow region be heard again."`
+	Fill    regionFill    `cmd:"" help:"Leave no room on a region's disk (platforms started with --region-disk)."`
+	Free    regionFree    `cmd:"" help:"Give a full disk its room back."`
 	Stop    regionStop    `cmd:"" help:"Stop a region in order, as for the maintenance of its machine."`
 	Start   regionStart   `cmd:"" help:"Bring a killed or stopped region back."`
 	Status  regionStatus  `cmd:"" help:"Show the condition of regions and their processes."`
@@ -151,6 +154,18 @@ type regionSilence struct {
 	regionTarget `embed:""`
 	Direction    string `help:"Lose what is sent to the region (in), by it (out), or both." enum:"in,out,both" default:"both"`
 }
+type regionSlow struct {
+	regionTarget `embed:""`
+	Delay        time.Duration `help:"Comes on top of the delay of every packet, one way; a quarter more at most, at random." placeholder:"300ms"`
+	Loss         float64       `help:"Share of packets lost, 0 to 1." placeholder:"SHARE"`
+	Rate         int64         `help:"Most bits per second to, and from, each other place." placeholder:"BITS"`
+}
+type regionFill struct {
+	regionTarget `embed:""`
+}
+type regionFree struct {
+	regionTarget `embed:""`
+}
 type regionStart struct {
 	regionTarget `embed:""`
 	WipeObjects  bool `help:"Come back with an empty object store, as after the loss of its disks."`
@@ -172,6 +187,14 @@ func (c *regionHeal) Run(ctx context.Context) error {
 func (c *regionStop) Run(ctx context.Context) error { return c.operate(ctx, opStop, nil, "stopped") }
 func (c *regionSilence) Run(ctx context.Context) error {
 	return c.operate(ctx, opSilence, url.Values{"direction": {c.Direction}}, "silent")
+}
+func (c *regionSlow) Run(ctx context.Context) error {
+	return c.operate(ctx, opSlow, url.Values{"delay": {c.Delay.String()}, "loss": {strconv.FormatFloat(c.Loss, 'g', -1, 64)},
+		"rate": {strconv.FormatInt(c.Rate, 10)}}, "slow")
+}
+func (c *regionFill) Run(ctx context.Context) error { return c.operate(ctx, opFill, nil, "full") }
+func (c *regionFree) Run(ctx context.Context) error {
+	return c.operate(ctx, opFree, nil, "has room again")
 }
 func (c *regionStart) Run(ctx context.Context) error {
 	return c.operate(ctx, opStart, url.Values{"wipe-objects": {strconv.FormatBool(c.WipeObjects)}}, "up")

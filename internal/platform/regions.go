@@ -9,12 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/wan"
 )
 
 const (
@@ -178,8 +180,82 @@ func (p *platform) silenceRegion(ctx context.Context, name, direction string) er
 	if err := p.net.Silence(name, d); err != nil {
 		return err
 	}
-	s.setSilence(v.silence | d)
+	s.setNetwork(v.silence|d, v.slow)
 	p.out.say("%-3s silent (%s)", name, directionName(v.silence|d))
+	return nil
+}
+
+// slowRegion adds to the condition of the region's network; what it was slowed by
+// before no longer counts.
+func (p *platform) slowRegion(ctx context.Context, name string, by wan.Link) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	v := s.view()
+	switch {
+	case p.net == nil:
+		return refuse(NotIsolated, "slow needs regions with a network of their own: start the platform with `meridian up --isolated` (as root)")
+	case v.down():
+		return downError(name, v)
+	}
+	if err := p.net.Worsen(name, by); err != nil {
+		return err
+	}
+	s.setNetwork(v.silence, true)
+	p.out.say("%-3s slow (%s)", name, linkName(by))
+	return nil
+}
+
+// linkName says what a link's condition is: "delay 300ms, 2 % lost".
+func linkName(l wan.Link) string {
+	var parts []string
+	if l.Delay > 0 {
+		parts = append(parts, "delay "+l.Delay.String())
+	}
+	if l.Loss > 0 {
+		parts = append(parts, fmt.Sprintf("%.3g %% lost", 100*l.Loss))
+	}
+	if l.Rate > 0 {
+		parts = append(parts, humanize.SI(float64(l.Rate), "bit/s"))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// fillRegion leaves no room on the region's disk.
+func (p *platform) fillRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if p.disks == nil {
+		return refuse(NoDisk, "%s has no disk of its own to fill: start the platform with `meridian up --region-disk 4GiB` (as root)", name)
+	}
+	if err := p.disks.fill(name); err != nil {
+		return err
+	}
+	s.setFull(true)
+	p.out.say("%-3s has a full disk", name)
+	return nil
+}
+
+// freeRegion gives the room back.
+func (p *platform) freeRegion(ctx context.Context, name string) error {
+	s, release, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !s.view().full {
+		return refuse(NotFull, "the disk of %s wasn't filled", name)
+	}
+	if err := p.disks.free(name); err != nil {
+		return err
+	}
+	s.setFull(false)
+	p.out.say("%-3s has room on its disk again", name)
 	return nil
 }
 
@@ -192,8 +268,8 @@ func (p *platform) healRegion(ctx context.Context, name string) error {
 	if p.net == nil {
 		return refuse(NotIsolated, "%s has no network of its own: there is nothing to heal", name)
 	}
-	if v := s.view(); v.silence == 0 {
-		return refuse(NotSilent, "%s isn't silent, it is %s", name, v.condition())
+	if v := s.view(); v.silence == 0 && !v.slow {
+		return refuse(NotSilent, "%s is neither silent nor slow, it is %s", name, v.condition())
 	}
 	if err := p.heal(s); err != nil {
 		return err
@@ -209,7 +285,7 @@ func (p *platform) heal(s *site) error {
 	if err := p.net.Heal(s.region.Name); err != nil {
 		return err
 	}
-	s.setSilence(0)
+	s.setNetwork(0, false)
 	return nil
 }
 

@@ -28,6 +28,11 @@ const (
 	Hung Condition = "hung"
 	// Silent: the network loses what is sent to it, by it, or both.
 	Silent Condition = "silent"
+	// Slow: the network delays or loses some of what is sent to and by it, or has
+	// little room for it.
+	Slow Condition = "slow"
+	// Full: its disk has no room left.
+	Full Condition = "full"
 )
 
 // site is a region of the running platform. Who holds busy may change it.
@@ -41,6 +46,8 @@ type site struct {
 	since   time.Time
 	hung    bool
 	silence wan.Direction
+	slow    bool
+	full    bool
 	problem string
 	// interrupt ends a start under way; nil if there is none.
 	interrupt context.CancelFunc
@@ -84,10 +91,16 @@ func (s *site) setHung(hung bool) {
 	s.hung, s.since = hung, time.Now()
 }
 
-func (s *site) setSilence(d wan.Direction) {
+func (s *site) setNetwork(silence wan.Direction, slow bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.silence, s.since = d, time.Now()
+	s.silence, s.slow, s.since = silence, slow, time.Now()
+}
+
+func (s *site) setFull(full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full, s.since = full, time.Now()
 }
 
 // view is a snapshot of a site.
@@ -95,6 +108,8 @@ type view struct {
 	base    Condition
 	hung    bool
 	silence wan.Direction
+	slow    bool
+	full    bool
 	since   time.Time
 	problem string
 }
@@ -102,7 +117,7 @@ type view struct {
 func (s *site) view() view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return view{s.base, s.hung, s.silence, s.since, s.problem}
+	return view{s.base, s.hung, s.silence, s.slow, s.full, s.since, s.problem}
 }
 
 func (v view) down() bool { return v.base == Killed || v.base == Stopped }
@@ -115,6 +130,10 @@ func (v view) condition() Condition {
 		return Hung
 	case v.silence != 0:
 		return Silent
+	case v.slow:
+		return Slow
+	case v.full:
+		return Full
 	default:
 		return v.base
 	}

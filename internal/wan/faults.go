@@ -65,6 +65,25 @@ func (n *Network) Silence(name string, d Direction) error {
 	return nil
 }
 
+// Worsen adds to the condition of everything to and from a node, until Heal: its
+// delay, jitter and loss come on top, and its rate is the most there is. What is
+// silent stays so.
+func (n *Network) Worsen(name string, by Link) error {
+	if err := by.Validate(); err != nil {
+		return fmt.Errorf("wide-area network: worsen %s: %w", name, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nd, err := n.node(name)
+	if err != nil {
+		return err
+	}
+	nd.worse = by
+	n.each(nd, func(from, to *node) { n.apply(from, to, from.links[to.Name].wanted) })
+	n.cfg.Log.Info("node worsened", "node", name, "by", by)
+	return nil
+}
+
 // Heal returns the named nodes and all links to and from them to the
 // configuration; without names everything.
 func (n *Network) Heal(names ...string) error {
@@ -84,7 +103,7 @@ func (n *Network) Heal(names ...string) error {
 		}
 	}
 	for _, nd := range heal {
-		nd.silentIn, nd.silentOut = false, false
+		nd.silentIn, nd.silentOut, nd.worse = false, false, Link{}
 	}
 	for _, nd := range heal {
 		n.each(nd, func(from, to *node) { n.apply(from, to, n.configured(from.Name, to.Name)) })
@@ -101,10 +120,11 @@ func (n *Network) each(nd *node, fn func(from, to *node)) {
 	}
 }
 
-// apply sets what a link should be, and from that and the nodes' silence what it is.
+// apply sets what a link should be, and from that and what befell the nodes what it is.
 func (n *Network) apply(from, to *node, l Link) {
 	link := from.links[to.Name]
 	link.wanted = l
+	l = l.worse(from.worse).worse(to.worse)
 	l.Silent = l.Silent || from.silentOut || to.silentIn
 	// Between two packets: what is silent from now on doesn't arrive any more, also
 	// if it is on its way.

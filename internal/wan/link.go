@@ -47,6 +47,18 @@ func (l Link) Validate() error {
 	return errors.Join(errs...)
 }
 
+// worse is l with what by adds to it.
+func (l Link) worse(by Link) Link {
+	l.Delay = min(l.Delay+by.Delay, maxDelay)
+	l.Jitter = min(l.Jitter+by.Jitter, maxDelay-l.Delay)
+	l.Loss = 1 - (1-l.Loss)*(1-by.Loss)
+	if by.Rate > 0 && (l.Rate == 0 || by.Rate < l.Rate) {
+		l.Rate = by.Rate
+	}
+	l.Silent = l.Silent || by.Silent
+	return l
+}
+
 // packet is size bytes of buf, due at a time since the forwarder began.
 type packet struct {
 	buf  *buffer

@@ -38,6 +38,7 @@ type node struct {
 	links         map[string]*link // to the other nodes
 	silentIn      bool
 	silentOut     bool
+	worse         Link // what comes on top of its links
 
 	// The forwarder's.
 	hops    []hop

@@ -234,7 +234,22 @@ func TestHealReturnsToTheConfiguration(t *testing.T) {
 	require.NoError(t, n.Heal("a"))
 	require.Equal(t, configured, linkStats(t, n, "a", "b").Link)
 
+	// What befalls a node comes on top of all its links, until it is healed.
+	require.NoError(t, n.Worsen("b", Link{Delay: 90 * time.Millisecond, Loss: 0.5, Rate: 1e6}))
+	require.NoError(t, n.Silence("b", Inbound))
+	worse := Link{Delay: 100 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.5, Rate: 1e6}
+	require.Equal(t, worse, linkStats(t, n, "b", "a").Link)
+	worse.Silent = true
+	require.Equal(t, worse, linkStats(t, n, "a", "b").Link)
+	require.NoError(t, n.Heal("a"))
+	require.Equal(t, worse, linkStats(t, n, "a", "b").Link)
+	require.NoError(t, n.Heal("b"))
+	require.Equal(t, configured, linkStats(t, n, "a", "b").Link)
+	require.Equal(t, configured, linkStats(t, n, "b", "a").Link)
+
 	require.ErrorIs(t, n.Heal("z"), ErrUnknownNode)
+	require.ErrorIs(t, n.Worsen("z", Link{}), ErrUnknownNode)
+	require.ErrorContains(t, n.Worsen("a", Link{Delay: -1}), "delay")
 	require.ErrorIs(t, n.Silence("z", BothWays), ErrUnknownNode)
 	require.ErrorIs(t, n.Cut("a", "z"), ErrUnknownNode)
 	require.ErrorIs(t, n.RemoveNode("z"), ErrUnknownNode)
