@@ -145,9 +145,9 @@ func choose(names []string) ([]scenario.Scenario, error) {
 // also what was done of an interrupted drill.
 func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (err error) {
 	if f.Own {
-		p, err := startOwn(ctx, f.Out, list)
-		if err != nil {
-			return err
+		p, started := startOwn(ctx, f.Out, list)
+		if started != nil {
+			return started
 		}
 		defer func() { err = errors.Join(err, p.stop(err != nil)) }()
 		f.State = p.dir
