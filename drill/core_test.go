@@ -37,13 +37,27 @@ func TestRandom(t *testing.T) {
 // ownDrill drills an isolated platform of its own and logs every figure.
 func ownDrill(t *testing.T, args ...string) report.Report {
 	t.Helper()
+	bin := filepath.Join(t.TempDir(), "meridian")
+	built, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
+	require.NoError(t, err, "%s", built)
+	r := drillWith(t, bin, args...)
+	for _, x := range r.Runs {
+		for _, res := range x.Results {
+			if res.Goal != nil && res.Value != nil && (res.Unit == "s" || res.Verdict != score.Pass) {
+				testenv.Figure(t, "drill "+x.Name+", "+res.Title, "%.2f %s (%s)", *res.Value, res.Unit, res.Verdict)
+			}
+		}
+	}
+	return r
+}
+
+// drillWith drills a platform of a program of ours.
+func drillWith(t *testing.T, bin string, args ...string) report.Report {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: isolated regions need CAP_SYS_ADMIN and CAP_NET_ADMIN")
 	}
-	dir := t.TempDir()
-	bin, out := filepath.Join(dir, "meridian"), filepath.Join(dir, "report")
-	built, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
-	require.NoError(t, err, "%s", built)
+	out := filepath.Join(t.TempDir(), "report")
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, append([]string{"drill"}, append(args, "--own", "--out", out)...)...)
@@ -53,12 +67,5 @@ func ownDrill(t *testing.T, args ...string) report.Report {
 	t.Logf("%s%v", text, err)
 	r, err := report.Load(filepath.Join(out, fileJSON))
 	require.NoError(t, err)
-	for _, x := range r.Runs {
-		for _, res := range x.Results {
-			if res.Goal != nil && res.Value != nil && (res.Unit == "s" || res.Verdict != score.Pass) {
-				testenv.Figure(t, "drill "+x.Name+", "+res.Title, "%.2f %s (%s)", *res.Value, res.Unit, res.Verdict)
-			}
-		}
-	}
 	return r
 }

@@ -215,6 +215,10 @@ func (x *run) live(ctx context.Context) error {
 	}
 	x.o.FaultBegan = time.Now()
 	err := x.steps(ctx)
+	if !x.s.Unhealed() {
+		// What they were promised is made while the platform recovers.
+		stopCreators()
+	}
 	if err == nil {
 		var settling sync.WaitGroup
 		settling.Go(func() { x.settle(ctx) })
@@ -257,7 +261,7 @@ func (x *run) settle(ctx context.Context) {
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	// What is killed and not undone must first be missed.
-	if slices.ContainsFunc(x.s.Steps, func(s scenario.Step) bool { return !s.Heals() }) && sleep.For(ctx, missedAfter) != nil {
+	if x.s.Unhealed() && sleep.For(ctx, missedAfter) != nil {
 		return
 	}
 	at, err := x.await(wctx, x.whole)

@@ -220,6 +220,11 @@ func (s Scenario) Has(f Fault) bool {
 	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Fault == f })
 }
 
+// Unhealed reports whether a step isn't undone by the drill, or there is none.
+func (s Scenario) Unhealed() bool {
+	return len(s.Steps) == 0 || slices.ContainsFunc(s.Steps, func(x Step) bool { return !x.Heals() })
+}
+
 // LastEnd is when the last step is over.
 func (s Scenario) LastEnd() time.Duration {
 	var end time.Duration

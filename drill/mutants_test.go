@@ -1,0 +1,109 @@
+package drill
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/drill/report"
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/score"
+	"github.com/meridian-video/meridian/internal/testenv"
+)
+
+// mutant is a deliberately broken build.
+type mutant struct {
+	Name   string
+	Breaks string
+	// Fails are scenarios, each with the objective that it must fail by.
+	Fails          map[string]string
+	File, Old, New string
+}
+
+func mutants(t *testing.T) []mutant {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "mutants.yaml"))
+	require.NoError(t, err)
+	var list []mutant
+	require.NoError(t, yaml.UnmarshalWithOptions(b, &list, yaml.Strict()))
+	return list
+}
+
+// source is the file with the mutant's text replaced.
+func (m mutant) source(t *testing.T) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", m.File))
+	require.NoError(t, err, m.Name)
+	require.Contains(t, string(b), m.Old, "%s: what it replaces has changed in %s", m.Name, m.File)
+	return []byte(strings.ReplaceAll(string(b), m.Old, m.New))
+}
+
+// build builds the program with the mutant in it.
+func (m mutant) build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	file, overlay, bin := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "meridian")
+	require.NoError(t, os.WriteFile(file, m.source(t), 0o600))
+	original, err := filepath.Abs(filepath.Join("..", m.File))
+	require.NoError(t, err)
+	b, err := json.Marshal(map[string]any{"Replace": map[string]string{original: file}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(overlay, b, 0o600))
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
+	require.NoError(t, err, "%s: %s", m.Name, out)
+	return bin
+}
+
+// TestEveryScenarioHasABrokenBuild that TestScenariosFailBrokenBuilds runs it against.
+func TestEveryScenarioHasABrokenBuild(t *testing.T) {
+	all, err := scenario.BuiltIn()
+	require.NoError(t, err)
+	failed := map[string]bool{}
+	for _, m := range mutants(t) {
+		require.NotEqual(t, m.Old, m.New, m.Name)
+		require.NotEmpty(t, m.Breaks, m.Name)
+		m.source(t)
+		for name := range m.Fails {
+			_, err := find(all, name)
+			require.NoError(t, err, m.Name)
+			failed[name] = true
+		}
+	}
+	for _, s := range all {
+		require.True(t, failed[s.Name], "no mutant fails %s", s.Name)
+	}
+}
+
+// TestScenariosFailBrokenBuilds: a scenario that passes whatever is broken shows nothing.
+func TestScenariosFailBrokenBuilds(t *testing.T) {
+	testenv.Long(t)
+	for _, m := range mutants(t) {
+		t.Run(m.Name, func(t *testing.T) {
+			names := slices.Sorted(maps.Keys(m.Fails))
+			r := drillWith(t, m.build(t), append([]string{"run"}, names...)...)
+			for _, run := range r.Runs {
+				verdict := verdictOn(run, m.Fails[run.Name])
+				testenv.Figure(t, "broken: "+m.Breaks+" "+run.Name, "%s by %s", verdict, m.Fails[run.Name])
+				require.Equal(t, score.Fail, verdict, "%s by %s", run.Name, m.Fails[run.Name])
+			}
+			require.Len(t, r.Runs, len(names))
+		})
+	}
+}
+
+func verdictOn(r report.Run, objective string) score.Verdict {
+	for _, res := range r.Results {
+		if res.Name == objective {
+			return res.Verdict
+		}
+	}
+	return ""
+}
