@@ -31,16 +31,20 @@ type Command struct {
 
 // platformFlags say what is drilled and how.
 type platformFlags struct {
-	State   string  `help:"Directory of all state of the platform, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
-	Own     bool    `help:"Start an isolated platform for the drill, and remove it afterwards (root)."`
-	Out     string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
-	Viewers float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
-	Read    bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
+	State    string  `help:"Directory of all state of the platform, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
+	Own      bool    `help:"Start an isolated platform for the drill, and remove it afterwards (root)."`
+	Out      string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
+	Previous string  `help:"With --own: begin with the services of this program, the version before, for scenarios that upgrade." type:"existingfile" placeholder:"FILE"`
+	Viewers  float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
+	Read     bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
 }
 
 func (f *platformFlags) validate() error {
 	if f.Own && os.Geteuid() != 0 {
 		return errors.New("--own: only root may make isolated regions: run it as root, or start a platform with `meridian up` and drill that one")
+	}
+	if f.Previous != "" && !f.Own {
+		return errors.New("--previous: only with --own; start your platform with `meridian up --isolated --program FILE` to begin with another version")
 	}
 	if f.Viewers <= 0 || f.Viewers > 50 {
 		return fmt.Errorf("--viewers %v: want more than 0, at most 50", f.Viewers)
@@ -144,8 +148,13 @@ func choose(names []string) ([]scenario.Scenario, error) {
 // drill runs scenarios one after the other and writes the report, which holds
 // also what was done of an interrupted drill.
 func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (err error) {
+	for _, s := range list {
+		if s.Upgrades() && f.Own && f.Previous == "" {
+			return fmt.Errorf("scenario %s begins with the version before: name its program with --previous", s.Name)
+		}
+	}
 	if f.Own {
-		p, started := startOwn(ctx, f.Out, list)
+		p, started := startOwn(ctx, f.Out, f.Previous, list)
 		if started != nil {
 			return started
 		}

@@ -34,9 +34,10 @@ type own struct {
 	log      *os.File
 }
 
-// startOwn starts an isolated platform for scenarios and waits until it is whole. What it
+// startOwn starts an isolated platform for scenarios, with the services of the
+// previous version if one is named, and waits until it is whole. What it
 // prints is kept in the directory out.
-func startOwn(ctx context.Context, out string, list []scenario.Scenario) (_ *own, err error) {
+func startOwn(ctx context.Context, out, previous string, list []scenario.Scenario) (_ *own, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("where this program lies: %w", err)
@@ -60,6 +61,9 @@ func startOwn(ctx context.Context, out string, list []scenario.Scenario) (_ *own
 		p.cmd.Args = append(p.cmd.Args, "--region-disk", ownDisk)
 	}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if previous != "" {
+		p.cmd.Args = append(p.cmd.Args, "--program", previous)
+	}
 	// Ctrl-C is for the drill, which ends the platform when it has undone what it
 	// did. The platform ends with the drill, however that ends.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

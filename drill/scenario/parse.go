@@ -30,6 +30,7 @@ const (
 	minControl  = 5 * time.Second
 	maxDelay    = 5 * time.Second
 	maxShare    = 0.98
+	maxClock    = 24 * time.Hour
 )
 
 var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$`)
@@ -220,6 +221,12 @@ func (c *checker) step(s *Scenario, i int) {
 	c.slow(at, step)
 	if step.Wipe && (step.Fault != Kill || step.Process != "") {
 		c.bad(at+".wipe", "only a killed region can come back empty; remove it")
+	}
+	if (step.Clock != 0 || step.Upgrade) && (step.Fault != Kill && step.Fault != Stop || step.Process != "") {
+		c.bad(at+".fault", "only a region that was killed or stopped can come back with another clock or version; remove clock and upgrade")
+	}
+	if d := step.Clock.Std(); d.Abs() > maxClock || d%time.Second != 0 {
+		c.bad(at+".clock", "%v: want whole seconds, up to %v ahead or behind", d, maxClock)
 	}
 	switch killed := step.Fault == Kill && step.Process != ""; {
 	case step.For < 0:

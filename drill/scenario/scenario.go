@@ -128,6 +128,10 @@ type Step struct {
 	Rate int64 `yaml:"rate,omitempty"`
 	// Share of every second that a slow process stands still, 0 to 1.
 	Share float64 `yaml:"share,omitempty"`
+	// Clock is what the clocks of a region's services are ahead when it is back.
+	Clock Duration `yaml:"clock,omitempty"`
+	// Upgrade brings it back with this version of the services, if it had the one before.
+	Upgrade bool `yaml:"upgrade,omitempty"`
 	// Wipe brings a killed region back with an empty object store.
 	Wipe bool `yaml:"wipe,omitempty"`
 }
@@ -157,6 +161,12 @@ func (s Step) String() string {
 	}
 	if s.Share > 0 {
 		what += fmt.Sprintf(", %.3g %% of the time", 100*s.Share)
+	}
+	if s.Clock != 0 {
+		what += ", clocks then ahead by " + s.Clock.Std().String()
+	}
+	if s.Upgrade {
+		what += ", upgraded then"
 	}
 	if s.For > 0 {
 		what += " for " + s.For.Std().String()
@@ -218,6 +228,11 @@ func (s Scenario) Length() time.Duration {
 // Has reports whether one of its steps is this fault.
 func (s Scenario) Has(f Fault) bool {
 	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Fault == f })
+}
+
+// Upgrades reports whether it begins with the version before.
+func (s Scenario) Upgrades() bool {
+	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Upgrade })
 }
 
 // Unhealed reports whether a step isn't undone by the drill, or there is none.

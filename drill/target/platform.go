@@ -265,7 +265,15 @@ func (p *Platform) Heal(ctx context.Context, f Fault) error {
 	}
 	undo := map[scenario.Fault]string{scenario.Kill: "start", scenario.Stop: "start", scenario.Hang: "resume", scenario.Silence: "heal",
 		scenario.Slow: "heal", scenario.Fill: "free"}
-	err := p.remote.Operate(ctx, undo[f.Fault], f.Region, url.Values{"wipe-objects": {strconv.FormatBool(f.Wipe)}}, nil)
+	args := url.Values{"wipe-objects": {strconv.FormatBool(f.Wipe)}, "clock": {f.Clock.Std().String()}}
+	if f.Upgrade {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("where this program lies: %w", err)
+		}
+		args.Set("program", exe)
+	}
+	err := p.remote.Operate(ctx, undo[f.Fault], f.Region, args, nil)
 	var refused *platform.Error
 	if errors.As(err, &refused) && slices.Contains([]platform.Code{platform.NotDown, platform.NotHung, platform.NotSilent, platform.NotFull}, refused.Code) {
 		return nil

@@ -48,6 +48,8 @@ type setup struct {
 	// Table is the region table as YAML.
 	Table      string `json:"table"`
 	Executable string `json:"executable"`
+	// Env of the services, besides their own.
+	Env []string `json:"env,omitempty"`
 }
 
 // answer is an event, or the answer to the request with its ID.
@@ -217,7 +219,7 @@ func (a *agent) setup(s *setup) error {
 		return err
 	}
 	a.sup, a.group, a.own = sup, sup.Group(own.Name), own
-	a.plan = &plan{table: table, state: st, secrets: sec, exe: s.Executable}
+	a.plan = &plan{table: table, state: st, secrets: sec, exe: s.Executable, env: s.Env}
 	return nil
 }
 

@@ -23,6 +23,7 @@ type Command struct {
 	Fresh        bool     `help:"Wipe the state first."`
 	TLS          bool     `help:"Answer with TLS as well, with a certificate of a development CA made for it." env:"MERIDIAN_UP_TLS"`
 	RegionDisk   string   `help:"Give each region a disk of its own of this size, a file that is mounted, so that it can fill up (root only)." placeholder:"4GiB"`
+	Program      string   `help:"Another version of this program, whose services to run." type:"existingfile" placeholder:"FILE"`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
 	// Network is added to the second octet of region addresses, to run beside another platform.
@@ -150,7 +151,7 @@ func (c *Command) Run(ctx context.Context) error {
 		}
 	}
 	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS, RegionDisk: disk,
-		ClientConfig: client, Executable: exe, Out: os.Stdout})
+		ClientConfig: client, Executable: exe, Program: c.Program, Out: os.Stdout})
 }
 
 // table is that of loopback or isolated regions, moved to other addresses if asked.

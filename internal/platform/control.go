@@ -45,6 +45,9 @@ const (
 	opStart   operation = "start"
 )
 
+// maxClock is the most a clock is ahead or behind.
+const maxClock = 24 * time.Hour
+
 // said is one line of the answer to an operation; the last has Done or Error.
 type said struct {
 	Say   string `json:"say,omitempty"`
@@ -145,7 +148,11 @@ func (p *platform) operate(ctx context.Context, op operation, name string, q url
 		if err != nil {
 			return refuse(BadRequest, "wipe-objects: want true or false")
 		}
-		return p.startRegion(ctx, name, wipe, say)
+		clock, err := time.ParseDuration(cmp.Or(q.Get("clock"), "0s"))
+		if err != nil || clock%time.Second != 0 || clock.Abs() > maxClock {
+			return refuse(BadRequest, "clock: want whole seconds up to %s, such as 90s or -90s", maxClock)
+		}
+		return p.startRegion(ctx, name, wipe, startup{q.Get("program"), clock}, say)
 	default:
 		return refuse(BadRequest, "unknown operation %q", op)
 	}

@@ -27,6 +27,12 @@ const statusTimeout = 2 * time.Second
 // errAgentGone is the end of a region's first process, and with it of all others.
 var errAgentGone = errors.New("the region's agent has ended")
 
+// injectedClock isn't empty in a program whose clock is ahead by the seconds in the
+// environment variable clockEnv: drill/clockbuild builds it.
+var injectedClock string
+
+const clockEnv = "MERIDIAN_CLOCK_AHEAD"
+
 // isolated is a place in namespaces of its own, kept by an agent there.
 type isolated struct {
 	namespace *wan.Namespace
@@ -247,6 +253,20 @@ func (i *isolated) kill(ctx context.Context) error {
 		s.State, s.PID, s.Since, s.Problem = supervise.Stopped, 0, time.Now(), ""
 	}
 	return err
+}
+
+func (i *isolated) change(how startup) error {
+	if how.clock != 0 && injectedClock == "" {
+		return refuse(BadRequest, "clock: this program has the system's clock; build one whose clock can be wrong with `make build-drill`")
+	}
+	if how.program != "" {
+		i.setup.Executable = how.program
+	}
+	i.setup.Env = nil
+	if how.clock != 0 {
+		i.setup.Env = []string{fmt.Sprintf("%s=%d", clockEnv, int(how.clock.Seconds()))}
+	}
+	return nil
 }
 
 func (i *isolated) hang(ctx context.Context) error { return i.namespace.Hang(ctx) }

@@ -37,6 +37,8 @@ type place interface {
 	kill(ctx context.Context) error
 	hang(ctx context.Context) error
 	resume() error
+	// change says how processes are started from the next open on.
+	change(how startup) error
 	// status may be older than now if the place doesn't answer.
 	status(ctx context.Context) []supervise.Status
 }
@@ -70,6 +72,21 @@ func (l *local) kill(context.Context) error {
 func (l *local) hang(ctx context.Context) error            { return l.group.Hang(ctx) }
 func (l *local) resume() error                             { return l.group.Resume() }
 func (l *local) status(context.Context) []supervise.Status { return l.group.Status() }
+
+// startup is how a region's services are started.
+type startup struct {
+	// program is another version of this one; empty for the one it had.
+	program string
+	// clock is what the services' clocks are ahead, in whole seconds.
+	clock time.Duration
+}
+
+func (l *local) change(how startup) error {
+	if how != (startup{}) {
+		return refuse(NotIsolated, "another program or clock needs regions with an agent of their own: start the platform with `meridian up --isolated` (as root)")
+	}
+	return nil
+}
 
 // listeners are the addresses a region's processes listen on.
 func listeners(r region.Region, storesOnly, tls bool) []listener {

@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,8 +42,9 @@ type Options struct {
 	RegionDisk uint64
 	// ClientConfig is the file the command line reads; empty to write none.
 	ClientConfig string
-	// Executable is the program whose subcommands the services are.
-	Executable string
+	// Executable is this program. Program, if set, is another version of it, whose
+	// subcommands the services are.
+	Executable, Program string
 	// Out takes progress and the closing table.
 	Out io.Writer
 	// Started is called once everything is ready; may be nil.
@@ -185,7 +187,7 @@ func (p *platform) prepare(st *state) error {
 	if err := writeGeo(st.path("geo", geoFile)); err != nil {
 		return diskFull(err, st.dir)
 	}
-	p.plan = &plan{table: p.opt.Table, state: st, secrets: sec, exe: p.opt.Executable}
+	p.plan = &plan{table: p.opt.Table, state: st, secrets: sec, exe: cmp.Or(p.opt.Program, p.opt.Executable)}
 	return p.settle(string(b))
 }
 
@@ -210,7 +212,7 @@ func (p *platform) settle(table string) error {
 			return err
 		}
 		place := &isolated{namespace: ns, log: p.plan.log(r, "agent"), report: p.out.event,
-			setup: setup{Region: r.Name, StateDir: p.opt.StateDir, Table: table, Executable: p.opt.Executable}}
+			setup: setup{Region: r.Name, StateDir: p.opt.StateDir, Table: table, Executable: p.plan.exe}}
 		s := newSite(r, place)
 		place.lost = func(err error) { p.regionLost(s, err) }
 		p.sites = append(p.sites, s)

@@ -168,7 +168,9 @@ type regionFree struct {
 }
 type regionStart struct {
 	regionTarget `embed:""`
-	WipeObjects  bool `help:"Come back with an empty object store, as after the loss of its disks."`
+	WipeObjects  bool          `help:"Come back with an empty object store, as after the loss of its disks."`
+	Program      string        `help:"Come back with another version of this program (platforms started with --isolated)." type:"existingfile" placeholder:"FILE"`
+	Clock        time.Duration `help:"Come back with clocks that are ahead (programs built with make build-drill)." placeholder:"90s"`
 }
 type regionStatus struct {
 	State   string   `help:"Directory of all state, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
@@ -197,7 +199,8 @@ func (c *regionFree) Run(ctx context.Context) error {
 	return c.operate(ctx, opFree, nil, "has room again")
 }
 func (c *regionStart) Run(ctx context.Context) error {
-	return c.operate(ctx, opStart, url.Values{"wipe-objects": {strconv.FormatBool(c.WipeObjects)}}, "up")
+	return c.operate(ctx, opStart, url.Values{"wipe-objects": {strconv.FormatBool(c.WipeObjects)},
+		"program": {c.Program}, "clock": {c.Clock.String()}}, "up")
 }
 func (c *regionStatus) Run(ctx context.Context) error {
 	return (&StatusCommand{State: c.State, JSON: c.JSON}).run(ctx, os.Stdout, c.Regions)

@@ -290,7 +290,7 @@ func (p *platform) heal(s *site) error {
 }
 
 // startRegion brings a region back and tells say what it waited for.
-func (p *platform) startRegion(ctx context.Context, name string, wipeObjects bool, say func(string)) error {
+func (p *platform) startRegion(ctx context.Context, name string, wipeObjects bool, how startup, say func(string)) error {
 	s, release, err := p.hold(ctx, name)
 	if err != nil {
 		return err
@@ -298,6 +298,9 @@ func (p *platform) startRegion(ctx context.Context, name string, wipeObjects boo
 	defer release()
 	if v := s.view(); !v.down() {
 		return refuse(NotDown, "%s is %s: only a region that was killed or stopped can be started", name, v.condition())
+	}
+	if err := s.place.change(how); err != nil {
+		return err
 	}
 	if err := p.heal(s); err != nil {
 		return err

@@ -3,6 +3,7 @@ package platform
 import (
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,7 +80,7 @@ func (p *plan) service(r region.Region, command, name, addr string, adminPort in
 	return supervise.Spec{
 		Name: name,
 		Argv: []string{p.exe, command},
-		Env:  append(append(all, more...), env...),
+		Env:  slices.Concat(all, more, env, p.env),
 		Dir:  p.state.path(r.Name),
 		Log:  p.log(r, name),
 		// Longer than a service's own drain.

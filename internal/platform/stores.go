@@ -32,6 +32,7 @@ type plan struct {
 	state   *state
 	secrets *secrets
 	exe     string
+	env     []string // of all services
 }
 
 // host is the region's own address, at which all its stores listen.
