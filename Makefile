@@ -103,6 +103,10 @@ test-long: install-develop tools-test web-test ## All tests with their full coun
 drill: install tools build ## Drill an isolated platform (root): lose regions, routers, edges under load; drill-report/
 	@bin/meridian drill run --own $(ARGS)
 
+.PHONY: build-drill
+build-drill: ## Build bin/meridian-drill, whose clock can be wrong, for the drill of wrong clocks
+	@$(GO) run ./drill/clockbuild -o bin/meridian-drill
+
 .PHONY: bench-go
 bench-go: install-develop tools ## Go benchmarks of all packages
 	@$(GO) test -run '^$$' -bench . -benchmem $(TEST_PACKAGES)

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/drill/report"
+	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/drill/score"
 	"github.com/meridian-video/meridian/internal/testenv"
 )
@@ -25,12 +28,61 @@ func TestCore(t *testing.T) {
 	require.NoError(t, r.Err())
 }
 
-// TestRandom runs random faults of a few seeds.
+// TestOthers runs all others but those that want another program.
+func TestOthers(t *testing.T) {
+	testenv.Long(t)
+	all, err := scenario.BuiltIn()
+	require.NoError(t, err)
+	args := []string{"run"}
+	for _, s := range all {
+		if !s.Core && !s.Upgrades() && !s.SetsClocks() {
+			args = append(args, s.Name)
+		}
+	}
+	r := ownDrill(t, args...)
+	testenv.Figure(t, "other drills", "%d of %d passed in %.0f s", r.Passed(), len(r.Runs), r.Seconds)
+	require.NoError(t, r.Err())
+}
+
+// TestUpgrade: the version before and this one side by side.
+func TestUpgrade(t *testing.T) {
+	testenv.Long(t)
+	b, err := os.ReadFile(filepath.Join("testdata", "previous"))
+	require.NoError(t, err)
+	commit, dir := strings.TrimSpace(string(b)), t.TempDir()
+	tree, bin := filepath.Join(dir, "tree"), filepath.Join(dir, "previous")
+	command(t, "..", "git", "worktree", "add", "--detach", tree, commit)
+	t.Cleanup(func() {
+		out, err := exec.Command("git", "worktree", "remove", "--force", tree).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	})
+	command(t, tree, "go", "build", "-o", bin, ".")
+	require.NoError(t, ownDrill(t, "run", "upgrade", "--previous", bin).Err())
+}
+
+// TestWrongClocks needs a program whose clock can be wrong.
+func TestWrongClocks(t *testing.T) {
+	testenv.Long(t)
+	bin := filepath.Join(t.TempDir(), "meridian")
+	command(t, "..", "go", "run", "./drill/clockbuild", "-o", bin)
+	require.NoError(t, drillWith(t, bin, "run", "wrong-clocks").Err())
+}
+
+func command(t *testing.T, dir, name string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s %v: %s", name, args, out)
+}
+
+// TestRandom runs an hour of random faults.
 func TestRandom(t *testing.T) {
 	testenv.Long(t)
-	for _, seed := range []string{"1", "2", "3"} {
-		r := ownDrill(t, "random", "--seed", seed, "--minutes", "3", "--read")
-		require.NoError(t, r.Err(), "seed %s", seed)
+	for seed := range 20 {
+		t.Run(strconv.Itoa(seed+1), func(t *testing.T) {
+			require.NoError(t, ownDrill(t, "random", "--seed", strconv.Itoa(seed+1), "--minutes", "3", "--read").Err())
+		})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,8 +23,12 @@ type mutant struct {
 	Name   string
 	Breaks string
 	// Fails are scenarios, each with the objective that it must fail by.
-	Fails          map[string]string
+	Fails map[string]string
+	// File has New in place of Old; a file that only the mutant has, if Old is empty.
 	File, Old, New string
+	// Clock builds it with a clock that can be wrong; Previous begins the drill with
+	// the program as it is.
+	Clock, Previous bool
 }
 
 func mutants(t *testing.T) []mutant {
@@ -40,6 +43,10 @@ func mutants(t *testing.T) []mutant {
 // source is the file with the mutant's text replaced.
 func (m mutant) source(t *testing.T) []byte {
 	t.Helper()
+	if m.Old == "" {
+		require.NoFileExists(t, filepath.Join("..", m.File), m.Name)
+		return []byte(m.New)
+	}
 	b, err := os.ReadFile(filepath.Join("..", m.File))
 	require.NoError(t, err, m.Name)
 	require.Contains(t, string(b), m.Old, "%s: what it replaces has changed in %s", m.Name, m.File)
@@ -50,15 +57,18 @@ func (m mutant) source(t *testing.T) []byte {
 func (m mutant) build(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	file, overlay, bin := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "meridian")
+	file, overlay, bin := filepath.Join(dir, "mutant"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "meridian")
 	require.NoError(t, os.WriteFile(file, m.source(t), 0o600))
 	original, err := filepath.Abs(filepath.Join("..", m.File))
 	require.NoError(t, err)
 	b, err := json.Marshal(map[string]any{"Replace": map[string]string{original: file}})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(overlay, b, 0o600))
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
-	require.NoError(t, err, "%s: %s", m.Name, out)
+	if m.Clock {
+		command(t, "..", "go", "run", "./drill/clockbuild", "-overlay", overlay, "-o", bin)
+	} else {
+		command(t, "..", "go", "build", "-overlay", overlay, "-o", bin, ".")
+	}
 	return bin
 }
 
@@ -88,7 +98,13 @@ func TestScenariosFailBrokenBuilds(t *testing.T) {
 	for _, m := range mutants(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			names := slices.Sorted(maps.Keys(m.Fails))
-			r := drillWith(t, m.build(t), append([]string{"run"}, names...)...)
+			args := append([]string{"run"}, names...)
+			if m.Previous {
+				bin := filepath.Join(t.TempDir(), "previous")
+				command(t, "..", "go", "build", "-o", bin, ".")
+				args = append(args, "--previous", bin)
+			}
+			r := drillWith(t, m.build(t), args...)
 			for _, run := range r.Runs {
 				verdict := verdictOn(run, m.Fails[run.Name])
 				testenv.Figure(t, "broken: "+m.Breaks+" "+run.Name, "%s by %s", verdict, m.Fails[run.Name])

@@ -37,7 +37,7 @@ func short(fault scenario.Fault, viewers ...int) scenario.Scenario {
 		Steps: []scenario.Step{{Fault: fault, On: scenario.First, For: seconds(5)}},
 	}
 	s.Objectives = scenario.Objectives{
-		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0),
+		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: ptr(seconds(2)), Steering: ptr(seconds(2)), DNS: ptr(seconds(2))},
 		Moved:   ptr(seconds(4.8)), WrongRegion: ptr(seconds(2)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
 		Ready: ptr(seconds(3)), Recovery: ptr(seconds(3)), Reconciled: ptr(seconds(3)),
@@ -98,10 +98,10 @@ var drillCases = map[string]drillCase{
 		"reroute.redirect": score.Fail, "reroute.steering": score.Fail, "reroute.dns": score.Fail, "corrupt": score.Fail}, timed: true},
 	"players that stay": {fault: scenario.Kill, broken: fleet.Broken{NoSteering: true, NoFailover: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{
 		"stalls": score.Fail, "moved": score.Fail, "wrong_region": score.Fail}, timed: true},
-	"loses all, doesn't return": {fault: scenario.Kill, defects: drilltest.Defects{Forgets: true, LosesTitles: true, LosesObjects: true, StaysDown: true, Leaks: true}, viewers: []int{4}, sum: score.Fail,
-		want: map[string]score.Verdict{"leaks": score.Fail, "lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
+	"loses all, doesn't return": {fault: scenario.Kill, defects: drilltest.Defects{Forgets: true, LosesTitles: true, LosesObjects: true, StaysDown: true, Leaks: true, Denies: true}, viewers: []int{4}, sum: score.Fail,
+		want: map[string]score.Verdict{"leaks": score.Fail, "denied": score.Fail, "lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
 	"serves nothing, takes nothing": {fault: scenario.Kill, defects: drilltest.Defects{Unavailable: true, ReadOnly: true, Sticks: true}, viewers: []int{4}, sum: score.Fail,
-		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "leaks": score.Pass, "lost": score.Fail, "ready": score.Fail}},
+		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "leaks": score.Pass, "denied": score.Pass, "lost": score.Fail, "ready": score.Fail}},
 	"far away":    {fault: scenario.Kill, defects: drilltest.Defects{Strange: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{"wrong_region": score.Unsure, "moved": score.Fail}, timed: true},
 	"slow always": {fault: scenario.Kill, defects: drilltest.Defects{Slow: 900 * time.Millisecond}, viewers: []int{4}, want: map[string]score.Verdict{"stalls": score.Unsure}, sum: score.Unsure, timed: true},
 }

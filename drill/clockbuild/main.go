@@ -41,16 +41,17 @@ var clockAhead = func() (ahead int64) {
 
 func main() {
 	out := flag.String("o", "bin/meridian-drill", "where to put the program")
+	more := flag.String("overlay", "", "file of other replacements, as for go build -overlay")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := build(ctx, *out); err != nil {
+	if err := build(ctx, *out, *more); err != nil {
 		fmt.Fprintln(os.Stderr, "clockbuild:", err)
 		os.Exit(1)
 	}
 }
 
-func build(ctx context.Context, out string) (err error) {
+func build(ctx context.Context, out, more string) (err error) {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
 		return fmt.Errorf("where Go is: %w", err)
@@ -70,7 +71,20 @@ func build(ctx context.Context, out string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	replaced, overlay := filepath.Join(dir, "time.go"), filepath.Join(dir, "overlay.json")
-	list, err := json.Marshal(map[string]any{"Replace": map[string]string{original: replaced}})
+	var all struct{ Replace map[string]string }
+	if more != "" {
+		if b, err = os.ReadFile(more); err == nil {
+			err = json.Unmarshal(b, &all)
+		}
+		if err != nil {
+			return fmt.Errorf("-overlay: %w", err)
+		}
+	}
+	if all.Replace == nil {
+		all.Replace = map[string]string{}
+	}
+	all.Replace[original] = replaced
+	list, err := json.Marshal(all)
 	if err == nil {
 		err = errors.Join(os.WriteFile(replaced, []byte(text), 0o600), os.WriteFile(overlay, list, 0o600))
 	}

@@ -33,7 +33,10 @@ func (c *catalog) rollBack() {
 	}
 }
 
-const firstTitle = "drill title 0"
+const (
+	firstTitle = "drill title 0"
+	goodToken  = "good"
+)
 
 // serveAPI is as much of the API as creators of drills use.
 func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
@@ -48,6 +51,8 @@ func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
 	id := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
 	a := c.assets[id]
 	switch {
+	case r.Method == http.MethodPost && id == "tokens":
+		_, _ = io.WriteString(w, `{"token":"`+goodToken+`"}`) // the client has gone
 	case r.Method == http.MethodPost:
 		c.made++
 		id = fmt.Sprintf("asset-%d", c.made)

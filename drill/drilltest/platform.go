@@ -50,8 +50,8 @@ type Defects struct {
 	RollsBack bool
 	// LosesObjects: the stores lack an object.
 	LosesObjects bool
-	// Leaks: the private video is given to everybody.
-	Leaks bool
+	// Leaks: the private video is given to everybody. Denies: to nobody.
+	Leaks, Denies bool
 	// StaysDown: what was lost never returns.
 	StaysDown bool
 }

@@ -161,12 +161,20 @@ func (s *site) resolve(q *dns.Msg, from net.Addr) *dns.Msg {
 	return m
 }
 
+// gives reports whether the private video is given.
+func (s *site) gives(token bool) bool {
+	if token {
+		return !s.p.Defects.Denies
+	}
+	return s.p.Defects.Leaks
+}
+
 // edge serves the video.
 func (s *site) edge(name string, w http.ResponseWriter, r *http.Request) {
 	plain := r.URL.Query().Get("steering") == "0"
 	base := s.p.table.Regions[0].Router.URL
 	switch p := r.URL.Path; {
-	case strings.Contains(p, Private) && !s.p.Defects.Leaks:
+	case strings.Contains(p, Private) && !s.gives(strings.HasPrefix(p, "/v/"+goodToken+"/")):
 		http.Error(w, "no token", http.StatusUnauthorized)
 	case strings.Contains(p, Private):
 		_, _ = w.Write([]byte("#EXTM3U\n")) // the client has gone

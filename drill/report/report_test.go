@@ -35,7 +35,7 @@ func example(t *testing.T, stalls int) Report {
 	began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	at := func(s float64) time.Time { return began.Add(time.Duration(s * float64(time.Second))) }
 	o := score.Observations{Table: table, Viewers: []int{2, 1, 0}, ControlBegan: at(10), FaultBegan: at(20), End: at(50), Whole: at(45), Creators: 1,
-		Steps: []score.Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill}, Region: "eu"}, Began: at(20), Applied: at(20.2), Healing: at(34), Healed: at(44)}}}
+		Steps: []score.Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill, For: scenario.Duration(14 * time.Second)}, Region: "eu"}, Began: at(20), Applied: at(20.2), Healing: at(34), Healed: at(44)}}}
 	for i := range 50 {
 		s := fleet.Sample{At: at(float64(i)), Playing: 3, By: []int{2, 1, 0}, Wrong: []int{0, 0, 0}, Least: 9, Median: 10, Bytes: int64(i) * 1e6}
 		if i > 22 && i < 40 {

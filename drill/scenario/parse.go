@@ -292,6 +292,7 @@ func (c *checker) objectives(s *Scenario) {
 	count("corrupt", o.Corrupt)
 	count("lost", o.Lost)
 	count("leaks", o.Leaks)
+	count("denied", o.Denied)
 	length("reroute.redirect", o.Reroute.Redirect, true)
 	length("reroute.steering", o.Reroute.Steering, true)
 	length("reroute.dns", o.Reroute.DNS, true)

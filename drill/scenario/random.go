@@ -33,7 +33,7 @@ func Random(seed uint64, minutes int) (Scenario, error) {
 		Shows:  "Random faults for a while. What was acknowledged stays, what is served is what was stored, and in the end all is well again.",
 		Load:   Load{Viewers: []int{12, 10, 8}, Creators: []int{1, 1, 1}, Buffer: Duration(10 * time.Second)},
 		WarmUp: Duration(14 * time.Second), Control: Duration(8 * time.Second), Watch: Duration(5 * time.Second),
-		Objectives: Objectives{Corrupt: &zero, Lost: &zero, Leaks: &zero, Ready: &long, Recovery: &long, Reconciled: &long},
+		Objectives: Objectives{Corrupt: &zero, Lost: &zero, Leaks: &zero, Denied: &zero, Ready: &long, Recovery: &long, Reconciled: &long},
 	}
 	end := time.Duration(minutes) * time.Minute
 	busy := make([]time.Duration, regionsIn) // until when something is done to a region

@@ -200,6 +200,8 @@ type Objectives struct {
 	Lost *int `yaml:"lost,omitempty"`
 	// Leaks are answers that give a private video to somebody without a token.
 	Leaks *int `yaml:"leaks,omitempty"`
+	// Denied are answers that refuse a private video to somebody with a token.
+	Denied *int `yaml:"denied,omitempty"`
 	// Ready is how long the last acknowledged upload may take to be ready once the
 	// platform is whole again.
 	Ready *Duration `yaml:"ready,omitempty"`
@@ -233,6 +235,11 @@ func (s Scenario) Has(f Fault) bool {
 // Upgrades reports whether it begins with the version before.
 func (s Scenario) Upgrades() bool {
 	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Upgrade })
+}
+
+// SetsClocks reports whether it wants a program whose clock can be wrong.
+func (s Scenario) SetsClocks() bool {
+	return slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Clock != 0 })
 }
 
 // Unhealed reports whether a step isn't undone by the drill, or there is none.

@@ -70,6 +70,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.writes(obj.Writes)
 	j.lost(obj.Lost)
 	j.leaks(obj.Leaks)
+	j.denied(obj.Denied)
 	j.backlog()
 	j.recovery(obj)
 	return j.results

@@ -74,6 +74,28 @@ func (j *judge) leaks(goal *int) {
 	}
 }
 
+// denied are refusals of a private video to somebody with a token.
+func (j *judge) denied(goal *int) {
+	r := Result{Name: "denied", Title: "Private video refused with a token"}
+	if g := j.o.Guarded; g != nil {
+		r.Note = fmt.Sprintf("%d times given", g.Admitted)
+		if g.Denied > 0 {
+			r.Note = join(r.Note, "last refused by "+g.DeniedBy)
+		}
+		if g.Admitted+g.Denied > 0 {
+			v := float64(g.Denied)
+			r.Value = &v
+		}
+	}
+	if goal != nil {
+		v := float64(*goal)
+		r.Goal = &v
+	}
+	if r.Goal != nil || r.Value != nil {
+		j.add(r)
+	}
+}
+
 // backlog is the most uploads that waited for their encoding at a time.
 func (j *judge) backlog() {
 	if j.o.Creators == 0 {

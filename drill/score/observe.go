@@ -35,11 +35,12 @@ type Pressure struct {
 	Some float64
 }
 
-// Guarded is what became of requests for a private video without a token.
+// Guarded is what became of requests for a private video.
 type Guarded struct {
-	Given, Refused int
-	// By is the edge that gave it last.
-	By string
+	// Given and Refused are those without a token, Admitted and Denied those with one.
+	Given, Refused, Admitted, Denied int
+	// By is the edge that gave it last without, DeniedBy that refused it last with one.
+	By, DeniedBy string
 }
 
 // Observations of one run.

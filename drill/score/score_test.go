@@ -27,7 +27,7 @@ func within(s float64) *scenario.Duration {
 
 func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
-		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0),
+		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
 		Moved:   within(8), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
@@ -39,8 +39,8 @@ func good(t *testing.T) Observations {
 	table, err := region.Loopback()
 	require.NoError(t, err)
 	o := Observations{Table: table, Viewers: []int{2, 1}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
-		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
-		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9},
+		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill, For: scenario.Duration(20 * time.Second)}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
+		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9, Admitted: 9},
 		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
 		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}
 	for s := 0; s < 60; s++ {
@@ -154,6 +154,8 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		"object wrong":        {"lost", func(o *Observations) { o.Stores.Regions = []repair.RegionReport{{Wrong: 1}} }, Fail},
 		"not compared":        {"lost", func(o *Observations) { o.Stores = nil }, Fail},
 		"leak":                {"leaks", func(o *Observations) { o.Guarded.Given = 1 }, Fail},
+		"denied":              {"denied", func(o *Observations) { o.Guarded.Denied = 1 }, Fail},
+		"nobody asked":        {"denied", func(o *Observations) { o.Guarded.Admitted = 0 }, Fail},
 		"nobody refused":      {"leaks", func(o *Observations) { o.Guarded.Refused = 0 }, Fail},
 		"unguarded":           {"leaks", func(o *Observations) { o.Guarded = nil }, Fail},
 		"late recovery":       {"recovery", func(o *Observations) { o.Whole = at(61) }, Fail},
