@@ -26,12 +26,16 @@ type Command struct {
 	Program      string   `help:"Another version of this program, whose services to run." type:"existingfile" placeholder:"FILE"`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
-	// Network is added to the second octet of region addresses, to run beside another platform.
-	Network int `hidden:"" help:"Place region n at 127.{NETWORK+n}.0.1, or 198.{18+NETWORK}.n.1." env:"MERIDIAN_UP_NETWORK"`
+	// Network moves region addresses, to run beside another platform.
+	Network int `hidden:"" help:"Place region n at 127.{NETWORK+n}.0.1, or isolated in the NETWORK-th /20, taken from 198.18.0.0/16 and 198.19.0.0/16 in turn." env:"MERIDIAN_UP_NETWORK"`
 }
 
 // maxNetwork keeps region addresses, and geo test clients at 127.11 to 127.13, inside 127/8.
 const maxNetwork = 250
+
+// maxIsolated keeps isolated platforms where the development geo database knows
+// viewers, and apart from those of docker-compose.multiregion.yml.
+const maxIsolated = 7
 
 // maxStatePath leaves room for the longest unix socket's path below the state directory.
 const maxStatePath = 70
@@ -60,8 +64,8 @@ func (c *Command) Validate() error {
 	if c.Isolated && os.Geteuid() != 0 {
 		errs = append(errs, errors.New("--isolated: only root may make namespaces: start as root, or without --isolated"))
 	}
-	if c.Isolated && c.Network > 1 {
-		errs = append(errs, fmt.Errorf("network %d: want 0 or 1 with --isolated", c.Network))
+	if c.Isolated && c.Network > maxIsolated {
+		errs = append(errs, fmt.Errorf("network %d: want 0 to %d with --isolated", c.Network, maxIsolated))
 	}
 	if _, err := c.regionDisk(); err != nil {
 		errs = append(errs, err)
@@ -169,16 +173,17 @@ func (c *Command) table() (*region.Table, error) {
 		return nil, err
 	}
 	text := string(b)
-	if c.Isolated {
-		return region.Parse([]byte(strings.ReplaceAll(text, "198.18.", fmt.Sprintf("198.%d.", 18+c.Network))))
-	}
 	all, err := region.Loopback()
 	if err != nil {
 		return nil, err
 	}
 	// From the highest, so that no moved address is moved again.
 	for n := len(all.Regions); n > 0; n-- {
-		text = strings.ReplaceAll(text, fmt.Sprintf("127.%d.0.", n), fmt.Sprintf("127.%d.0.", c.Network+n))
+		from, to := fmt.Sprintf("127.%d.0.", n), fmt.Sprintf("127.%d.0.", c.Network+n)
+		if c.Isolated {
+			from, to = fmt.Sprintf("198.18.%d.", n), fmt.Sprintf("198.%d.%d.", 18+c.Network%2, c.Network/2*16+n)
+		}
+		text = strings.ReplaceAll(text, from, to)
 	}
 	return region.Parse([]byte(text))
 }

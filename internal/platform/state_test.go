@@ -1,11 +1,13 @@
 package platform
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/certificate"
+	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/wan"
 	"github.com/meridian-video/meridian/tools"
 )
 
@@ -162,6 +166,21 @@ func TestTableMovesToAnotherNetwork(t *testing.T) {
 		require.Equal(t, want, r.Edges[0].Addresses[0].String())
 		require.Contains(t, r.S3, want+":")
 	}
+	var b bytes.Buffer
+	require.NoError(t, geo.BuildDevelopment(&b))
+	places, err := geo.ParseDatabase(b.Bytes())
+	require.NoError(t, err)
+	for network, want := range map[int]string{0: "198.18.2.1", 1: "198.19.2.1", 2: "198.18.18.1", 5: "198.19.34.1", maxIsolated: "198.19.50.1"} {
+		table, err := (&Command{Regions: []string{"eu", "us", "ap"}, Isolated: true, Network: network}).table()
+		require.NoError(t, err)
+		require.Equal(t, want, host(table.Regions[1]))
+		cfg, err := wan.Topology(table)
+		require.NoError(t, err)
+		i := slices.IndexFunc(cfg.Nodes, func(n wan.Node) bool { return n.Name == wan.ViewersNode("us") })
+		viewer := cfg.Nodes[i].Addresses[0].Addr()
+		require.Equal(t, "US", places.Locate(viewer).Country, "%s", viewer)
+	}
+	require.ErrorContains(t, (&Command{State: "/x", Regions: []string{"eu"}, Isolated: true, Network: maxIsolated + 1}).Validate(), "want 0 to 7")
 }
 
 func TestConfigurationFiles(t *testing.T) {

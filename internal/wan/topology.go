@@ -17,6 +17,8 @@ const (
 	accessDelay = 5 * time.Millisecond
 	// viewersOffset from a region's third byte to its viewers'.
 	viewersOffset = 10
+	// hostOffset from a network's first third byte to the host's.
+	hostOffset = 15
 )
 
 // ViewersNode is the name of the node of viewers near a region.
@@ -25,8 +27,8 @@ func ViewersNode(regionName string) string { return "viewers-" + regionName }
 // Topology describes the network of a table made by region.Isolated: a node for
 // every region, named and addressed as the table says; one for the viewers near
 // it, who may use any address of 198.18.(10+n).0/24; and the host at
-// 198.18.254.1, next to everything. Delays follow the table's round-trip times.
-// A table may be moved to 198.19 to run beside another.
+// 198.18.15.1, next to everything. Delays follow the table's round-trip times.
+// A table may be moved to another /20 of 198.18.0.0/15 to run beside others.
 func Topology(t *region.Table) (Config, error) {
 	prefix, err := network(t)
 	if err != nil {
@@ -35,7 +37,7 @@ func Topology(t *region.Table) (Config, error) {
 	cfg := Config{Prefix: prefix}
 	within := func(c, d byte) netip.Addr {
 		a := prefix.Addr().As4()
-		return netip.AddrFrom4([4]byte{a[0], a[1], c, d})
+		return netip.AddrFrom4([4]byte{a[0], a[1], a[2] + c, d})
 	}
 	for _, r := range t.Regions {
 		node := Node{Name: r.Name}
@@ -50,7 +52,10 @@ func Topology(t *region.Table) (Config, error) {
 		if len(node.Addresses) == 0 {
 			return Config{}, fmt.Errorf("region %s: want an edge with an address", r.Name)
 		}
-		number := node.Addresses[0].Addr().As4()[2]
+		number := node.Addresses[0].Addr().As4()[2] - prefix.Addr().As4()[2]
+		if number == 0 || number+viewersOffset >= hostOffset {
+			return Config{}, fmt.Errorf("region %s: %s: want the third byte within 1 to %d of %s", r.Name, node.Addresses[0], hostOffset-viewersOffset-1, prefix)
+		}
 		viewers := Node{Name: ViewersNode(r.Name),
 			Addresses: []netip.Prefix{netip.PrefixFrom(within(viewersOffset+number, 1), 24)}}
 		cfg.Nodes = append(cfg.Nodes, node, viewers)
@@ -65,18 +70,18 @@ func Topology(t *region.Table) (Config, error) {
 		}
 	}
 	cfg.Nodes = append(cfg.Nodes, Node{Name: HostNode, Host: true,
-		Addresses: []netip.Prefix{netip.PrefixFrom(within(254, 1), 32)}})
+		Addresses: []netip.Prefix{netip.PrefixFrom(within(hostOffset, 1), 32)}})
 	return cfg, cfg.Validate()
 }
 
-// network is the /16 of the benchmarking range (RFC 2544) the table lies in.
+// network is the /20 of the benchmarking range (RFC 2544) the table lies in.
 func network(t *region.Table) (netip.Prefix, error) {
 	benchmarking := netip.MustParsePrefix("198.18.0.0/15")
 	for _, r := range t.Regions {
 		for _, e := range r.Edges {
 			for _, a := range e.Addresses {
 				if benchmarking.Contains(a) {
-					return netip.PrefixFrom(a, 16).Masked(), nil
+					return netip.PrefixFrom(a, 20).Masked(), nil
 				}
 			}
 		}
