@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,10 @@ import (
 const (
 	ownStart = 4 * time.Minute
 	ownStop  = 2 * time.Minute
-	// ownNetwork is beside that of a platform the user may have.
+	// ownNetwork is beside that of a platform the user may have; networkEnv names
+	// another, for two drills at a time.
 	ownNetwork = "1"
+	networkEnv = "MERIDIAN_UP_NETWORK"
 	ownOutput  = "platform.log"
 	// ownDisk is the size of a region's disk where one is to be full.
 	ownDisk = "6GiB"
@@ -56,7 +59,7 @@ func startOwn(ctx context.Context, out, previous string, list []scenario.Scenari
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
-	p.cmd = exec.Command(exe, "up", "--isolated", "--network", ownNetwork, "--state", p.dir, "--client-config", "none")
+	p.cmd = exec.Command(exe, "up", "--isolated", "--network", cmp.Or(os.Getenv(networkEnv), ownNetwork), "--state", p.dir, "--client-config", "none")
 	if slices.ContainsFunc(list, func(s scenario.Scenario) bool { return s.Has(scenario.Fill) }) {
 		p.cmd.Args = append(p.cmd.Args, "--region-disk", ownDisk)
 	}
