@@ -22,6 +22,7 @@ var assetID = regexp.MustCompile(`[a-z2-7]{26}`)
 // running is the platform of docker-compose.multiregion.yml.
 type running struct {
 	docker, compose string
+	profiles        []string
 }
 
 func (r running) run(ctx context.Context, limit time.Duration, name string, args ...string) (string, error) {
@@ -43,8 +44,11 @@ func output(ctx context.Context, dir string, limit time.Duration, name string, a
 }
 
 func (r running) up(ctx context.Context, limit time.Duration, args ...string) error {
-	all := append([]string{"-f", "docker-compose.multiregion.yml", "--profile", "viewers", "up", "--detach", "--wait"}, args...)
-	_, err := r.run(ctx, limit, r.compose, all...)
+	all := []string{"-f", "docker-compose.multiregion.yml"}
+	for _, p := range r.profiles {
+		all = append(all, "--profile", p)
+	}
+	_, err := r.run(ctx, limit, r.compose, append(append(all, "up", "--detach", "--wait"), args...)...)
 	return err
 }
 
@@ -54,13 +58,13 @@ func (r running) viewer(ctx context.Context, limit time.Duration, near, command 
 }
 
 // startContainers brings up three regions and takes them away after the test.
-func startContainers(t *testing.T) running {
+func startContainers(t *testing.T, profiles ...string) running {
 	t.Helper()
 	testenv.Long(t)
 	if os.Geteuid() != 0 {
 		t.Skip("a Docker engine is started by root")
 	}
-	r := running{docker: "docker"}
+	r := running{docker: "docker", profiles: profiles}
 	if _, err := os.Stat("/usr/bin/docker"); err == nil {
 		r.docker = "/usr/bin/docker"
 	}
@@ -85,7 +89,7 @@ func startContainers(t *testing.T) running {
 
 // The main job in containers, and the loss of a region under a viewer and a creator.
 func TestContainersLoseARegion(t *testing.T) {
-	r := startContainers(t)
+	r := startContainers(t, "viewers")
 	ctx := t.Context()
 	upload := func(near, source string) string {
 		t.Helper()
@@ -161,4 +165,15 @@ func TestContainersLoseARegion(t *testing.T) {
 	start := time.Now()
 	require.NoError(t, r.up(ctx, 10*time.Minute))
 	testenv.Figure(t, "killed region ready again", "%s", time.Since(start).Round(time.Second))
+}
+
+// TestDrillsInContainers loses regions and processes of containers as drills do.
+func TestDrillsInContainers(t *testing.T) {
+	t.Setenv("MERIDIAN_HEALTH_INTERVAL", "2s")
+	r := startContainers(t)
+	out, err := r.run(t.Context(), 30*time.Minute, "go", "run", ".", "drill", "run", "--compose", "docker-compose.multiregion.yml",
+		"--out", filepath.Join(t.TempDir(), "report"), "control", "kill-region", "hang-region", "silence-region", "kill-leader",
+		"kill-edge", "kill-encoder", "router-lost", "kill-postgres", "lose-nats", "hang-objects", "power-loss", "rolling-restart")
+	t.Log(out)
+	require.NoError(t, err)
 }

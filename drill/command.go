@@ -33,6 +33,7 @@ type Command struct {
 type platformFlags struct {
 	State    string  `help:"Directory of all state of the platform, as given to up." env:"MERIDIAN_STATE" placeholder:"DIR"`
 	Own      bool    `help:"Start an isolated platform for the drill, and remove it afterwards (root)."`
+	Compose  string  `help:"Drill the containers of this compose file instead (root): docker-compose.multiregion.yml." placeholder:"FILE"`
 	Out      string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
 	Previous string  `help:"With --own: begin with the services of this program, the version before, for scenarios that upgrade." type:"existingfile" placeholder:"FILE"`
 	Viewers  float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
@@ -42,6 +43,9 @@ type platformFlags struct {
 func (f *platformFlags) validate() error {
 	if f.Own && os.Geteuid() != 0 {
 		return errors.New("--own: only root may make isolated regions: run it as root, or start a platform with `meridian up` and drill that one")
+	}
+	if f.Compose != "" && (f.Own || f.State != "") {
+		return errors.New("--compose: those are containers; leave out --own and --state")
 	}
 	if f.Previous != "" && !f.Own {
 		return errors.New("--previous: only with --own; start your platform with `meridian up --isolated --program FILE` to begin with another version")
@@ -161,7 +165,7 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 		defer func() { err = errors.Join(err, p.stop(err != nil)) }()
 		f.State = p.dir
 	}
-	t, err := target.OpenPlatform(ctx, f.State)
+	t, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,6 +199,14 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 	}
 	out.Seconds = time.Since(began).Seconds()
 	return errors.Join(ctx.Err(), write(f.Out, out), out.Err())
+}
+
+// open finds what is drilled.
+func (f *platformFlags) open(ctx context.Context) (target.Target, error) {
+	if f.Compose == "" {
+		return target.OpenPlatform(ctx, f.State)
+	}
+	return target.OpenCompose(ctx, f.Compose)
 }
 
 // report runs a scenario and judges it.

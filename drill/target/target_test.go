@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 
@@ -77,4 +78,28 @@ func TestReports(t *testing.T) {
 		_, ok := parseReport([]byte(bad))
 		require.False(t, ok, "%q is no report, not a good one", bad)
 	}
+}
+
+func TestContainersAreKnownByTheirLabels(t *testing.T) {
+	var list []container
+	require.NoError(t, json.Unmarshal([]byte(`[
+		{"Id": "a", "Name": "/meridian-edge-eu-2-1", "State": {"Status": "running", "Health": {"Status": "healthy"}},
+		 "Config": {"Labels": {"video.meridian.region": "eu", "video.meridian.component": "edge-cache"}}},
+		{"Id": "b", "Name": "/meridian-minio-eu-1", "State": {"Status": "running", "Paused": true},
+		 "Config": {"Labels": {"video.meridian.region": "eu", "video.meridian.component": "minio"}}},
+		{"Id": "c", "Name": "/meridian-api-eu-1", "State": {"Status": "running", "Health": {"Status": "starting"}},
+		 "Config": {"Labels": {"video.meridian.region": "eu", "video.meridian.component": "api"}}},
+		{"Id": "d", "Name": "/meridian-nats-us-1", "State": {"Status": "exited"},
+		 "Config": {"Labels": {"video.meridian.region": "us", "video.meridian.component": "nats"}}}]`), &list))
+	for i, process := range []string{"edge-2", "minio", "api", "nats"} {
+		for k, x := range list {
+			require.Equal(t, k == i, x.is(process), "%s is %s", x.Name, process)
+		}
+	}
+	require.False(t, list[0].is("edge-1"))
+	require.NoError(t, list[0].well())
+	require.EqualError(t, list[1].well(), "meridian-minio-eu-1 is paused")
+	require.EqualError(t, list[2].well(), "meridian-api-eu-1 is starting")
+	require.EqualError(t, list[3].well(), "meridian-nats-us-1 is exited")
+	require.Equal(t, "us", list[3].region())
 }

@@ -1,0 +1,445 @@
+package target
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/internal/objects/repair"
+	"github.com/meridian-video/meridian/internal/region"
+)
+
+const (
+	// What containers of docker-compose.multiregion.yml are labelled with.
+	labelRegion    = "video.meridian.region"
+	labelComponent = "video.meridian.component"
+	// ownDocker is the distribution's client, which fits its engine.
+	ownDocker = "/usr/bin/docker"
+	// viewersAt is the third byte of the addresses of viewers near the first region.
+	viewersAt = 11
+	// maxOutput of a command.
+	maxOutput = 8 << 20
+)
+
+// stores start before what needs them.
+var stores = []string{"etcd", "postgres", "nats", "minio"}
+
+// Compose is the platform of docker-compose.multiregion.yml on this machine's
+// engine. What it does to regions it does with docker: kill, pause, stop, and
+// taking their containers off the networks between regions. Viewers have their
+// addresses on this machine, for which it must be root.
+type Compose struct {
+	// file is the compose file; docker the client.
+	file, docker string
+
+	mu  sync.Mutex
+	cut map[string][]endpoint // what silent regions were taken off
+}
+
+// OpenCompose finds the containers of a compose file.
+func OpenCompose(ctx context.Context, file string) (*Compose, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("only root may give viewers addresses near regions: run the drill as root")
+	}
+	c := &Compose{file: file, docker: "docker", cut: map[string][]endpoint{}}
+	if _, err := os.Stat(ownDocker); err == nil {
+		c.docker = ownDocker
+	}
+	list, err := c.containers(ctx, nil)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("no container of %s runs: start it with `docker compose -f %[1]s up --wait`", file)
+	}
+	return c, err
+}
+
+// run runs docker and returns what it wrote to its output.
+func (c *Compose) run(ctx context.Context, args ...string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.docker, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		said, _ := strings.CutSuffix(strings.TrimSpace(errs.String()), "\n")
+		return out.Bytes(), fmt.Errorf("docker %s: %w: %.500s", args[0], err, said)
+	}
+	if out.Len() > maxOutput {
+		return nil, fmt.Errorf("docker %s: wrote %d bytes", args[0], out.Len())
+	}
+	return out.Bytes(), nil
+}
+
+// container as docker inspects it.
+type container struct {
+	ID    string `json:"Id"`
+	Name  string
+	State struct {
+		Status string
+		Paused bool
+		Pid    int
+		Health *struct{ Status string }
+	}
+	Config          struct{ Labels map[string]string }
+	Mounts          []struct{ Type, Source, Destination string }
+	NetworkSettings struct{ Networks map[string]attachment }
+}
+
+// attachment of a container to a network.
+type attachment struct {
+	IPAddress  string
+	IPAMConfig *struct{ IPv4Address string }
+	Aliases    []string
+}
+
+func (x container) region() string    { return x.Config.Labels[labelRegion] }
+func (x container) component() string { return x.Config.Labels[labelComponent] }
+
+// well is nil if it runs and says that it is ready.
+func (x container) well() error {
+	name := strings.TrimPrefix(x.Name, "/")
+	switch {
+	case x.State.Paused:
+		return fmt.Errorf("%s is paused", name)
+	case x.State.Status != "running":
+		return fmt.Errorf("%s is %s", name, x.State.Status)
+	case x.State.Health != nil && x.State.Health.Status != "healthy":
+		return fmt.Errorf("%s is %s", name, x.State.Health.Status)
+	}
+	return nil
+}
+
+// containers of regions, also those that ended, for which keep is true.
+func (c *Compose) containers(ctx context.Context, keep func(container) bool) ([]container, error) {
+	ids, err := c.run(ctx, "ps", "--all", "--quiet", "--no-trunc", "--filter", "label="+labelRegion)
+	if err != nil || len(bytes.TrimSpace(ids)) == 0 {
+		return nil, err
+	}
+	b, err := c.run(ctx, append([]string{"inspect"}, strings.Fields(string(ids))...)...)
+	if err != nil {
+		return nil, err
+	}
+	var list []container
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, fmt.Errorf("docker inspect: %w", err)
+	}
+	return slices.DeleteFunc(list, func(x container) bool { return keep != nil && !keep(x) }), nil
+}
+
+// hit are the containers that a fault is done to.
+func (c *Compose) hit(ctx context.Context, f Fault) ([]container, error) {
+	list, err := c.containers(ctx, func(x container) bool { return x.region() == f.Region && (f.Process == "" || x.is(f.Process)) })
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("%s: no such container", f)
+	}
+	return list, err
+}
+
+// is reports whether it is the process of a scenario; edges are named edge-eu-1.
+func (x container) is(process string) bool {
+	if n, ok := strings.CutPrefix(process, "edge-"); ok {
+		return x.component() == "edge-cache" && strings.Contains(x.Name, "-edge-"+x.region()+"-"+n+"-")
+	}
+	return x.component() == process
+}
+
+func names(list []container) []string {
+	var out []string
+	for _, x := range list {
+		out = append(out, x.ID)
+	}
+	return out
+}
+
+// Describe reads the files beside the compose file.
+func (c *Compose) Describe(ctx context.Context) (*Description, error) {
+	dir := filepath.Join(filepath.Dir(c.file), "deploy", "compose")
+	table, err := region.Load(filepath.Join(dir, "regions.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(filepath.Join(dir, "secrets", table.Regions[0].Name, "api", "api.key"))
+	if err != nil {
+		return nil, fmt.Errorf("the platform's API key: %w", err)
+	}
+	d := &Description{Table: table, Name: filepath.Base(c.file), APIKey: strings.TrimSpace(string(key)), Close: func() error { return nil }}
+	for i, r := range table.Regions {
+		near := r.Edges[0].Addresses[0].As4()
+		near[2], near[3] = byte(viewersAt+i), 0
+		lives, err := live(netip.PrefixFrom(netip.AddrFrom4(near), 24), r.Edges[0].Addresses[0])
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("addresses of viewers near %s: %w", r.Name, err), d.Close())
+		}
+		before := d.Close
+		d.Close = func() error { return errors.Join(lives(), before()) }
+		place := Place{Near: r.Name, From: fromHere}
+		for n := range sourcesEach {
+			near[3] = byte(n + 2)
+			place.Sources = append(place.Sources, netip.AddrFrom4(near))
+		}
+		d.Places = append(d.Places, place)
+	}
+	d.Reconcile = c.reconcile
+	d.Leader = c.leader
+	return d, nil
+}
+
+// live makes all addresses of a prefix this machine's own, on the network that an
+// address is reached by, until the returned function is called.
+func live(prefix netip.Prefix, by netip.Addr) (func() error, error) {
+	routes, err := netlink.RouteGet(by.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return nil, fmt.Errorf("how %s is reached: %w", by, err)
+	}
+	ip := netlink.NewIPNet(prefix.Addr().AsSlice())
+	ip.Mask = []byte{255, 255, 255, 0}
+	route := &netlink.Route{LinkIndex: routes[0].LinkIndex, Dst: ip, Table: syscall.RT_TABLE_LOCAL, Type: syscall.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+	if err := netlink.RouteReplace(route); err != nil {
+		return nil, err
+	}
+	return func() error { return netlink.RouteDel(route) }, nil
+}
+
+// inside runs a command in the first container of a component that is well.
+func (c *Compose) inside(ctx context.Context, component string, args ...string) ([]byte, error) {
+	list, err := c.containers(ctx, func(x container) bool { return x.component() == component && x.well() == nil })
+	if err != nil {
+		return nil, err
+	}
+	last := fmt.Errorf("no %s is well", component)
+	for _, x := range list {
+		var out []byte
+		if out, last = c.run(ctx, append([]string{"exec", x.ID}, args...)...); len(out) > 0 {
+			return out, last
+		}
+	}
+	return nil, last
+}
+
+// reconcile is `meridian reconcile` where an api runs.
+func (c *Compose) reconcile(ctx context.Context, read bool) (repair.Report, error) {
+	args := []string{"meridian", "reconcile", "--json"}
+	if read {
+		args = append(args, "--read")
+	}
+	out, err := c.inside(ctx, "api", args...)
+	report, ok := parseReport(out)
+	if !ok {
+		return report, fmt.Errorf("compare stores and catalog: %w", err)
+	}
+	return report, nil
+}
+
+// leader asks Patroni.
+func (c *Compose) leader(ctx context.Context) (string, error) {
+	for {
+		out, err := c.inside(ctx, "postgres", "patronictl", "-c", "/run/meridian/patroni.yaml", "list", "--format", "json")
+		var members []struct{ Member, Role, State string }
+		if err == nil {
+			err = json.Unmarshal(out, &members)
+		}
+		for _, m := range members {
+			if m.Role == "Leader" && m.State == "running" {
+				return m.Member, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("no region's PostgreSQL leads: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// Status asks the engine.
+func (c *Compose) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	list, err := c.containers(ctx, nil)
+	if err != nil {
+		return Status{}, err
+	}
+	var out Status
+	var wrong []error
+	well := map[string]bool{}
+	for _, x := range list {
+		err := x.well()
+		wrong = append(wrong, err)
+		well[x.region()] = well[x.region()] || err == nil
+	}
+	c.mu.Lock()
+	for r := range c.cut {
+		wrong = append(wrong, fmt.Errorf("%s is silent", r))
+	}
+	c.mu.Unlock()
+	for r, some := range well {
+		if !some {
+			out.Down = append(out.Down, r)
+		}
+	}
+	slices.Sort(out.Down)
+	out.Whole = errors.Join(wrong...)
+	return out, nil
+}
+
+// Apply makes a fault.
+func (c *Compose) Apply(ctx context.Context, f Fault) error {
+	list, err := c.hit(ctx, f)
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.Clock != 0 || f.Upgrade || f.Fault == scenario.Slow || f.Fault == scenario.Fill || f.Fault == scenario.Silence && f.Direction != scenario.Both && f.Direction != "":
+		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways; drill a platform of `meridian up --isolated`", f)
+	case f.Fault == scenario.Kill && f.Process != "":
+		// Not docker kill: what that ends, the engine doesn't restart.
+		return signal(f, list[0].State.Pid, syscall.SIGKILL)
+	case f.Fault == scenario.Silence:
+		return c.silence(ctx, f.Region, list)
+	}
+	verb := map[scenario.Fault]string{scenario.Kill: "kill", scenario.Stop: "stop", scenario.Hang: "pause"}[f.Fault]
+	_, err = c.run(ctx, append([]string{verb}, names(list)...)...)
+	return err
+}
+
+// endpoint is what a container was taken off.
+type endpoint struct {
+	container, network string
+	attachment
+}
+
+// silence takes a region's containers off all networks but the region's own.
+func (c *Compose) silence(ctx context.Context, name string, list []container) error {
+	var ends []endpoint
+	for _, x := range list {
+		for network, a := range x.NetworkSettings.Networks {
+			if !strings.HasSuffix(network, "_"+name) {
+				ends = append(ends, endpoint{x.ID, network, a})
+			}
+		}
+	}
+	c.mu.Lock()
+	c.cut[name] = ends
+	c.mu.Unlock()
+	return together(ends, func(e endpoint) error {
+		_, err := c.run(ctx, "network", "disconnect", "--force", e.network, e.container)
+		return err
+	})
+}
+
+func (c *Compose) hear(ctx context.Context, name string) error {
+	c.mu.Lock()
+	ends := c.cut[name]
+	c.mu.Unlock()
+	err := together(ends, func(e endpoint) error {
+		args := []string{"network", "connect"}
+		if e.IPAMConfig != nil && e.IPAMConfig.IPv4Address != "" {
+			args = append(args, "--ip", e.IPAMConfig.IPv4Address)
+		}
+		for _, a := range e.Aliases {
+			args = append(args, "--alias", a)
+		}
+		_, err := c.run(ctx, append(args, e.network, e.container)...)
+		if err != nil && strings.Contains(err.Error(), "already exists in network") {
+			return nil // it was never taken off
+		}
+		return err
+	})
+	if err == nil {
+		c.mu.Lock()
+		delete(c.cut, name)
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// together does f to all at the same time.
+func together[T any](list []T, f func(T) error) error {
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, x := range list {
+		wg.Go(func() { errs[i] = f(x) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Heal undoes a fault. What is undone already is no error.
+func (c *Compose) Heal(ctx context.Context, f Fault) error {
+	list, err := c.hit(ctx, f)
+	if err != nil {
+		return err
+	}
+	switch f.Fault {
+	case scenario.Silence:
+		return c.hear(ctx, f.Region)
+	case scenario.Hang:
+		list = slices.DeleteFunc(list, func(x container) bool { return !x.State.Paused })
+		if len(list) == 0 {
+			return nil
+		}
+		_, err := c.run(ctx, append([]string{"unpause"}, names(list)...)...)
+		return err
+	case scenario.Kill, scenario.Stop:
+		if f.Process == "" {
+			return c.start(ctx, f, list)
+		}
+	}
+	return nil // the engine restarts it
+}
+
+// start starts a region's containers, stores first.
+func (c *Compose) start(ctx context.Context, f Fault, list []container) error {
+	var first, then []string
+	for _, x := range list {
+		if f.Wipe && x.component() == "minio" {
+			if err := wipe(x); err != nil {
+				return fmt.Errorf("%s: %w", f, err)
+			}
+		}
+		if slices.Contains(stores, x.component()) {
+			first = append(first, x.ID)
+		} else {
+			then = append(then, x.ID)
+		}
+	}
+	for _, ids := range [][]string{first, then} {
+		if len(ids) == 0 {
+			continue
+		}
+		if _, err := c.run(ctx, append([]string{"start"}, ids...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wipe empties the volumes of a container that doesn't run.
+func wipe(x container) error {
+	for _, m := range x.Mounts {
+		if m.Type != "volume" {
+			continue
+		}
+		entries, err := os.ReadDir(m.Source)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := os.RemoveAll(filepath.Join(m.Source, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
