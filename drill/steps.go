@@ -89,6 +89,9 @@ func (x *run) one(ctx context.Context, i int, f target.Fault, active map[int]tar
 		return
 	}
 	_ = sleep.For(ctx, time.Until(began.Add(step.For.Std()))) // interrupted: undone at once
+	if ctx.Err() != nil {
+		f.Clock = 0 // nothing comes after it that would set it right
+	}
 	// It is undone whatever has become of the drill.
 	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
 	defer cancel()

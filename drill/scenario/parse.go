@@ -141,8 +141,18 @@ func (c *checker) scenario(s *Scenario) {
 		c.bad("$.shows", "say what the scenario shows")
 	}
 	c.load(s)
-	for i := range s.Steps {
+	wrong := map[string]int{} // steps whose clocks nothing has set right
+	for i, step := range s.Steps {
 		c.step(s, i)
+		if back := step.Process == "" && (step.Fault == Kill || step.Fault == Stop); back {
+			delete(wrong, step.On)
+		}
+		if step.Clock != 0 {
+			wrong[step.On] = i
+		}
+	}
+	for on, i := range wrong {
+		c.bad(fmt.Sprintf("$.steps[%d].clock", i), "nothing sets the clocks of %s right: stop it once more, without clock", on)
 	}
 	if len(s.Steps) > maxSteps {
 		c.bad("$.steps", "%d steps: want at most %d", len(s.Steps), maxSteps)
