@@ -298,6 +298,7 @@ func (c *checker) objectives(s *Scenario) {
 	}
 	count("stalls", o.Stalls)
 	count("plain_stalls", o.PlainStalls)
+	count("moves", o.Moves)
 	count("failed_opens", o.FailedOpens)
 	count("corrupt", o.Corrupt)
 	count("lost", o.Lost)

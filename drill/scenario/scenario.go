@@ -188,6 +188,9 @@ type Objectives struct {
 	// WrongRegion is how many seconds a viewer may be sent to another region than
 	// the nearest living one, on average.
 	WrongRegion *Duration `yaml:"wrong_region,omitempty"`
+	// Moves are steered viewers who were served from another region than the nearest,
+	// for scenarios in which nobody has to.
+	Moves *int `yaml:"moves,omitempty"`
 	// StartUp is how long 95 of 100 sessions opened meanwhile may take to the first picture.
 	StartUp *Duration `yaml:"start_up,omitempty"`
 	// FailedOpens are sessions that never came to a first picture.

@@ -63,6 +63,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.reroute("reroute.dns", "Last wrong name server's answer", obj.Reroute.DNS, fleet.ByDNS)
 	j.moved(obj.Moved)
 	j.wrongRegion(obj.WrongRegion)
+	j.moves(obj.Moves)
 	j.startUp(obj.StartUp)
 	j.counts("failed_opens", "Sessions that never began", obj.FailedOpens, func(e fleet.Event) bool { return e.Kind == fleet.FailedOpen || e.Kind == fleet.Refused })
 	j.counts("corrupt", "Answers with other bytes than before", obj.Corrupt, func(e fleet.Event) bool { return e.Kind == fleet.Corrupt })

@@ -113,6 +113,32 @@ func (j *judge) moved(goal *scenario.Duration) {
 	}
 }
 
+// moves are steered viewers who were served from another region than the nearest.
+func (j *judge) moves(goal *int) {
+	during, before := map[int]bool{}, map[int]bool{}
+	for _, e := range j.o.Events {
+		if e.Kind != fleet.Served || e.Way == fleet.Plain || e.Region == e.Near {
+			continue
+		}
+		if j.inControl(e.At) {
+			before[e.Viewer] = true
+		}
+		if j.inFault(e.At) {
+			during[e.Viewer] = true
+		}
+	}
+	value, control := float64(len(during)), float64(len(before))
+	r := Result{Name: "moves", Title: "Steered viewers served from another region than the nearest", Value: &value, Control: &control}
+	if goal != nil {
+		g := float64(*goal)
+		r.Goal = &g
+		if len(j.o.Samples) == 0 {
+			r.Value, r.Note = nil, "nobody watched"
+		}
+	}
+	j.add(r)
+}
+
 // wrongRegion is how long viewers are served from another region than the
 // nearest that lives, on average where it is worst.
 func (j *judge) wrongRegion(goal *scenario.Duration) {

@@ -133,27 +133,27 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		"after it returned": {"reroute.dns", func(o *Observations) {
 			o.Answers = append(o.Answers, fleet.Answer{At: at(41), Asked: at(40.9), Router: "ap", Transport: fleet.ByDNS, Edges: []string{"eu-2"}})
 		}, Pass},
-		"no answers":          {"reroute.steering", func(o *Observations) { o.Answers = nil }, Fail},
-		"never moved":         {"moved", func(o *Observations) { o.Events = o.Events[:4] }, Fail},
-		"moved late":          {"moved", func(o *Observations) { o.Events[4].At = at(29) }, Fail},
-		"sent far":            {"wrong_region", func(o *Observations) { wrongFrom(o, 24, 35) }, Fail},
-		"always far":          {"wrong_region", func(o *Observations) { wrongFrom(o, 10, 35) }, Unsure},
-		"slow start":          {"start_up", func(o *Observations) { o.Events[3].Seconds = 9 }, Fail},
-		"no start":            {"start_up", func(o *Observations) { o.Events[3].Kind = fleet.Ended }, Fail},
-		"failed open":         {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.FailedOpen}) }, Fail},
-		"refused":             {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Refused}) }, Fail},
-		"corrupt":             {"corrupt", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Corrupt}) }, Fail},
-		"no writes":           {"writes", func(o *Observations) { o.Writes["us"] = append(o.Writes["us"][:22], o.Writes["us"][30:]...) }, Fail},
-		"no write at all":     {"writes", func(o *Observations) { o.Writes = map[string][]creators.Write{} }, Fail},
-		"writes refused":      {"writes", func(o *Observations) { o.Writes["us"][25].Status = 503 }, Pass},
-		"upload lost":         {"lost", func(o *Observations) { o.Uploads[0].Ready = time.Time{} }, Fail},
-		"not acknowledged":    {"lost", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Err: "no"}) }, Pass},
-		"nothing uploaded":    {"lost", func(o *Observations) { o.Uploads = nil }, Fail},
-		"title lost":          {"lost", func(o *Observations) { o.LostWrites = []string{"gone"} }, Fail},
-		"object lost":         {"lost", func(o *Observations) { o.Stores.Lost = 1 }, Fail},
-		"object wrong":        {"lost", func(o *Observations) { o.Stores.Regions = []repair.RegionReport{{Wrong: 1}} }, Fail},
-		"not compared":        {"lost", func(o *Observations) { o.Stores = nil }, Fail},
-		"leak":                {"leaks", func(o *Observations) { o.Guarded.Given = 1 }, Fail},
+		"no answers":       {"reroute.steering", func(o *Observations) { o.Answers = nil }, Fail},
+		"never moved":      {"moved", func(o *Observations) { o.Events = o.Events[:4] }, Fail},
+		"moved late":       {"moved", func(o *Observations) { o.Events[4].At = at(29) }, Fail},
+		"sent far":         {"wrong_region", func(o *Observations) { wrongFrom(o, 24, 35) }, Fail},
+		"always far":       {"wrong_region", func(o *Observations) { wrongFrom(o, 10, 35) }, Unsure},
+		"slow start":       {"start_up", func(o *Observations) { o.Events[3].Seconds = 9 }, Fail},
+		"no start":         {"start_up", func(o *Observations) { o.Events[3].Kind = fleet.Ended }, Fail},
+		"failed open":      {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.FailedOpen}) }, Fail},
+		"refused":          {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Refused}) }, Fail},
+		"corrupt":          {"corrupt", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Corrupt}) }, Fail},
+		"no writes":        {"writes", func(o *Observations) { o.Writes["us"] = append(o.Writes["us"][:22], o.Writes["us"][30:]...) }, Fail},
+		"no write at all":  {"writes", func(o *Observations) { o.Writes = map[string][]creators.Write{} }, Fail},
+		"writes refused":   {"writes", func(o *Observations) { o.Writes["us"][25].Status = 503 }, Pass},
+		"upload lost":      {"lost", func(o *Observations) { o.Uploads[0].Ready = time.Time{} }, Fail},
+		"not acknowledged": {"lost", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Err: "no"}) }, Pass},
+		"nothing uploaded": {"lost", func(o *Observations) { o.Uploads = nil }, Fail},
+		"title lost":       {"lost", func(o *Observations) { o.LostWrites = []string{"gone"} }, Fail},
+		"object lost":      {"lost", func(o *Observations) { o.Stores.Lost = 1 }, Fail},
+		"object wrong":     {"lost", func(o *Observations) { o.Stores.Regions = []repair.RegionReport{{Wrong: 1}} }, Fail},
+		"not compared":     {"lost", func(o *Observations) { o.Stores = nil }, Fail},
+		"leak":             {"leaks", func(o *Observations) { o.Guarded.Given = 1 }, Fail},
 		"denied":              {"denied", func(o *Observations) { o.Guarded.Denied = 1 }, Fail},
 		"nobody asked":        {"denied", func(o *Observations) { o.Guarded.Admitted = 0 }, Fail},
 		"nobody refused":      {"leaks", func(o *Observations) { o.Guarded.Refused = 0 }, Fail},
@@ -188,4 +188,22 @@ func TestWithoutFaults(t *testing.T) {
 	for _, r := range list {
 		require.NotContains(t, []string{"recovery", "moved", "reroute.dns", "writes", "ready"}, r.Name)
 	}
+}
+
+// TestMoves counts viewers, not how often they move, and nobody in the plain form.
+func TestMoves(t *testing.T) {
+	zero := 0
+	s := scenario.Scenario{Objectives: scenario.Objectives{Moves: &zero}}
+	served := func(viewer int, way fleet.Way, region string, when float64) fleet.Event {
+		return fleet.Event{At: at(when), Kind: fleet.Served, Viewer: viewer, Near: "us", Way: way, Region: region}
+	}
+	o := good(t)
+	o.Events = []fleet.Event{served(1, fleet.Steering, "us", 25), served(2, fleet.Plain, "eu", 26)}
+	require.Equal(t, Pass, result(t, Evaluate(s, o), "moves").Verdict)
+	o.Events = append(o.Events, served(1, fleet.DNS, "eu", 27), served(1, fleet.Steering, "ap", 28))
+	r := result(t, Evaluate(s, o), "moves")
+	require.Equal(t, Fail, r.Verdict)
+	require.Equal(t, 1.0, *r.Value)
+	o.Events = append(o.Events, served(3, fleet.Steering, "eu", 15))
+	require.Equal(t, Unsure, result(t, Evaluate(s, o), "moves").Verdict, "somebody moved without a fault, too")
 }
