@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/edge-cache/load"
+	"github.com/meridian-video/meridian/edge-cache/pages"
 	"github.com/meridian-video/meridian/edge-cache/peer"
 	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/geo"
@@ -191,7 +192,7 @@ func (e *edge) Run(ctx context.Context) error {
 	if e.shared != nil {
 		g.Go(func() error { return e.shared.Run(ctx) })
 	}
-	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.tls, e.handler, e.log, e.gate, nil) })
+	g.Go(func() error { return e.cmd.TLS.serve(ctx, e.tls, e.handler, newFast(e.handler), e.log, e.gate, nil) })
 	err := g.Wait()
 	e.handler.composer.close()
 	err = errors.Join(err, e.cache.Close())
@@ -208,15 +209,19 @@ func (e *edge) serve(ctx context.Context) error {
 		e.addr.Store(a)
 	}
 	e.log.Info("listening", "addr", l.Addr().String())
-	return serveFast(ctx, newServer(e.handler, e.log), l, e.gate, newFast(e.handler))
+	return serveFast(ctx, newServer(e.handler, e.log), l, e.gate, newFast(e.handler), e.cache.Window())
 }
 
-// serveFast serves until ctx ends, with a fast path before srv.
-func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder) error {
-	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
-		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit}, r)
+// serveFast serves until ctx ends, with a fast path before srv, which speaks TLS
+// where it is configured to. window may be nil.
+func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder, window *pages.Window) error {
+	fl, err := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
+		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit, Window: window, TLS: srv.TLSConfig.Clone()}, r)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	srv.ConnState = fl.ConnState
-	err := service.ServeHTTP(ctx, srv, fl, drainTime)
+	err = service.ServeHTTP(ctx, srv, fl, drainTime)
 	// What is being answered past net/http has the same time.
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()

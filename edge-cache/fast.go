@@ -127,7 +127,7 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 	if q.told || fields {
 		f.observe(q.report, r.Fields)
 	}
-	return fastpath.Answer{Head: head.append(buf, o.Info().Fetched, now, f.dateAt(now)), Body: o.Whole(), Kind: int(t.kind)}, true
+	return fastpath.Answer{Head: head.append(buf, o.Info().Fetched, now, f.dateAt(now)), Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
 }
 
 // splitQuery is a raw query in parts: what is before and after the CMCD argument.

@@ -16,6 +16,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
 )
 
 const (
@@ -90,12 +92,35 @@ func (l *http3Listener) advertise(h http.Handler) http.Handler {
 	})
 }
 
+// advertiseFast does so for a fast path's clients.
+func (l *http3Listener) advertiseFast(r fastpath.Responder) fastpath.Responder {
+	a, ok := l.udp.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return r
+	}
+	return &advertised{r, fmt.Sprintf("Alt-Svc: h3=\":%d\"; ma=%d\r\n\r\n", a.Port, altSvcAge)}
+}
+
+type advertised struct {
+	fastpath.Responder
+	end string // of a head
+}
+
+// Respond implements fastpath.Responder.
+func (r *advertised) Respond(req *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
+	a, ok := r.Responder.Respond(req, buf)
+	if ok {
+		a.Head = append(a.Head[:len(a.Head)-len("\r\n")], r.end...)
+	}
+	return a, ok
+}
+
 var errCrowded = errors.New("too many connections")
 
 // admit lets a connection in, before its handshake. Where TCP's wait to be
 // accepted there is nothing to wait in: further ones are refused.
 func (l *http3Listener) admit(ctx context.Context, c *quic.ClientInfo) (context.Context, error) {
-	leave, ok := l.gate.enter(c.RemoteAddr)
+	leave, ok := l.gate.admit(addrPortOf(c.RemoteAddr))
 	if !ok {
 		return nil, errCrowded
 	}

@@ -3,6 +3,7 @@ package edgecache
 import (
 	"context"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -61,6 +62,19 @@ func clientOf(remote string) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
+	return clientAt(p)
+}
+
+// addrPortOf is a TCP or UDP address.
+func addrPortOf(a net.Addr) netip.AddrPort {
+	p, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return p
+}
+
+func clientAt(p netip.AddrPort) netip.Addr {
 	a := p.Addr().Unmap().WithZone("")
 	if a.Is6() {
 		if n, err := a.Prefix(64); err == nil {

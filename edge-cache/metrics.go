@@ -68,6 +68,7 @@ func observeCache(reg prometheus.Registerer, component string, c *cache.Cache) {
 	gauge("memory_capacity_bytes", "Bytes of objects memory may hold.", func(s cache.Stats) int64 { return s.Capacity })
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_" + component + "_memory_evictions_total",
 		Help: "Objects evicted from memory."}, func() float64 { return float64(c.Stats().Evictions) }))
+	gauge("memory_copies_bytes", "Bytes of bodies in memory a second time, as they are sent fastest.", func(s cache.Stats) int64 { return s.Copies })
 	gauge("disk_bytes", "Bytes in the disk log.", func(s cache.Stats) int64 { return s.DiskBytes })
 	gauge("disk_objects", "Objects in the disk log.", func(s cache.Stats) int64 { return int64(s.DiskObjects) })
 	gauge("disk_capacity_bytes", "Bytes the disk log may hold.", func(s cache.Stats) int64 { return s.DiskCapacity })

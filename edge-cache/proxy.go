@@ -158,8 +158,8 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 			ReadHeaderTimeout: headerTimeout, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return service.ServeHTTP(gctx, srv, admin, time.Second)
 	})
-	g.Go(func() error { return c.TLS.serve(gctx, certs, proxy, log, in, listening) })
-	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy) })
+	g.Go(func() error { return c.TLS.serve(gctx, certs, proxy, proxy, log, in, listening) })
+	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy, store.Window()) })
 	err = g.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

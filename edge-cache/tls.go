@@ -2,7 +2,6 @@ package edgecache
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,8 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/certificate"
-	"github.com/meridian-video/meridian/internal/service"
 )
 
 // TLS is the configuration of the encrypted listener, which may speak HTTP/3 as
@@ -33,9 +32,9 @@ func (t *TLS) validate(shared bool) error {
 	return err
 }
 
-// serve answers on the encrypted listener until ctx ends; nil at once without one.
-// listening, which may be nil, is told the address.
-func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler, log *slog.Logger, g *gate, listening func(net.Addr)) error {
+// serve answers on the encrypted listener, as r and h do, until ctx ends; nil at
+// once without one. listening, which may be nil, is told the address.
+func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler, r fastpath.Responder, log *slog.Logger, g *gate, listening func(net.Addr)) error {
 	if t.Listen == "" {
 		return nil
 	}
@@ -44,6 +43,8 @@ func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler
 		return fmt.Errorf("TLS listener: %w", err)
 	}
 	cfg := certificate.Config(from)
+	// Bodies are large: full records from the first.
+	cfg.DynamicRecordSizingDisabled = true
 	wg, ctx := errgroup.WithContext(ctx)
 	tcp := h
 	if t.HTTP3 {
@@ -51,7 +52,7 @@ func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler
 		if err != nil {
 			return errors.Join(fmt.Errorf("HTTP/3 listener: %w", err), l.Close())
 		}
-		tcp = h3.advertise(h)
+		tcp, r = h3.advertise(h), h3.advertiseFast(r)
 		wg.Go(func() error { return h3.serve(ctx) })
 	}
 	if listening != nil {
@@ -62,7 +63,7 @@ func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler
 	// What a stream may hold open is bounded as connections are.
 	srv.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	srv.TLSConfig = cfg
-	wg.Go(func() error { return service.ServeHTTP(ctx, srv, tls.NewListener(g.limit(l), cfg), drainTime) })
+	wg.Go(func() error { return serveFast(ctx, srv, l, g, r, nil) })
 	if err := wg.Wait(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

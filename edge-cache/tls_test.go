@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/certificate"
 )
 
@@ -44,6 +45,14 @@ func selfSigned(t testing.TB, cfg TLS) *x509.CertPool {
 	return pool
 }
 
+// handlers leaves all to the handler.
+type handlers struct{}
+
+func (handlers) Respond(*fastpath.Request, []byte) (fastpath.Answer, bool) {
+	return fastpath.Answer{}, false
+}
+func (handlers) Responded(*fastpath.Answer, int64, time.Duration, error) {}
+
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	cfg := TLS{TLS: certificate.TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}}
@@ -55,7 +64,7 @@ func TestTLS(t *testing.T) {
 	addr, done := make(chan net.Addr, 1), make(chan error, 1)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
 	go func() {
-		done <- cfg.serve(ctx, certs, h, slog.New(slog.DiscardHandler), newGate(100, 0), func(a net.Addr) { addr <- a })
+		done <- cfg.serve(ctx, certs, h, handlers{}, slog.New(slog.DiscardHandler), newGate(100, 0), func(a net.Addr) { addr <- a })
 	}()
 	at := (<-addr).String()
 	for _, proto := range []string{"HTTP/2.0", "HTTP/1.1"} {
@@ -70,5 +79,5 @@ func TestTLS(t *testing.T) {
 	require.Error(t, err)
 	cancel()
 	require.NoError(t, <-done)
-	require.NoError(t, (&TLS{}).serve(ctx, nil, h, slog.New(slog.DiscardHandler), newGate(1, 0), nil))
+	require.NoError(t, (&TLS{}).serve(ctx, nil, h, handlers{}, slog.New(slog.DiscardHandler), newGate(1, 0), nil))
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/meridian-video/meridian/edge-cache/pages"
 )
 
 // Config of a cache. Memory is required; without Dir there is no disk tier.
@@ -21,6 +23,9 @@ type Config struct {
 	// Dir holds the disk log, of at most Disk bytes.
 	Dir  string
 	Disk int64
+	// Copies is how many bytes of bodies are kept a second time, as the kernel sends
+	// them without copying; default an eighth of Memory.
+	Copies int64
 	// MaxObject is the largest object kept; default an eighth of Memory, at most 64 MiB.
 	MaxObject int64
 	// FillTimeout bounds the fetch of one object; default a minute.
@@ -83,6 +88,7 @@ type Cache struct {
 
 	mu     sync.Mutex // of policy; taken before a shard's
 	policy *s3fifo
+	window *pages.Window
 }
 
 type shard struct {
@@ -98,6 +104,9 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	if cfg.MaxObject == 0 {
 		cfg.MaxObject = min(64<<20, cfg.Memory/8)
+	}
+	if cfg.Copies == 0 {
+		cfg.Copies = cfg.Memory / 8
 	}
 	if cfg.FillTimeout == 0 {
 		cfg.FillTimeout = time.Minute
@@ -120,6 +129,9 @@ func Open(cfg Config) (*Cache, error) {
 		}
 		c.disk = d
 	}
+	c.window = pages.Open(cfg.Copies, func(err error) {
+		cfg.Log.Warn("cache: bodies are sent without copies of them in memory files", "err", err)
+	})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -131,6 +143,7 @@ func (c *Cache) Close() error {
 	c.closeMu.Unlock()
 	c.cancel()
 	c.fills.Wait()
+	c.window.Close()
 	if c.disk == nil {
 		return nil
 	}
@@ -145,6 +158,9 @@ func (c *Cache) DiskErr() error {
 	return c.disk.failure()
 }
 
+// Window has the copies of bodies asked for most.
+func (c *Cache) Window() *pages.Window { return c.window }
+
 // Stats are sizes at one moment.
 type Stats struct {
 	Bytes, Capacity, Evictions, Refused int64
@@ -152,6 +168,8 @@ type Stats struct {
 	Objects, DiskObjects                int
 	// Filling is how many objects are arriving.
 	Filling int
+	// Copies is how many bytes are in memory a second time.
+	Copies int64
 }
 
 // Filling is how many objects are arriving.
@@ -164,6 +182,7 @@ func (c *Cache) Stats() Stats {
 		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len()}
 	c.mu.Unlock()
 	s.Filling = int(c.filling.Load())
+	s.Copies = c.window.Bytes()
 	if c.disk != nil {
 		s.DiskBytes, s.DiskObjects = c.disk.size()
 		s.DiskCapacity = c.cfg.Disk

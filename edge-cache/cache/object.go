@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meridian-video/meridian/edge-cache/pages"
 )
 
 // Info describes an object.
@@ -50,6 +52,7 @@ type Object struct {
 	body     []byte
 
 	memo [2]atomic.Value
+	slot *pages.Slot
 	// ahead: brought before anyone asked, and nobody has yet.
 	ahead atomic.Bool
 
@@ -60,7 +63,7 @@ type Object struct {
 }
 
 func (c *Cache) newObject(key string, hash uint64) *Object {
-	return &Object{node: node{key: key, hash: hash}, born: c.drops.count(), opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin}
+	return &Object{node: node{key: key, hash: hash}, born: c.drops.count(), opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin, slot: new(pages.Slot)}
 }
 
 // Info describes the object.
@@ -75,6 +78,9 @@ func (o *Object) Memo(slot int) any { return o.memo[slot].Load() }
 // SetMemo keeps what a caller made from the object, at most some hundred bytes,
 // for those who get the object later. All values of a slot have one type.
 func (o *Object) SetMemo(slot int, v any) { o.memo[slot].Store(v) }
+
+// Slot is where a copy of the body may be.
+func (o *Object) Slot() *pages.Slot { return o.slot }
 
 // Complete reports whether all bytes are here.
 func (o *Object) Complete() bool { return o.complete.Load() }

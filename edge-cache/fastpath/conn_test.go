@@ -88,7 +88,8 @@ func start(t *testing.T, fast bool, cfg Config) *running {
 	r := &running{site: &site{}, addr: l.Addr().String()}
 	r.srv = &http.Server{Handler: r.site, ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout}
 	if fast {
-		r.l = New(l, cfg, r.site)
+		r.l, err = New(l, cfg, r.site)
+		require.NoError(t, err)
 		r.srv.ConnState = r.l.ConnState
 		l = r.l
 	}
@@ -96,12 +97,12 @@ func start(t *testing.T, fast bool, cfg Config) *running {
 	go func() { done <- r.srv.Serve(l) }()
 	t.Cleanup(func() {
 		_ = r.srv.Close()
-		<-done
+		require.ErrorIs(t, <-done, http.ErrServerClosed)
 		if fast {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
 			r.l.Drain(ctx)
-			require.Empty(t, r.l.conns)
+			require.Zero(t, r.l.open)
 			require.NoError(t, ctx.Err())
 		}
 	})
@@ -354,24 +355,4 @@ func TestMaxConnections(t *testing.T) {
 	res, err := http.ReadResponse(bufio.NewReader(second), nil)
 	require.NoError(t, err)
 	require.Equal(t, 200, res.StatusCode)
-}
-
-func TestIdleConnectionsHoldNoBuffer(t *testing.T) {
-	r := start(t, true, Config{HeaderTimeout: time.Minute, IdleTimeout: time.Minute, WriteTimeout: time.Minute, WriteSize: 1 << 20, MaxConnections: 10})
-	c := dial(t, r.addr)
-	for range 2 {
-		_, err := io.WriteString(c, request(2, ""))
-		require.NoError(t, err)
-		res, err := http.ReadResponse(bufio.NewReader(c), nil)
-		require.NoError(t, err)
-		_, err = io.ReadAll(res.Body)
-		require.NoError(t, err)
-	}
-	b := &buffer{w: 2}
-	held := &conn{buf: b}
-	held.release()
-	require.NotNil(t, held.buf)
-	b.r = 2
-	held.release()
-	require.Nil(t, held.buf)
 }

@@ -50,7 +50,7 @@ func (p *Proxy) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool)
 	buf = append(buf, head.parts[1]...)
 	buf = strconv.AppendInt(buf, int64((s.lifetime-age)/time.Second), 10)
 	buf = append(buf, head.parts[2]...)
-	return fastpath.Answer{Head: buf, Body: o.Whole()}, true
+	return fastpath.Answer{Head: buf, Body: o.Whole(), Slot: o.Slot()}, true
 }
 
 // Responded implements fastpath.Responder.

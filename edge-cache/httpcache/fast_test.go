@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,13 +20,13 @@ import (
 // counted counts the answers of the fast path.
 type counted struct {
 	*Proxy
-	n int
+	n atomic.Int64
 }
 
 func (c *counted) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
 	a, ok := c.Proxy.Respond(r, buf)
 	if ok {
-		c.n++
+		c.n.Add(1)
 	}
 	return a, ok
 }
@@ -36,7 +37,8 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	c := &counted{Proxy: x.proxy}
-	fl := fastpath.New(l, fastpath.Config{HeaderTimeout: time.Second, IdleTimeout: time.Minute, WriteTimeout: time.Minute, WriteSize: 1 << 20, MaxConnections: 10}, c)
+	fl, err := fastpath.New(l, fastpath.Config{HeaderTimeout: time.Second, IdleTimeout: time.Minute, WriteTimeout: time.Minute, WriteSize: 1 << 20, MaxConnections: 10}, c)
+	require.NoError(t, err)
 	srv := &http.Server{Handler: x.proxy, ConnState: fl.ConnState}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(fl) }()
@@ -79,13 +81,13 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 			path := "/" + strings.ReplaceAll(name, " ", "-")
 			ask(path, "")
 			x.clock.advance(7 * time.Second)
-			before := c.n
+			before := c.n.Load()
 			// If-None-Match of another tag leaves it to the handler and changes nothing.
 			slow := ask(path, f.fields+"If-None-Match: \"x\"\r\n")
-			require.Equal(t, before, c.n)
+			require.Equal(t, before, c.n.Load())
 			quick := ask(path, f.fields)
 			require.Equal(t, slow, quick)
-			require.Equal(t, f.fast, c.n > before)
+			require.Equal(t, f.fast, c.n.Load() > before)
 		})
 	}
 }

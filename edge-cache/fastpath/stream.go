@@ -1,0 +1,369 @@
+package fastpath
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// stream answers on an encrypted connection, in a goroutine of its own: what it
+// does for an answer is mostly encryption, which goes to all processors so.
+type stream struct {
+	l    *Listener
+	base *conn
+	tls  *tls.Conn
+	wire *wire
+	// The deadlines in force, set again only now and then.
+	readUntil, writeUntil time.Time
+
+	mu      sync.Mutex
+	busy    bool // an answer is being written
+	stopped bool
+}
+
+// wire is the connection below TLS: it counts, and gathers what belongs together.
+type wire struct {
+	*net.TCPConn
+	l    *Listener
+	base *conn
+	once sync.Once
+
+	gather bool
+	held   *[]byte
+}
+
+// gatherSize is how much is written at once, in records of 16 KiB.
+const gatherSize = 128 << 10
+
+var gathered = sync.Pool{New: func() any { b := make([]byte, 0, gatherSize); return &b }}
+
+func (w *wire) Write(b []byte) (int, error) {
+	if !w.gather {
+		n, err := w.TCPConn.Write(b)
+		w.l.cfg.Traffic.Sent.Add(int64(n))
+		return n, err
+	}
+	if w.held == nil {
+		w.held = gathered.Get().(*[]byte)
+	}
+	if len(*w.held)+len(b) > gatherSize {
+		if err := w.flush(); err != nil {
+			return 0, err
+		}
+	}
+	*w.held = append(*w.held, b...)
+	return len(b), nil
+}
+
+func (w *wire) flush() error {
+	n, err := w.TCPConn.Write(*w.held)
+	w.l.cfg.Traffic.Sent.Add(int64(n))
+	*w.held = (*w.held)[:0]
+	return err
+}
+
+// together writes what write writes in few pieces.
+func (w *wire) together(write func() error) error {
+	w.gather = true
+	err := write()
+	w.gather = false
+	if w.held != nil {
+		if err == nil {
+			err = w.flush()
+		}
+		*w.held = (*w.held)[:0]
+		gathered.Put(w.held)
+		w.held = nil
+	}
+	return err
+}
+
+// RemoteAddr implements net.Conn. The socket doesn't know once the client has gone.
+func (w *wire) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(w.base.addr) }
+
+// Close implements net.Conn.
+func (w *wire) Close() error {
+	err := w.TCPConn.Close()
+	w.once.Do(func() { w.l.forget(w.base.leave) })
+	return err
+}
+
+// stream begins with an encrypted connection.
+func (l *Listener) stream(c *conn) {
+	s := &stream{l: l, base: c}
+	f := os.NewFile(uintptr(c.fd), "connection")
+	nc, err := net.FileConn(f)
+	c.fd = -1
+	tcp, ok := nc.(*net.TCPConn)
+	if err = errors.Join(err, f.Close()); err != nil || !ok {
+		if nc != nil {
+			_ = nc.Close()
+		}
+		l.forget(c.leave)
+		return
+	}
+	s.wire = &wire{TCPConn: tcp, l: l, base: c}
+	s.tls = tls.Server(s.wire, l.cfg.TLS)
+	s.start(func() { s.greet() })
+}
+
+// start runs f in the stream's goroutine, unless the listener is closed.
+func (s *stream) start(f func()) {
+	s.l.mu.Lock()
+	stopped := s.l.stopped
+	if !stopped {
+		s.l.streams[s] = struct{}{}
+		s.l.running.Go(f)
+	}
+	s.l.mu.Unlock()
+	if stopped {
+		_ = s.wire.Close()
+	}
+}
+
+// leaves takes the stream out of those the listener stops.
+func (s *stream) leaves() {
+	s.l.mu.Lock()
+	delete(s.l.streams, s)
+	s.l.mu.Unlock()
+}
+
+// greet answers the handshake, and then requests, which are net/http's over HTTP/2.
+func (s *stream) greet() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.l.cfg.HeaderTimeout)
+	err := s.tls.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		var re tls.RecordHeaderError
+		if errors.As(err, &re) && re.Conn != nil && plainHTTP(re.RecordHeader) {
+			_, _ = io.WriteString(re.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		}
+		s.leaves()
+		_ = s.wire.Close()
+		return
+	}
+	if p := s.tls.ConnectionState().NegotiatedProtocol; p != "" && p != "http/1.1" {
+		s.leaves()
+		if !s.l.pass(s.tls) {
+			_ = s.wire.Close()
+		}
+		return
+	}
+	s.serve(nil)
+}
+
+// plainHTTP reports whether a record's header looks like a request.
+func plainHTTP(h [5]byte) bool {
+	switch string(h[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		return true
+	}
+	return false
+}
+
+// resume goes on after net/http has answered.
+func (s *stream) resume(read *buffer) error {
+	s.readUntil, s.writeUntil = time.Time{}, time.Time{}
+	s.start(func() { s.serve(read) })
+	return nil
+}
+
+// stop ends the connection, after the answer that is being written unless drop.
+func (s *stream) stop(drop bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	if drop || !s.busy {
+		_ = s.wire.TCPConn.Close() // serve gets an error
+	}
+}
+
+// enter reports whether an answer may begin.
+func (s *stream) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = !s.stopped
+	return s.busy
+}
+
+// leave reports whether another may follow.
+func (s *stream) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	return !s.stopped
+}
+
+// work is what a stream needs while it has a request.
+type work struct {
+	req Request
+	out [recordSize]byte
+}
+
+// recordSize is what a record holds at most.
+const recordSize = 16 << 10
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+// serve answers requests until one is net/http's or the connection ends.
+func (s *stream) serve(b *buffer) {
+	h, err := s.answerAll(b)
+	s.leaves()
+	switch {
+	case err != nil:
+		_ = s.tls.Close()
+		_ = s.wire.Close()
+	case !s.l.pass(h):
+		_ = s.wire.Close()
+	}
+}
+
+func (s *stream) answerAll(b *buffer) (*handed, error) {
+	inHead := false
+	for {
+		now := time.Now()
+		if b != nil && b.w > b.r {
+			wk := works.Get().(*work)
+			n, v := parse(b.b[b.r:b.w], &wk.req)
+			if v == plain {
+				done, err := s.answer(wk, now)
+				if err != nil {
+					return nil, err
+				}
+				if done {
+					works.Put(wk)
+					inHead = false
+					if b.r += n; b.r == b.w {
+						b.free()
+						b = nil
+					}
+					continue
+				}
+				v = bodiless
+			}
+			works.Put(wk)
+			full := false
+			if v == incomplete {
+				if b.r > 0 {
+					b.w, b.r = copy(b.b[:], b.b[b.r:b.w]), 0
+				}
+				full = b.w == len(b.b)
+			}
+			if v != incomplete || full {
+				h := &handed{Conn: s.tls, l: s.l, stream: s, buf: b, give: n, last: v != bodiless}
+				if h.last {
+					h.give = b.w - b.r
+				}
+				return h, s.tls.SetDeadline(time.Time{})
+			}
+			if !inHead {
+				inHead, s.readUntil = true, time.Time{}
+				if err := s.wire.SetReadDeadline(now.Add(s.l.cfg.HeaderTimeout)); err != nil {
+					return nil, err
+				}
+			}
+		} else if until := now.Add(s.l.cfg.IdleTimeout); until.Sub(s.readUntil) > s.l.cfg.IdleTimeout/16 {
+			// Set again only now and then: it costs more than reading.
+			s.readUntil = until
+			if err := s.wire.SetReadDeadline(until); err != nil {
+				return nil, err
+			}
+		}
+		var err error
+		if b, err = s.read(b); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// read adds to what was read; a connection that waits holds no buffer.
+func (s *stream) read(b *buffer) (*buffer, error) {
+	if b == nil {
+		var one [1]byte
+		n, err := s.tls.Read(one[:])
+		if n == 0 || err != nil {
+			return nil, errors.Join(err, io.EOF)
+		}
+		b = newBuffer(one[:])
+	}
+	n, err := s.tls.Read(b.b[b.w:])
+	if n == 0 && err == nil {
+		err = io.ErrNoProgress
+	}
+	b.w += n
+	if n > 0 {
+		err = nil // it comes again
+	}
+	return b, err
+}
+
+// answer offers the request to the responder and writes what it says; false when
+// it is net/http's.
+func (s *stream) answer(wk *work, now time.Time) (bool, error) {
+	a, ok := s.l.responder.Respond(&wk.req, wk.out[:0])
+	if !ok {
+		return false, nil
+	}
+	if !s.enter() {
+		return false, net.ErrClosed
+	}
+	head := len(a.Head)
+	sent, err := s.write(&a, wk.out[:], now)
+	s.l.responder.Responded(&a, max(0, sent-int64(head)), time.Since(now), err)
+	if !s.leave() && err == nil {
+		err = net.ErrClosed
+	}
+	return true, err
+}
+
+// write sends the answer; its head lies in room.
+func (s *stream) write(a *Answer, room []byte, now time.Time) (sent int64, err error) {
+	n := len(a.Head)
+	if n > len(room) {
+		room = append([]byte(nil), a.Head...)
+	}
+	k := copy(room[n:], a.Body)
+	first, body := room[:n+k], a.Body[k:]
+	if len(body) == 0 {
+		return s.send(first, now)
+	}
+	for len(first) > 0 || len(body) > 0 {
+		part := body[:min(len(body), s.l.cfg.WriteSize)]
+		var some int64
+		err := s.wire.together(func() error {
+			var err error
+			if some, err = s.send(first, now); err != nil {
+				return err
+			}
+			n, err := s.tls.Write(part)
+			some += int64(n)
+			return err
+		})
+		sent += some
+		if err != nil {
+			return sent, err
+		}
+		first, body, now = nil, body[len(part):], time.Now()
+	}
+	return sent, nil
+}
+
+// send writes b with time for as much as WriteSize.
+func (s *stream) send(b []byte, now time.Time) (int64, error) {
+	if until := now.Add(s.l.cfg.WriteTimeout); until.Sub(s.writeUntil) > s.l.cfg.WriteTimeout/16 {
+		s.writeUntil = until
+		if err := s.wire.SetWriteDeadline(until); err != nil {
+			return 0, err
+		}
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	n, err := s.tls.Write(b)
+	return int64(n), err
+}
