@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/meridian-video/meridian/edge-cache/pages"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,6 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // site answers /n with n bytes, by net/http and by the fast path alike.
 type site struct {
 	quick, slow atomic.Int64 // requests answered
+	slots       sync.Map     // of *pages.Slot, by size
 	mu          sync.Mutex
 	errs        []error
 }
@@ -63,7 +68,8 @@ func (s *site) Respond(r *Request, buf []byte) (Answer, bool) {
 	}
 	s.quick.Add(1)
 	buf = fmt.Appendf(buf, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\nDate: %s\r\n\r\n", n, date)
-	return Answer{Head: buf, Body: bodyOf(n)}, true
+	slot, _ := s.slots.LoadOrStore(n, new(pages.Slot))
+	return Answer{Head: buf, Body: bodyOf(n), Slot: slot.(*pages.Slot)}, true
 }
 
 func (s *site) Responded(_ *Answer, _ int64, _ time.Duration, err error) {
@@ -79,6 +85,7 @@ type running struct {
 	addr string
 	l    *Listener
 	srv  *http.Server
+	tls  *tls.Config // the client's; nil without
 }
 
 func start(t *testing.T, fast bool, cfg Config) *running {
@@ -86,12 +93,20 @@ func start(t *testing.T, fast bool, cfg Config) *running {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	r := &running{site: &site{}, addr: l.Addr().String()}
+	window := pages.Open(64<<20, func(err error) { t.Error(err) })
+	t.Cleanup(window.Close)
+	cfg.Window = window
+	if cfg.TLS != nil {
+		r.tls = &tls.Config{RootCAs: cfg.TLS.ClientCAs, ServerName: "example.com"}
+	}
 	r.srv = &http.Server{Handler: r.site, ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout}
 	if fast {
 		r.l, err = New(l, cfg, r.site)
 		require.NoError(t, err)
 		r.srv.ConnState = r.l.ConnState
 		l = r.l
+	} else if cfg.TLS != nil {
+		l = tls.NewListener(l, cfg.TLS)
 	}
 	done := make(chan error, 1)
 	go func() { done <- r.srv.Serve(l) }()
@@ -109,13 +124,32 @@ func start(t *testing.T, fast bool, cfg Config) *running {
 	return r
 }
 
-func dial(t testing.TB, addr string) net.Conn {
+func dial(t testing.TB, addr string) net.Conn { return (&running{addr: addr}).dial(t) }
+
+func (r *running) dial(t testing.TB) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	c, err := r.connect()
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
 	return c
+}
+
+func (r *running) connect() (net.Conn, error) {
+	if r.tls != nil {
+		return tls.Dial("tcp", r.addr, r.tls)
+	}
+	return net.Dial("tcp", r.addr)
+}
+
+// encrypted is config with TLS; its clients' authorities are ClientCAs.
+func encrypted(t testing.TB) Config {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	cfg := config
+	cfg.TLS = &tls.Config{Certificates: srv.TLS.Certificates, ClientCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+		NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13}
+	return cfg
 }
 
 func request(n int, extra string) string {
@@ -125,7 +159,11 @@ func request(n int, extra string) string {
 // TestSameAsNetHTTP sends random rows of requests, cut anywhere, and compares all
 // that comes back, byte for byte, with what net/http alone answers.
 func TestSameAsNetHTTP(t *testing.T) {
-	long := config
+	t.Run("plain", func(t *testing.T) { sameAsNetHTTP(t, config) })
+	t.Run("encrypted", func(t *testing.T) { sameAsNetHTTP(t, encrypted(t)) })
+}
+
+func sameAsNetHTTP(t *testing.T, long Config) {
 	long.HeaderTimeout, long.IdleTimeout = 10*time.Second, 10*time.Second
 	quick, slow := start(t, true, long), start(t, false, long)
 	pieces := rapid.OneOf(
@@ -145,8 +183,8 @@ func TestSameAsNetHTTP(t *testing.T) {
 		row += request(12, "Connection: close\r\n")
 		cuts := rapid.SliceOfN(rapid.IntRange(1, 4000), 0, 4).Draw(rt, "cuts")
 		answers := make([]string, 2)
-		for i, addr := range []string{quick.addr, slow.addr} {
-			c, err := net.Dial("tcp", addr)
+		for i, r := range []*running{quick, slow} {
+			c, err := r.connect()
 			require.NoError(rt, err)
 			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 			read := make(chan string, 1)
@@ -165,7 +203,7 @@ func TestSameAsNetHTTP(t *testing.T) {
 				rest = rest[n:]
 			}
 			answers[i] = <-read
-			require.NoError(rt, c.Close())
+			_ = c.Close() // that of TLS may say that the other side has gone
 		}
 		if got, want := undated(answers[0]), undated(answers[1]); got != want {
 			rt.Fatalf("%.400q:\n got %.2000q\nwant %.2000q", row, got, want)
@@ -187,12 +225,17 @@ func undated(s string) string {
 }
 
 func TestComesBackFromNetHTTP(t *testing.T) {
-	r := start(t, true, config)
+	t.Run("plain", func(t *testing.T) { comesBack(t, config) })
+	t.Run("encrypted", func(t *testing.T) { comesBack(t, encrypted(t)) })
+}
+
+func comesBack(t *testing.T, cfg Config) {
+	r := start(t, true, cfg)
 	// A request that net/http already reads while it ends the one before stays with
 	// it, and so do those after it: then another connection shows it.
 	for try := 1; ; try++ {
 		quick, slow := r.quick.Load(), r.slow.Load()
-		c := dial(t, r.addr)
+		c := r.dial(t)
 		br := bufio.NewReader(c)
 		for i, n := range []int{2, 3, 4, 5, 6, 8} {
 			_, err := io.WriteString(c, request(n, ""))
@@ -223,10 +266,15 @@ func closes(t *testing.T, c net.Conn) time.Duration {
 }
 
 func TestDeadlines(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { deadlines(t, config) })
+	t.Run("encrypted", func(t *testing.T) { deadlines(t, encrypted(t)) })
+}
+
+func deadlines(t *testing.T, config Config) {
 	r := start(t, true, config)
 	t.Run("a head that doesn't end", func(t *testing.T) {
 		t.Parallel()
-		c := dial(t, r.addr)
+		c := r.dial(t)
 		_, err := io.WriteString(c, request(2, "")+"GET /2 HT")
 		require.NoError(t, err)
 		stop := make(chan struct{})
@@ -245,7 +293,7 @@ func TestDeadlines(t *testing.T) {
 	})
 	t.Run("idle", func(t *testing.T) {
 		t.Parallel()
-		c := dial(t, r.addr)
+		c := r.dial(t)
 		_, err := io.WriteString(c, request(2, ""))
 		require.NoError(t, err)
 		took := closes(t, c)
@@ -255,7 +303,7 @@ func TestDeadlines(t *testing.T) {
 	t.Run("a reader that takes nothing", func(t *testing.T) {
 		t.Parallel()
 		slow := start(t, true, config)
-		c := dial(t, slow.addr)
+		c := slow.dial(t)
 		_, err := io.WriteString(c, request(32<<20, ""))
 		require.NoError(t, err)
 		require.Eventually(t, func() bool {
@@ -268,8 +316,10 @@ func TestDeadlines(t *testing.T) {
 		t.Parallel()
 		cfg := config
 		cfg.WriteTimeout = 2 * time.Second
-		c := dial(t, start(t, true, cfg).addr)
-		require.NoError(t, c.(*net.TCPConn).SetReadBuffer(64<<10))
+		c := start(t, true, cfg).dial(t)
+		if tcp, ok := c.(*net.TCPConn); ok {
+			require.NoError(t, tcp.SetReadBuffer(64<<10))
+		}
 		const size = 4 << 20
 		_, err := io.WriteString(c, request(size, ""))
 		require.NoError(t, err)
@@ -287,16 +337,20 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestShutdownFinishesAnswers(t *testing.T) {
-	cfg := config
+	t.Run("plain", func(t *testing.T) { shutdownFinishes(t, config) })
+	t.Run("encrypted", func(t *testing.T) { shutdownFinishes(t, encrypted(t)) })
+}
+
+func shutdownFinishes(t *testing.T, cfg Config) {
 	cfg.WriteTimeout = 10 * time.Second
 	r := start(t, true, cfg)
 	const size = 16 << 20
-	c := dial(t, r.addr)
+	c := r.dial(t)
 	_, err := io.WriteString(c, request(size, ""))
 	require.NoError(t, err)
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	require.NoError(t, err)
-	idle := dial(t, r.addr)
+	idle := r.dial(t)
 	_, err = io.WriteString(idle, request(4, ""))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -316,10 +370,14 @@ func TestShutdownFinishesAnswers(t *testing.T) {
 }
 
 func TestDrainEndsWhatIsTooSlow(t *testing.T) {
-	cfg := config
+	t.Run("plain", func(t *testing.T) { drainEnds(t, config) })
+	t.Run("encrypted", func(t *testing.T) { drainEnds(t, encrypted(t)) })
+}
+
+func drainEnds(t *testing.T, cfg Config) {
 	cfg.WriteTimeout = time.Minute
 	r := start(t, true, cfg)
-	c := dial(t, r.addr)
+	c := r.dial(t)
 	_, err := io.WriteString(c, request(32<<20, ""))
 	require.NoError(t, err)
 	_, err = io.ReadFull(c, make([]byte, 100))
@@ -335,7 +393,7 @@ func TestMaxConnections(t *testing.T) {
 	cfg := config
 	cfg.MaxConnections, cfg.IdleTimeout = 1, 10*time.Second
 	r := start(t, true, cfg)
-	first := dial(t, r.addr)
+	first := r.dial(t)
 	one := func(c net.Conn) {
 		_, err := io.WriteString(c, request(2, ""))
 		require.NoError(t, err)

@@ -121,11 +121,13 @@ func (lo *loop) work() error {
 	if err != nil {
 		return err
 	}
+	arm := func(outer uintptr) {
+		err = unix.EpollCtl(int(outer), unix.EPOLL_CTL_MOD, lo.set, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
+	}
 	park := func(outer uintptr) bool {
-		var e [1]unix.EpollEvent
-		n, perr := rawEpollWait(int(outer), e[:])
-		err = perr
-		return n > 0 || perr != nil
+		n, werr := rawEpollWait(int(outer), lo.events[:1])
+		err = werr
+		return n > 0 || werr != nil
 	}
 	for busy := false; ; {
 		n, werr := lo.wait(busy)
@@ -133,14 +135,12 @@ func (lo *loop) work() error {
 			return fmt.Errorf("epoll: %w", werr)
 		}
 		if n == 0 && !busy {
-			cerr := raw.Control(func(outer uintptr) {
-				err = unix.EpollCtl(int(outer), unix.EPOLL_CTL_MOD, lo.set, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
-			})
-			if err = errors.Join(cerr, err); err == nil {
-				err = errors.Join(raw.Read(park), err)
+			cerr := raw.Control(arm)
+			if cerr == nil && err == nil {
+				cerr = raw.Read(park)
 			}
-			if err != nil {
-				return fmt.Errorf("epoll: %w", err)
+			if cerr != nil || err != nil {
+				return fmt.Errorf("epoll: %w", errors.Join(cerr, err))
 			}
 			continue
 		}

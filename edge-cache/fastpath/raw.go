@@ -9,14 +9,6 @@ import (
 // The raw calls are for descriptors that don't block: Go's scheduler doesn't know
 // of them, and looks around for other work after all others.
 
-func rawRead(fd int, b []byte) (int, error) {
-	return raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
-}
-
-func rawWrite(fd int, b []byte) (int, error) {
-	return raw(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
-}
-
 // rawSendMore writes b and lets it wait for what follows.
 func rawSendMore(fd int, b []byte) (int, error) {
 	return raw(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_MORE|unix.MSG_NOSIGNAL)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +79,7 @@ type Window struct {
 	capacity int64
 	wants    chan want
 	stop     chan struct{}
+	once     sync.Once // closes stop
 	done     chan struct{}
 	bytes    atomic.Int64
 	failed   func(error)
@@ -98,7 +100,7 @@ func Open(capacity int64, failed func(error)) *Window {
 
 // Close drops all copies. Those being sent last until they are released.
 func (w *Window) Close() {
-	close(w.stop)
+	w.once.Do(func() { close(w.stop) })
 	<-w.done
 }
 
