@@ -23,7 +23,7 @@ type Command struct {
 	Listen string `help:"Address of the playback URLs." default:":8082" env:"MERIDIAN_EDGE_LISTEN" placeholder:"HOST:PORT"`
 
 	CacheDir    string `help:"Directory of the disk cache." required:"" env:"MERIDIAN_EDGE_CACHE_DIR" placeholder:"DIR"`
-	CacheMemory Size   `help:"Memory for cached objects." default:"256MiB" env:"MERIDIAN_EDGE_CACHE_MEMORY" placeholder:"SIZE"`
+	CacheMemory Size   `help:"Memory for cached objects; an eighth more has copies of those asked for most." default:"256MiB" env:"MERIDIAN_EDGE_CACHE_MEMORY" placeholder:"SIZE"`
 	CacheDisk   Size   `help:"Disk for cached objects." default:"2GiB" env:"MERIDIAN_EDGE_CACHE_DISK" placeholder:"SIZE"`
 
 	MaxConnections    int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_EDGE_MAX_CONNECTIONS"`

@@ -31,7 +31,7 @@ type ProxyCommand struct {
 	Name   string `help:"Name of this cache in Cache-Status and Via." default:"meridian" env:"MERIDIAN_CACHE_NAME"`
 
 	CacheDir    string `help:"Directory of the disk cache; without it only memory is used." env:"MERIDIAN_CACHE_DIR" placeholder:"DIR"`
-	CacheMemory Size   `help:"Memory for cached bodies." default:"256MiB" env:"MERIDIAN_CACHE_MEMORY" placeholder:"SIZE"`
+	CacheMemory Size   `help:"Memory for cached bodies; an eighth more has copies of those asked for most." default:"256MiB" env:"MERIDIAN_CACHE_MEMORY" placeholder:"SIZE"`
 	CacheDisk   Size   `help:"Disk for cached bodies." default:"2GiB" env:"MERIDIAN_CACHE_DISK" placeholder:"SIZE"`
 	MaxObject   Size   `help:"Largest body kept." default:"16MiB" env:"MERIDIAN_CACHE_MAX_OBJECT" placeholder:"SIZE"`
 

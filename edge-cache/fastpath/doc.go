@@ -1,12 +1,19 @@
-// Package fastpath answers plain GET requests of an HTTP/1.1 connection straight
-// from the connection and leaves everything else to net/http.
+// Package fastpath answers plain GET requests of HTTP/1.1 connections and leaves
+// everything else to net/http.
 //
-// A Listener's connections look at the bytes before net/http does. A head that
-// is complete, strictly formed (RFC 9112) and free of anything that could make
-// the answer another than the stored one is offered to the Responder; what it
-// takes is written with one system call and net/http never knows. Every other
-// request, with every byte already read, goes to net/http, and the connection
-// comes back once net/http has answered it.
+// A Listener's connections belong to a few event loops. A head that is complete,
+// strictly formed (RFC 9112) and free of anything that could make the answer
+// another than the stored one is offered to the Responder; what it takes is
+// written at once, large bodies from a copy whose pages the kernel sends as they
+// are. Every other request goes to net/http, which accepts the connection from the
+// Listener with every byte already read, and the connection comes back once it has
+// been answered: net/http finds it ended. An encrypted connection has a goroutine
+// in place of a loop, as most of its answer is encryption; HTTP/2 is net/http's
+// from the handshake on.
+//
+// Why a loop of its own: Go's poller wakes a second thread with every batch of
+// ready connections, to look for work that there isn't. A loop waits in a system
+// call of its own while there is traffic, and in Go's poller when there is none.
 //
 // Invariants
 //
@@ -17,8 +24,10 @@
 //     had a body, stays with net/http until it ends.
 //   - Heads have a deadline from their first byte, idle connections from their
 //     last answer, and a response that doesn't move ends its connection.
-//   - Closing a connection, as http.Server.Shutdown does with idle ones, lets an
-//     answer that is being written finish; Drain waits for these.
+//   - A connection that has had its turn, in requests or bytes, waits for the others.
+//   - Closing the Listener ends the connections that wait for a request and lets
+//     answers that are being written finish; Drain waits for these.
 //
-// An idle connection holds no buffer of this package.
+// An idle connection holds no buffer of this package, and no goroutine unless it is
+// encrypted.
 package fastpath

@@ -289,10 +289,13 @@ func (l *Listener) drop() {
 	}
 	l.mu.Lock()
 	streams := l.allStreams()
-	var conns []net.Conn
+	var conns []net.Conn // their owners get an error and close them
 	for h := range l.handed {
-		if h.Conn != nil {
-			conns = append(conns, h.Conn) // its owner gets an error and closes it
+		switch {
+		case h.stream != nil:
+			conns = append(conns, h.stream.wire.TCPConn)
+		case h.Conn != nil:
+			conns = append(conns, h.Conn)
 		}
 	}
 	l.mu.Unlock()
@@ -344,7 +347,7 @@ func acceptOne(raw syscall.RawConn) (fd int, from unix.Sockaddr, err error) {
 		if rerr != nil {
 			return -1, nil, rerr
 		}
-		if err != unix.EINTR && err != unix.ECONNABORTED {
+		if err != unix.EINTR && err != unix.ECONNABORTED && err != unix.ECONNRESET {
 			return fd, from, err
 		}
 	}
