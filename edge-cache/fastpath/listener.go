@@ -92,6 +92,7 @@ type Listener struct {
 	responder Responder
 	slots     chan struct{}
 	stop      chan struct{}
+	procs     int // there are as many processors
 	loops     []*loop
 	running   sync.WaitGroup
 	// queue holds what net/http hasn't accepted yet. There is room for all connections.
@@ -121,7 +122,7 @@ func New(nl net.Listener, cfg Config, r Responder) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{cfg: cfg, addr: nl.Addr(), socket: socket, responder: r, slots: make(chan struct{}, cfg.MaxConnections), stop: make(chan struct{}),
+	l := &Listener{cfg: cfg, addr: nl.Addr(), socket: socket, procs: runtime.GOMAXPROCS(0), responder: r, slots: make(chan struct{}, cfg.MaxConnections), stop: make(chan struct{}),
 		queue: make(chan net.Conn, cfg.MaxConnections), handed: map[*handed]struct{}{}, streams: map[*stream]struct{}{},
 		failed: make(chan struct{}), closed: make(chan struct{}, 1)}
 	raw, err := socket.SyscallConn()
@@ -160,7 +161,7 @@ func (l *Listener) openLoops() error {
 		return nil
 	}
 	// Half of the processors: the rest is the kernel's, who sends, and net/http's.
-	for range max(1, runtime.GOMAXPROCS(0)/2) {
+	for range max(1, l.procs/2) {
 		lo, err := newLoop(l)
 		if err != nil {
 			return err
