@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -209,13 +210,13 @@ func (e *edge) serve(ctx context.Context) error {
 		e.addr.Store(a)
 	}
 	e.log.Info("listening", "addr", l.Addr().String())
-	return serveFast(ctx, newServer(e.handler, e.log), l, e.gate, newFast(e.handler), e.cache.Window())
+	return serveFast(ctx, newServer(e.handler, e.log), l, e.gate, newFast(e.handler), e.cache.Window(), e.log)
 }
 
 // serveFast serves until ctx ends, with a fast path before srv, which speaks TLS
 // where it is configured to. window may be nil.
-func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder, window *pages.Window) error {
-	fl, err := fastpath.New(l, fastpath.Config{HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
+func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder, window *pages.Window, log *slog.Logger) error {
+	fl, err := fastpath.New(l, fastpath.Config{Panicked: panicked(log), HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
 		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit, Window: window, TLS: srv.TLSConfig.Clone()}, r)
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -258,4 +259,11 @@ func endUnclear(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// panicked notes a fault of ours that one request has brought out.
+func panicked(log *slog.Logger) func(any) {
+	return func(why any) {
+		log.Error("answering a request panicked", "panic", why, "stack", string(debug.Stack()))
+	}
 }

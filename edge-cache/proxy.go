@@ -159,7 +159,7 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 		return service.ServeHTTP(gctx, srv, admin, time.Second)
 	})
 	g.Go(func() error { return c.TLS.serve(gctx, certs, proxy, proxy, log, in, listening) })
-	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy, store.Window()) })
+	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy, store.Window(), log) })
 	err = g.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

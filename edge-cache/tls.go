@@ -63,7 +63,7 @@ func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler
 	// What a stream may hold open is bounded as connections are.
 	srv.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	srv.TLSConfig = cfg
-	wg.Go(func() error { return serveFast(ctx, srv, l, g, r, nil) })
+	wg.Go(func() error { return serveFast(ctx, srv, l, g, r, nil, log) })
 	if err := wg.Wait(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

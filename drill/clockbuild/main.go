@@ -99,7 +99,7 @@ func build(ctx context.Context, out, more string) (err error) {
 // inject puts the clock into package time.
 func inject(text string) (string, error) {
 	if strings.Count(text, reads) != 1 || !strings.Contains(text, "import (\n") {
-		return "", errors.New("Now doesn't read the clock as in the Go this was written for; adapt clockbuild")
+		return "", errors.New("time.Now doesn't read the clock as in the Go this was written for; adapt clockbuild")
 	}
 	text = strings.Replace(text, reads, reads+"\tsec += clockAhead\n", 1)
 	return strings.Replace(text, "import (\n", "import (\n\t\"syscall\"\n", 1) + ahead, nil

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // site answers /n with n bytes, by net/http and by the fast path alike.
 type site struct {
 	quick, slow atomic.Int64 // requests answered
+	panics      atomic.Int64 // the size that the fast path can't bear
 	slots       sync.Map     // of *pages.Slot, by size
 	mu          sync.Mutex
 	errs        []error
@@ -65,6 +66,9 @@ func (s *site) Respond(r *Request, buf []byte) (Answer, bool) {
 	n, err := strconv.Atoi(string(r.Target[1:]))
 	if err != nil || n < 0 || n%2 == 1 { // odd ones are left to net/http
 		return Answer{}, false
+	}
+	if n > 0 && s.panics.Load() == int64(n) {
+		panic("as asked")
 	}
 	s.quick.Add(1)
 	buf = fmt.Appendf(buf, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\nDate: %s\r\n\r\n", n, date)
@@ -415,4 +419,25 @@ func TestMaxConnections(t *testing.T) {
 	res, err := http.ReadResponse(bufio.NewReader(second), nil)
 	require.NoError(t, err)
 	require.Equal(t, 200, res.StatusCode)
+}
+
+// TestAPanicCostsNobodyElse: the request goes to net/http, the connection and all
+// others go on.
+func TestAPanicCostsNobodyElse(t *testing.T) {
+	var told atomic.Int64
+	cfg := config
+	cfg.Panicked = func(any) { told.Add(1) }
+	r := start(t, true, cfg)
+	r.panics.Store(12)
+	for _, path := range []string{"/10", "/12", "/10", "/12"} {
+		res, err := http.Get("http://" + r.addr + path)
+		require.NoError(t, err)
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, path[1:], strconv.Itoa(len(b)))
+	}
+	http.DefaultClient.CloseIdleConnections()
+	require.EqualValues(t, 2, told.Load())
+	require.EqualValues(t, []int64{2, 2}, []int64{r.quick.Load(), r.slow.Load()})
 }

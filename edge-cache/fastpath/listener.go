@@ -42,7 +42,7 @@ type Answer struct {
 	Kind int
 }
 
-// Config of a Listener. Window, Admit, Traffic and TLS are optional.
+// Config of a Listener. Window, Admit, Traffic, Panicked and TLS are optional.
 type Config struct {
 	// HeaderTimeout bounds the time from a head's first byte to its last, and that
 	// of a handshake.
@@ -61,6 +61,9 @@ type Config struct {
 	Admit func(client netip.AddrPort) (leave func(), ok bool)
 	// Traffic is told of connections and bytes.
 	Traffic *Traffic
+	// Panicked is told of a panic of the responder, with the stack in place; the
+	// request is then net/http's. Without it the panic ends the process.
+	Panicked func(any)
 	// TLS encrypts the connections. Those of HTTP/2 are net/http's from the start.
 	TLS *tls.Config
 }
@@ -154,6 +157,20 @@ func New(nl net.Listener, cfg Config, r Responder) (*Listener, error) {
 		}
 	})
 	return l, nil
+}
+
+// respond asks the responder. One request that it can't bear costs nobody else
+// their connection.
+func (l *Listener) respond(r *Request, buf []byte) (a Answer, ok bool) {
+	if l.cfg.Panicked != nil {
+		defer func() {
+			if p := recover(); p != nil {
+				l.cfg.Panicked(p)
+				a, ok = Answer{}, false
+			}
+		}()
+	}
+	return l.responder.Respond(r, buf)
 }
 
 func (l *Listener) openLoops() error {

@@ -323,7 +323,7 @@ func (lo *loop) serve(c *conn, now time.Time) {
 					lo.again(c)
 					return
 				}
-				a, ok := lo.l.responder.Respond(&lo.req, lo.out[:0])
+				a, ok := lo.l.respond(&lo.req, lo.out[:0])
 				if ok {
 					r += n
 					requests++

@@ -305,7 +305,7 @@ func (s *stream) read(b *buffer) (*buffer, error) {
 // answer offers the request to the responder and writes what it says; false when
 // it is net/http's.
 func (s *stream) answer(wk *work, now time.Time) (bool, error) {
-	a, ok := s.l.responder.Respond(&wk.req, wk.out[:0])
+	a, ok := s.l.respond(&wk.req, wk.out[:0])
 	if !ok {
 		return false, nil
 	}
