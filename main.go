@@ -14,6 +14,7 @@ import (
 	"github.com/meridian-video/meridian/internal/client/cmd"
 	"github.com/meridian-video/meridian/internal/hls/validate"
 	"github.com/meridian-video/meridian/internal/jobs"
+	"github.com/meridian-video/meridian/internal/objects/archive"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/platform"
 )
@@ -26,6 +27,7 @@ type commands struct {
 	RegionAgent platform.AgentCommand  `cmd:"" hidden:""`
 	Jobs        jobs.Command           `cmd:"" help:"Show the encoders' work; give what failed another chance."`
 	Reconcile   repair.Command         `cmd:"" help:"Compare all object stores with the catalog: what is missing, foreign or wrong."`
+	Archive     archive.Command        `cmd:"" help:"Keep a copy of all objects outside of the platform, and bring it back."`
 	Drill       drill.Command          `cmd:"" help:"Lose parts of the running platform on purpose, and see what viewers and creators notice."`
 	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
 	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -47,6 +48,8 @@ type Inventory struct {
 	// Working: the asset has a run under way, whose attempts may store what no
 	// row names yet.
 	Working bool
+	// Extras are the prefixes of extras that are complete.
+	Extras []string
 }
 
 // Inventories returns, from the leader, what the next limit assets after an id
@@ -76,6 +79,17 @@ func (c *Catalog) Inventories(ctx context.Context, area Area, after string, limi
 		return nil
 	})
 	return out, err
+}
+
+// Purges returns how many purges the leader has numbered.
+func (c *Catalog) Purges(ctx context.Context) (int64, error) {
+	var n int64
+	err := c.direct(ctx, "purges", func(ctx context.Context, q *db.Queries) error {
+		var err error
+		n, err = inSequence(ctx, q, purgesLane)
+		return err
+	})
+	return n, err
 }
 
 func pendingOf(ctx context.Context, q *db.Queries, area Area, ids []string, at map[string]*Inventory) error {
@@ -114,6 +128,10 @@ func leavingOf(ctx context.Context, q *db.Queries, area Area, ids []string, at m
 // runsOf names the masters, and tells whether work is under way.
 func runsOf(ctx context.Context, q *db.Queries, area Area, ids []string, at map[string]*Inventory) error {
 	rows, err := q.InventoryRuns(ctx, ids)
+	if err != nil {
+		return err
+	}
+	undone, err := q.InventoryUnfinished(ctx, ids)
 	for _, r := range rows {
 		inv := at[r.Asset]
 		switch RunState(r.State) {
@@ -125,6 +143,9 @@ func runsOf(ctx context.Context, q *db.Queries, area Area, ids []string, at map[
 		}
 		if area != AreaStreams {
 			continue
+		}
+		if !inv.Gone && !slices.Contains(undone, db.InventoryUnfinishedRow{Asset: r.Asset, Run: r.N}) {
+			inv.Extras = append(inv.Extras, objects.RunPrefix(r.Asset, runOf(r.N))+"extra/")
 		}
 		for n := int64(1); n <= int64(r.Master); n++ {
 			inv.name(Named{Key: objects.MasterKey(r.Asset, runOf(r.N), n), Size: -1})

@@ -68,6 +68,11 @@ func New(table *region.Table, self string, cfg Config, log *slog.Logger) (*Store
 	return s, nil
 }
 
+// OpenBucket returns a bucket outside of the region table, which others call by name.
+func OpenBucket(name, endpoint string, cfg Config) (*Bucket, error) {
+	return newBucket(region.Region{Name: name, S3: endpoint}, cfg)
+}
+
 func newBucket(r region.Region, cfg Config) (*Bucket, error) {
 	u, err := url.Parse(r.S3)
 	if err != nil {
@@ -138,9 +143,12 @@ func (b *Bucket) guard(f func() error) error {
 }
 
 // Close drops idle connections. Requests under way go on.
+func (b *Bucket) Close() { b.tr.CloseIdleConnections() }
+
+// Close closes all buckets.
 func (s *Store) Close() {
 	for _, b := range s.buckets {
-		b.tr.CloseIdleConnections()
+		b.Close()
 	}
 }
 

@@ -24,6 +24,8 @@ type Command struct {
 	TLS          bool     `help:"Answer with TLS as well, with a certificate of a development CA made for it." env:"MERIDIAN_UP_TLS"`
 	RegionDisk   string   `help:"Give each region a disk of its own of this size, a file that is mounted, so that it can fill up (root only)." placeholder:"4GiB"`
 	Program      string   `help:"Another version of this program, whose services to run." type:"existingfile" placeholder:"FILE"`
+	BackupConfig string   `help:"Back PostgreSQL up with pgBackRest, to the repository whose options (of its section [global]) are in this file." env:"MERIDIAN_BACKUP_CONFIG" placeholder:"FILE"`
+	Restore      string   `help:"Make the databases, of which there must be none, from that repository: latest, or as they were at a time (RFC 3339)." placeholder:"TIME"`
 	StoresOnly   bool     `help:"Run etcd, PostgreSQL, NATS and MinIO, and none of Meridian's services."`
 	ClientConfig string   `help:"Where to write the API address and key for the command line; auto is the user's configuration directory, none is nowhere." default:"auto" env:"MERIDIAN_CLIENT_CONFIG" placeholder:"FILE"`
 	// Network moves region addresses, to run beside another platform.
@@ -145,6 +147,10 @@ func (c *Command) Run(ctx context.Context) error {
 		// This process is then the network between regions; see oneShare.
 		runtime.GOMAXPROCS(coresPerRegion(table))
 	}
+	backup, err := LoadBackup(c.BackupConfig, c.Restore)
+	if err != nil {
+		return err
+	}
 	client := c.ClientConfig
 	switch client {
 	case "none":
@@ -154,7 +160,7 @@ func (c *Command) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS, RegionDisk: disk,
+	return Run(ctx, Options{Table: table, StateDir: dir, Fresh: c.Fresh, StoresOnly: c.StoresOnly, Isolated: c.Isolated, TLS: c.TLS, RegionDisk: disk, Backup: backup,
 		ClientConfig: client, Executable: exe, Program: c.Program, Out: os.Stdout})
 }
 

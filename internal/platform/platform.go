@@ -40,6 +40,8 @@ type Options struct {
 	// RegionDisk is the size in bytes of a disk that each region has of its own, as a
 	// file that is mounted; 0 for none.
 	RegionDisk uint64
+	// Backup of PostgreSQL; nil for none.
+	Backup *Backup
 	// ClientConfig is the file the command line reads; empty to write none.
 	ClientConfig string
 	// Executable is this program. Program, if set, is another version of it, whose
@@ -167,6 +169,14 @@ func (p *platform) prepare(st *state) error {
 	}
 	if err := issueDevelopment(st.path("secrets"), p.opt.Table, p.opt.TLS); err != nil {
 		return fmt.Errorf("development certificate: %w", diskFull(err, st.dir))
+	}
+	if b := p.opt.Backup; b != nil && b.Restore != "" {
+		if err := st.checkRestore(p.opt.Table.Names()); err != nil {
+			return err
+		}
+	}
+	if err := keepBackup(st.path("secrets"), p.opt.Backup); err != nil {
+		return fmt.Errorf("backup: %w", diskFull(err, st.dir))
 	}
 	sec, err := loadSecrets(st.path("secrets"), p.opt.Table)
 	if err != nil {

@@ -245,3 +245,97 @@ func killAndStart(t *testing.T, dir string, network int) {
 	require.NoError(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"))
 	require.Equal(t, Up, conditionOf(t, dir, "eu").Condition)
 }
+
+// The databases of a platform are lost, with their machine; they come back as
+// they were at a time, and archive on.
+func TestDatabaseIsRestoredAtATime(t *testing.T) {
+	ctx := t.Context()
+	dir, network := stateDir(t), freeNetwork(t)
+	home := filepath.Dir(dir)
+	// PostgreSQL's user writes there.
+	repository := filepath.Join(home, "repository")
+	require.NoError(t, os.Mkdir(repository, 0o777))
+	require.NoError(t, os.Chmod(repository, 0o777))
+	conf := filepath.Join(home, "repository.conf")
+	require.NoError(t, os.WriteFile(conf, []byte("repo1-path="+repository+"\n"), 0o600))
+	args := []string{"--regions", "eu", "--stores-only", "--state", dir, "--network", fmt.Sprint(network), "--client-config", "none", "--backup-config", conf}
+	const ready = "are ready after"
+	connect := func() *pgx.Conn {
+		password, err := os.ReadFile(filepath.Join(dir, "secrets", superuserFile))
+		require.NoError(t, err)
+		conn, err := pgx.Connect(ctx, fmt.Sprintf("postgres://postgres:%s@127.%d.0.1:%d/postgres?sslmode=disable", strings.TrimSpace(string(password)), network+1, region.PortPostgres))
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close(context.WithoutCancel(ctx)) })
+		return conn
+	}
+	do := func(conn *pgx.Conn, sql string) {
+		t.Helper()
+		_, err := conn.Exec(ctx, sql)
+		require.NoError(t, err)
+	}
+	// archived ends the current segment and waits until the archive has it.
+	archived := func(conn *pgx.Conn) {
+		t.Helper()
+		var segment string
+		require.NoError(t, conn.QueryRow(ctx, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())").Scan(&segment))
+		do(conn, "SELECT pg_switch_wal()")
+		require.Eventually(t, func() bool {
+			var done bool
+			err := conn.QueryRow(ctx, "SELECT coalesce(last_archived_wal >= $1, false) FROM pg_stat_archiver", segment).Scan(&done)
+			return err == nil && done
+		}, 2*time.Minute, 50*time.Millisecond, "the archive doesn't take %s", segment)
+	}
+	backups := func() string {
+		cmd := exec.CommandContext(ctx, "pgbackrest", "--config="+filepath.Join(dir, "eu", "postgres", "pgbackrest.conf"), "--stanza="+backupStanza, "info")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return string(out)
+	}
+
+	up := startUp(t, args...)
+	up.saysWithin(t, ready, 2*time.Minute)
+	conn := connect()
+	do(conn, "CREATE TABLE kept (what text)")
+	require.Eventually(t, func() bool { return strings.Contains(backups(), "full backup") }, 3*time.Minute, 200*time.Millisecond)
+	// A restore wants a base backup that ended in an earlier second.
+	time.Sleep(2 * time.Second)
+	do(conn, "INSERT INTO kept VALUES ('after the base backup')")
+	var at time.Time
+	require.NoError(t, conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at))
+	do(conn, "DROP TABLE kept")
+	archived(conn)
+	require.NoError(t, up.Process.Signal(os.Interrupt))
+	require.NoError(t, up.endsWithin(t, time.Minute))
+
+	// Beside databases that are there nothing is restored.
+	refused := startUp(t, append(args, "--restore", RestoreLatest)...)
+	require.Error(t, refused.endsWithin(t, time.Minute))
+	require.Contains(t, refused.out.String(), "holds a database already")
+
+	for _, store := range []string{procEtcd, procPostgres} {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "eu", store)))
+	}
+	up = startUp(t, append(args, "--restore", at.Format(time.RFC3339Nano))...)
+	up.saysWithin(t, ready, 2*time.Minute)
+	conn = connect()
+	var what string
+	require.NoError(t, conn.QueryRow(ctx, "SELECT what FROM kept").Scan(&what))
+	require.Equal(t, "after the base backup", what)
+	do(conn, "INSERT INTO kept VALUES ('after the restore')")
+	archived(conn)
+	require.NoError(t, up.Process.Signal(os.Interrupt))
+	require.NoError(t, up.endsWithin(t, time.Minute))
+
+	// What followed the restore is in the archive too.
+	for _, store := range []string{procEtcd, procPostgres} {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "eu", store)))
+	}
+	up = startUp(t, append(args, "--restore", RestoreLatest)...)
+	up.saysWithin(t, ready, 2*time.Minute)
+	var rows int
+	require.NoError(t, connect().QueryRow(ctx, "SELECT count(*) FROM kept").Scan(&rows))
+	require.Equal(t, 2, rows)
+	require.NoError(t, up.Process.Signal(os.Interrupt))
+	require.NoError(t, up.endsWithin(t, time.Minute))
+	requireNothingLeft(t, dir)
+}

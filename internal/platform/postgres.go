@@ -42,12 +42,27 @@ func (p *plan) postgres(r region.Region) (supervise.Spec, error) {
 	if err != nil {
 		return supervise.Spec{}, err
 	}
-	conf, err := yaml.Marshal(p.patroniConfig(r, home, data, bin))
-	if err != nil {
+	program, file := filepath.Join(home, "run_patroni.py"), filepath.Join(home, "patroni.yml")
+	files := map[string][]byte{program: patroni.Program}
+	settings := p.patroniConfig(r, home, data, bin)
+	if b := p.secrets.backup; b != nil {
+		if _, err := tools.System("pgbackrest"); err != nil {
+			return supervise.Spec{}, err
+		}
+		port, err := portOf(r.Postgres)
+		if err != nil {
+			return supervise.Spec{}, fmt.Errorf("postgres: %w", err)
+		}
+		path := filepath.Join(home, "pgbackrest.conf")
+		files[path] = b.Config(data, home, filepath.Join(home, "lock"), port)
+		if err := b.Configure(settings, path, p.secrets.superuser); err != nil {
+			return supervise.Spec{}, err
+		}
+	}
+	if files[file], err = yaml.Marshal(settings); err != nil {
 		return supervise.Spec{}, err
 	}
-	program, file := filepath.Join(home, "run_patroni.py"), filepath.Join(home, "patroni.yml")
-	for path, content := range map[string][]byte{program: patroni.Program, file: conf} {
+	for path, content := range files {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			return supervise.Spec{}, diskFull(err, p.state.dir)
 		}

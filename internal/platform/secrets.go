@@ -32,6 +32,8 @@ type secrets struct {
 	apiKey, s3, database, superuser, replication string
 	// tls says that there is a certificate to answer with.
 	tls bool
+	// backup is nil for none.
+	backup *Backup
 }
 
 func loadSecrets(dir string, table *region.Table) (*secrets, error) {
@@ -60,6 +62,9 @@ func loadSecrets(dir string, table *region.Table) (*secrets, error) {
 		return nil, fmt.Errorf("secrets: %w", err)
 	}
 	s.tls = err == nil
+	if s.backup, err = keptBackup(dir); err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
 	return s, nil
 }
 

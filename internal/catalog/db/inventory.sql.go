@@ -248,6 +248,36 @@ func (q *Queries) InventoryRuns(ctx context.Context, ids []string) ([]InventoryR
 	return items, nil
 }
 
+const inventoryUnfinished = `-- name: InventoryUnfinished :many
+SELECT DISTINCT asset, run FROM tasks WHERE asset = ANY ($1::text[]) AND kind = 'extra' AND state IN ('queued', 'running')
+`
+
+type InventoryUnfinishedRow struct {
+	Asset string
+	Run   int32
+}
+
+// Runs with extras that are still to be made.
+func (q *Queries) InventoryUnfinished(ctx context.Context, ids []string) ([]InventoryUnfinishedRow, error) {
+	rows, err := q.db.Query(ctx, inventoryUnfinished, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []InventoryUnfinishedRow
+	for rows.Next() {
+		var i InventoryUnfinishedRow
+		if err := rows.Scan(&i.Asset, &i.Run); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const unfinishedUploads = `-- name: UnfinishedUploads :many
 SELECT u.id FROM uploads u JOIN assets a ON a.id = u.asset
 WHERE u.state = 'open' AND u.size = u.received AND u.size > 0 AND u.expires_at < now() + $1::interval AND a.deleted_at IS NULL

@@ -25,6 +25,10 @@ SELECT asset, objects FROM outbox WHERE asset = ANY (@ids::text[]) AND done_at I
 -- Clean-ups that haven't ended: what lies below their prefixes is on its way out.
 SELECT asset, spec FROM tasks WHERE asset = ANY (@ids::text[]) AND kind = 'cleanup' AND state IN ('queued', 'running');
 
+-- name: InventoryUnfinished :many
+-- Runs with extras that are still to be made.
+SELECT DISTINCT asset, run FROM tasks WHERE asset = ANY (@ids::text[]) AND kind = 'extra' AND state IN ('queued', 'running');
+
 -- name: UnfinishedUploads :many
 -- Complete uploads nobody has marked so: whoever took the last part died right after.
 SELECT u.id FROM uploads u JOIN assets a ON a.id = u.asset

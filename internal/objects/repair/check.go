@@ -89,8 +89,8 @@ func (c *Check) Run(ctx context.Context) (Report, error) {
 	return c.report, err
 }
 
-func (c *Check) walk(ctx context.Context, prefix string, f func(entry) error) error {
-	away, err := merge(ctx, c.regions, 0, prefix, func(e entry) error {
+func (c *Check) walk(ctx context.Context, prefix string, f func(Entry) error) error {
+	away, err := Merge(ctx, c.regions, 0, prefix, func(e Entry) error {
 		c.mu.Lock()
 		for i, row := range c.rows {
 			if e.holders&(1<<i) != 0 {
@@ -112,7 +112,7 @@ func (c *Check) walk(ctx context.Context, prefix string, f func(entry) error) er
 // journals are the same everywhere: what one region has, all must have.
 func (c *Check) journals(ctx context.Context) error {
 	for _, prefix := range objects.Journals() {
-		err := c.walk(ctx, prefix, func(e entry) error {
+		err := c.walk(ctx, prefix, func(e Entry) error {
 			return c.compare(ctx, catalog.Named{Key: e.Key, Size: -1}, objects.Placement{}, &e)
 		})
 		if err != nil {
@@ -127,7 +127,7 @@ func (c *Check) journals(ctx context.Context) error {
 func (c *Check) area(ctx context.Context, area catalog.Area) error {
 	rows := &inventories{source: c.Catalog, area: area}
 	var id string
-	var group []entry
+	var group []Entry
 	settle := func() error {
 		for {
 			inv, err := rows.head(ctx)
@@ -153,7 +153,7 @@ func (c *Check) area(ctx context.Context, area catalog.Area) error {
 		}
 	}
 	prefix := string(area) + "/"
-	err := c.walk(ctx, prefix, func(e entry) error {
+	err := c.walk(ctx, prefix, func(e Entry) error {
 		asset, _, ok := strings.Cut(strings.TrimPrefix(e.Key, prefix), "/")
 		if !ok || !hls.ValidAssetID(asset) {
 			c.foreign(e, reasonForm)
@@ -182,14 +182,14 @@ func (c *Check) area(ctx context.Context, area catalog.Area) error {
 }
 
 // asset compares what the catalog says of one asset with what is stored of it.
-func (c *Check) asset(ctx context.Context, area catalog.Area, inv catalog.Inventory, stored []entry) error {
+func (c *Check) asset(ctx context.Context, area catalog.Area, inv catalog.Inventory, stored []Entry) error {
 	c.mu.Lock()
 	if area == catalog.AreaStreams {
 		c.report.Assets++
 	}
 	c.report.Named += int64(len(inv.Named))
 	c.mu.Unlock()
-	at := make(map[string]*entry, len(stored))
+	at := make(map[string]*Entry, len(stored))
 	for i := range stored {
 		at[stored[i].Key] = &stored[i]
 	}
@@ -227,7 +227,7 @@ func expected(area catalog.Area, inv catalog.Inventory, key string) bool {
 }
 
 // compare looks whether a named object is where it should be, and what it should be.
-func (c *Check) compare(ctx context.Context, n catalog.Named, p objects.Placement, e *entry) error {
+func (c *Check) compare(ctx context.Context, n catalog.Named, p objects.Placement, e *Entry) error {
 	o, ok := classify(n.Key)
 	if !ok {
 		return fmt.Errorf("the catalog names %s, which this version doesn't know", n.Key)
@@ -345,7 +345,7 @@ func (c *Check) read(ctx context.Context, i int, n catalog.Named) error {
 }
 
 // foreign notes an object that shouldn't be there, unless it is young.
-func (c *Check) foreign(e entry, reason string) {
+func (c *Check) foreign(e Entry, reason string) {
 	young := c.now.Sub(e.Modified) < c.Settled
 	for i, row := range c.rows {
 		if e.holders&(1<<i) == 0 {

@@ -74,15 +74,21 @@ func (c *cursor) head() *objects.Info {
 	return &c.page[0]
 }
 
-// entry is one key over all regions.
-type entry struct {
+// Entry is one key over several buckets.
+type Entry struct {
 	objects.Info         // of the nearest region that has it
 	holders      uint64  // bits by region
 	sizes        []int64 // by region, if they aren't all Size
 }
 
+// In reports whether the bucket of that place among those merged holds the key.
+func (e *Entry) In(i int) bool { return e.holders&(1<<i) != 0 }
+
+// Differs reports whether buckets hold objects of different sizes under the key.
+func (e *Entry) Differs() bool { return e.sizes != nil }
+
 // deviates notes that a region holds an object of another size.
-func (e *entry) deviates(region int, size int64, regions int) {
+func (e *Entry) deviates(region int, size int64, regions int) {
 	if e.sizes == nil {
 		e.sizes = make([]int64, regions)
 		for i := range e.sizes {
@@ -93,17 +99,17 @@ func (e *entry) deviates(region int, size int64, regions int) {
 }
 
 // sizeIn is the size of the object in a region that holds it.
-func (e *entry) sizeIn(region int) int64 {
+func (e *Entry) sizeIn(region int) int64 {
 	if e.sizes == nil {
 		return e.Size
 	}
 	return e.sizes[region]
 }
 
-// merge calls f for every key below prefix in any of the regions but those in
+// Merge calls f for every key below prefix in any of the regions but those in
 // skip, in key order. Regions that can't be listed, or not to the end, are
 // returned. Only a failure of the first region, the own, is an error.
-func merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix string, f func(entry) error) (away uint64, err error) {
+func Merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix string, f func(Entry) error) (away uint64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var fetching sync.WaitGroup
 	defer fetching.Wait()
@@ -119,7 +125,7 @@ func merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix s
 		fetching.Go(func() { c.fetch(ctx, prefix) })
 	}
 	for {
-		var e entry
+		var e Entry
 		for i, c := range cursors {
 			if c == nil {
 				continue
@@ -138,7 +144,7 @@ func merge(ctx context.Context, regions []*objects.Bucket, skip uint64, prefix s
 			}
 			switch {
 			case e.holders == 0 || h.Key < e.Key:
-				e = entry{Info: *h, holders: 1 << i}
+				e = Entry{Info: *h, holders: 1 << i}
 			case h.Key == e.Key:
 				e.holders |= 1 << i
 				if h.Size != e.Size {

@@ -87,7 +87,7 @@ func (p *pass) run(ctx context.Context, prefixes ...string) error {
 
 func (p *pass) compare(ctx context.Context, prefixes []string) error {
 	for _, prefix := range prefixes {
-		away, err := merge(ctx, p.r.regions, p.away, prefix, func(e entry) error { return p.visit(ctx, e) })
+		away, err := Merge(ctx, p.r.regions, p.away, prefix, func(e Entry) error { return p.visit(ctx, e) })
 		p.away = away
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func (p *pass) compare(ctx context.Context, prefixes []string) error {
 	return nil
 }
 
-func (p *pass) visit(ctx context.Context, e entry) error {
+func (p *pass) visit(ctx context.Context, e Entry) error {
 	o, ok := classify(e.Key)
 	if !ok {
 		return nil

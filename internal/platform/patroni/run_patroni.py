@@ -12,16 +12,22 @@ one and drop all they had acknowledged since. Two corrections:
    it is one of the members that have every acknowledged commit (after its pull
    request 2787, in 3.1).
 
-And one addition: the primary keeps etcd's leader away from its own region. When
+And two additions: the primary keeps etcd's leader away from its own region. When
 both are lost together, etcd elects a leader first, which gives the lost primary's
-lease its whole time to live anew: writes come back two seconds later.
+lease its whole time to live anew: writes come back two seconds later. And where
+the configuration has a section "backup", the primary makes base backups with
+pgBackRest, a full one each week and each day what changed since.
 """
 
 import json
 import logging
+import os
+import subprocess
 import sys
 import threading
 import time
+
+import yaml
 
 from patroni import ha
 from patroni.__main__ import main
@@ -109,12 +115,59 @@ def move_etcd_leader(dcs):
         return
 
 
+DAY = 24 * 60 * 60
+# What a base backup may take, and the pause after one that failed.
+BACKUP, PAUSE = DAY, 60
+
+
+def due(info, now):
+    """The type of base backup that is due, None if none is; info is what pgBackRest tells."""
+    backups = [b for stanza in info for b in stanza.get("backup", []) if not b.get("error")]
+    if not any(now - b["timestamp"]["stop"] < 7 * DAY for b in backups if b["type"] == "full"):
+        return "full"
+    if not any(now - b["timestamp"]["stop"] < DAY for b in backups):
+        return "diff"
+    return None
+
+
+def back_up(dcs, settings):
+    command = ["pgbackrest", "--config=" + settings["config"], "--stanza=" + settings["stanza"]]
+    env = {**os.environ, "PGPASSWORD": settings["password"]}
+
+    def run(*args):
+        done = subprocess.run([*command, *args], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BACKUP)
+        if done.returncode:
+            raise RuntimeError("pgbackrest %s: %s" % (args[-1], done.stdout + done.stderr))
+        return done.stdout
+
+    while True:
+        time.sleep(LOOK)
+        try:
+            cluster = dcs.cluster
+            if not cluster or not cluster.leader or cluster.leader.name != dcs._name:
+                continue
+            run("stanza-create")
+            kind = due(json.loads(run("--output=json", "info")), time.time())
+            if kind:
+                run("--type=" + kind, "backup")
+                log.info("base backup (%s) made", kind)
+            # Asked again soon enough for tomorrow's.
+            time.sleep(PAUSE)
+        except Exception as e:  # this member may not lead any more; else the next try may do better
+            log.warning("no base backup: %s", e)
+            time.sleep(PAUSE)
+
+
 upstream_init = etcd3.Etcd3.__init__
 
 
 def init(self, *args, **kwargs):
     upstream_init(self, *args, **kwargs)
     threading.Thread(target=keep_apart, args=(self,), daemon=True).start()
+    with open(sys.argv[-1]) as f:
+        settings = yaml.safe_load(f).get("backup")
+    if settings:
+        threading.Thread(target=back_up, args=(self, settings), daemon=True).start()
 
 
 etcd3.Etcd3.__init__ = init
