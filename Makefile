@@ -52,6 +52,10 @@ tools: ## Build MinIO and nats-server from pinned sources into the cache
 tools-test: tools
 	@$(GO) run ./tools/build pebble
 
+.PHONY: tools-long
+tools-long: tools-test
+	@$(GO) run ./tools/build tofu
+
 .PHONY: tools-develop
 tools-develop:
 	@$(GO) run ./tools/build -develop
@@ -91,7 +95,7 @@ test: install-develop tools-test web-test ## All tests that fit in twenty minute
 	@$(GO) test -race -timeout 25m -p 1 $(call packages,)
 
 .PHONY: test-long
-test-long: install-develop tools-test web-test ## All tests with their full counts (hours); writes docs/reports/test-long.md
+test-long: install-develop tools-long web-test ## All tests with their full counts (hours); writes docs/reports/test-long.md
 	@printf '# Report of make test-long\n\nCommit %s.\n\n' "$$(git describe --always --dirty)" > $(REPORT)
 	@export MERIDIAN_TEST_LONG=1; $(GO) run ./internal/testenv/withservers \
 		$(GO) test -race -json -shuffle on -timeout 60m -p $(TEST_PARALLEL) $(call packages,-v) | \

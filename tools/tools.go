@@ -36,6 +36,8 @@ func All() []Tool {
 			Module: "github.com/docker/compose/v2", Version: "v2.40.3", Develop: true},
 		{Name: "pebble", Package: "github.com/letsencrypt/pebble/v2/cmd/pebble",
 			Module: "github.com/letsencrypt/pebble/v2", Version: "v2.10.1", Develop: true},
+		{Name: "tofu", Package: "github.com/opentofu/opentofu/cmd/tofu",
+			Module: "github.com/opentofu/opentofu", Version: "v1.12.6", Develop: true},
 	}
 }
 

@@ -73,7 +73,7 @@ func names(re *regexp.Regexp, text string, group int) []string {
 }
 
 func TestReferencesResolve(t *testing.T) {
-	for _, dir := range []string{".", "modules/plan", "modules/region"} {
+	for _, dir := range []string{".", "modules/plan", "modules/region", "modules/machine"} {
 		m := read(t, dir)
 		for _, v := range names(varRef, m.text, 1) {
 			require.Contains(t, m.variables, v, "%s: var.%s", dir, v)
@@ -117,9 +117,9 @@ func TestReferencesResolve(t *testing.T) {
 }
 
 func TestCloudInitHasItsVariables(t *testing.T) {
-	b, err := os.ReadFile("modules/region/cloud-init.yaml.tftpl")
+	b, err := os.ReadFile("modules/machine/cloud-init.yaml.tftpl")
 	require.NoError(t, err)
-	m := read(t, "modules/region")
+	m := read(t, "modules/machine")
 	_, call, ok := strings.Cut(m.text, "templatefile(")
 	require.True(t, ok)
 	call, _, _ = strings.Cut(call, "})")
@@ -137,7 +137,7 @@ func TestCloudInitHasItsVariables(t *testing.T) {
 // Machines run every component of a region, each with its own directory of secrets.
 func TestMachinesRunTheWholeRegion(t *testing.T) {
 	dir := t.TempDir()
-	for from, to := range map[string]string{"modules/region/compose.yml": "compose.yml", "../../deploy/compose/services.yml": "services.yml"} {
+	for from, to := range map[string]string{"modules/machine/compose.yml": "compose.yml", "../../deploy/compose/services.yml": "services.yml"} {
 		b, err := os.ReadFile(from)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, to), b, 0o600))

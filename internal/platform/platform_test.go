@@ -249,6 +249,7 @@ func killAndStart(t *testing.T, dir string, network int) {
 // The databases of a platform are lost, with their machine; they come back as
 // they were at a time, and archive on.
 func TestDatabaseIsRestoredAtATime(t *testing.T) {
+	testenv.Long(t)
 	ctx := t.Context()
 	dir, network := stateDir(t), freeNetwork(t)
 	home := filepath.Dir(dir)

@@ -35,6 +35,8 @@ const (
 	logTail = 6000
 	// saysReady is printed with the addresses of a platform that is ready.
 	saysReady = "meridian upload"
+	// saysStoresReady ends the start of stores alone.
+	saysStoresReady = "are ready after"
 )
 
 // Options of a platform.
@@ -84,33 +86,54 @@ func Start(o Options) (_ *Stack, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build: %w\n%s", err, out)
 	}
-	s.cmd = s.Command(context.Background(), append([]string{"up"}, o.Args...)...)
-	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
-	// However the tests end.
-	runtime.LockOSThread()
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	began := time.Now()
-	if err := s.cmd.Start(); err != nil {
+	meanwhile := func() error { return nil }
+	if o.Meanwhile != nil {
+		meanwhile = func() error { return o.Meanwhile(dir) }
+	}
+	if err := s.up(meanwhile, saysReady, o.Args...); err != nil {
 		return nil, err
 	}
-	if o.Meanwhile != nil {
-		if err := o.Meanwhile(dir); err != nil {
-			return nil, err
-		}
-	}
-	for !strings.Contains(s.output.String(), saysReady) {
-		if time.Since(began) > startWithin {
-			return nil, fmt.Errorf("the platform isn't ready after %v", startWithin)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	s.Took = time.Since(began)
 	if s.Table, err = region.Load(filepath.Join(s.State(), "regions.yaml")); err != nil {
 		return nil, err
 	}
 	fmt.Printf("%s up after at most %.1f s\n", strings.Join(s.Table.Names(), ", "), s.Took.Seconds())
 	s.Key, err = s.Secret("api.key")
 	return s, err
+}
+
+// up starts the platform and returns once it says that it is ready.
+func (s *Stack) up(meanwhile func() error, ready string, args ...string) error {
+	s.output = testenv.Buffer{}
+	s.cmd = s.Command(context.Background(), append([]string{"up"}, args...)...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	// However the tests end.
+	runtime.LockOSThread()
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	began := time.Now()
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	if err := meanwhile(); err != nil {
+		return err
+	}
+	for !strings.Contains(s.output.String(), ready) {
+		if time.Since(began) > startWithin {
+			return fmt.Errorf("the platform isn't ready after %v", startWithin)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.Took = time.Since(began)
+	return nil
+}
+
+// Again starts a platform that was ended with End. Of stores alone
+// (--stores-only) it returns once they are ready.
+func (s *Stack) Again(args ...string) error {
+	ready := saysReady
+	if slices.Contains(args, "--stores-only") {
+		ready = saysStoresReady
+	}
+	return s.up(func() error { return nil }, ready, args...)
 }
 
 // Run runs the tests of a package and stops the platform; it returns the code to
@@ -194,6 +217,13 @@ func (s *Stack) Stop() error {
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(s.Dir))...)
+}
+
+// End ends the platform as Ctrl-C does; its files stay.
+func (s *Stack) End() error {
+	err := s.end()
+	s.cmd = nil
+	return err
 }
 
 func (s *Stack) end() error {

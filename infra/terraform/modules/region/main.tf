@@ -5,13 +5,12 @@ locals {
 
 # Addresses outlive machines: the region table and certificates hold them.
 resource "hcloud_primary_ip" "machine" {
-  for_each      = var.roles
-  name          = "meridian-${var.name}-${each.key}"
-  type          = "ipv4"
-  location      = var.location
-  assignee_type = "server"
-  auto_delete   = false
-  labels        = { meridian = var.name }
+  for_each    = var.roles
+  name        = "meridian-${var.name}-${each.key}"
+  type        = "ipv4"
+  location    = var.location
+  auto_delete = false
+  labels      = { meridian = var.name }
 }
 
 resource "hcloud_volume" "data" {
@@ -46,6 +45,19 @@ resource "hcloud_firewall" "public" {
   }
 }
 
+module "machine" {
+  source         = "../machine"
+  for_each       = var.roles
+  region         = var.name
+  role           = each.key
+  kind           = each.value.kind
+  control        = var.control
+  address        = hcloud_primary_ip.machine[each.key].ip_address
+  volume         = try(hcloud_volume.data[each.key].linux_device, "")
+  image_registry = var.image_registry
+  image_version  = var.image_version
+}
+
 resource "hcloud_server" "machine" {
   for_each     = var.roles
   name         = "meridian-${var.name}-${each.key}"
@@ -56,18 +68,10 @@ resource "hcloud_server" "machine" {
   labels       = { meridian = var.name, kind = each.value.kind }
   firewall_ids = [hcloud_firewall.public[each.value.kind].id]
 
-  user_data = templatefile("${path.module}/cloud-init.yaml.tftpl", {
-    region   = var.name
-    role     = each.key
-    kind     = each.value.kind
-    control  = var.control
-    address  = hcloud_primary_ip.machine[each.key].ip_address
-    volume   = try(hcloud_volume.data[each.key].linux_device, "")
-    registry = var.image_registry
-    version  = var.image_version
-    compose  = file("${path.module}/compose.yml")
-    services = file("${path.module}/../../../../deploy/compose/services.yml")
-  })
+  # The attachments of stores' firewalls are their own resources.
+  ignore_remote_firewall_ids = true
+
+  user_data = module.machine[each.key].user_data
 
   public_net {
     ipv4         = hcloud_primary_ip.machine[each.key].id
