@@ -13,15 +13,18 @@ import (
 	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/platform"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/token"
 )
 
 // Command is `meridian provision`.
 type Command struct {
-	Regions     string `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
-	Out         string `help:"Directory for the result; secrets already in it are kept." required:"" placeholder:"DIR"`
-	GeoDatabase string `help:"City database (mmdb) for routers and edges. Default: the development database, which places 127.11-13/16 and 198.18.11-13/24 only." placeholder:"FILE"`
+	Regions      string `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
+	Out          string `help:"Directory for the result; secrets already in it are kept." required:"" placeholder:"DIR"`
+	BackupConfig string `help:"Back PostgreSQL up with pgBackRest, to the repository whose options (of its section [global]) are in this file." env:"MERIDIAN_BACKUP_CONFIG" placeholder:"FILE"`
+	Restore      string `help:"Have PostgreSQL, on empty volumes, made from that repository: latest, or as it was at a time (RFC 3339)." placeholder:"TIME"`
+	GeoDatabase  string `help:"City database (mmdb) for routers and edges. Default: the development database, which places 127.11-13/16 and 198.18.11-13/24 only." placeholder:"FILE"`
 }
 
 // Run writes the directory.
@@ -36,7 +39,11 @@ func (c *Command) Run(context.Context) error {
 			return fmt.Errorf("geo database: %w", err)
 		}
 	}
-	return Provision(t, c.Out, geoDB)
+	backup, err := platform.LoadBackup(c.BackupConfig, c.Restore)
+	if err != nil {
+		return err
+	}
+	return Provision(t, c.Out, geoDB, backup)
 }
 
 // Where a component finds its directory, and a store its data.
@@ -97,13 +104,14 @@ type provision struct {
 	out     string
 	geoDB   []byte
 	secrets map[string]string
+	backup  *platform.Backup
 	ca      *certificate.Authority
 }
 
 // Provision makes the directory out for the regions of t. geoDB is the geo
-// database for routers and edges; nil: the development one. Called again it
-// keeps secrets and certificates that are still good.
-func Provision(t *region.Table, out string, geoDB []byte) error {
+// database for routers and edges; nil: the development one. backup is PostgreSQL's;
+// nil: none. Called again it keeps secrets and certificates that are still good.
+func Provision(t *region.Table, out string, geoDB []byte, backup *platform.Backup) error {
 	if err := checkTable(t); err != nil {
 		return err
 	}
@@ -114,7 +122,7 @@ func Provision(t *region.Table, out string, geoDB []byte) error {
 		}
 		geoDB = b.Bytes()
 	}
-	p := &provision{table: t, out: out, geoDB: geoDB, secrets: map[string]string{}}
+	p := &provision{table: t, out: out, geoDB: geoDB, secrets: map[string]string{}, backup: backup}
 	if err := os.MkdirAll(p.key(), privateDir); err != nil {
 		return fmt.Errorf("provision: %w", err)
 	}

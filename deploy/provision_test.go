@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/platform"
 	"github.com/meridian-video/meridian/internal/region"
 )
 
@@ -40,15 +41,15 @@ func tree(t *testing.T, dir string) map[string]string {
 
 func TestProvisionKeepsSecrets(t *testing.T) {
 	table, dir := composeTable(t), filepath.Join(t.TempDir(), "out")
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	first := tree(t, dir)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "eu", "api", "stray.key"), []byte("old"), 0o600))
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	require.Equal(t, first, tree(t, dir))
 
 	// A store that moves gets another certificate, the others keep theirs.
 	table.Regions[0].S3 = "https://objects.eu.example:9000"
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	moved := tree(t, dir)
 	require.NotEqual(t, first["eu/minio/public.crt"], moved["eu/minio/public.crt"])
 	require.Equal(t, first["us/minio/public.crt"], moved["us/minio/public.crt"])
@@ -56,7 +57,7 @@ func TestProvisionKeepsSecrets(t *testing.T) {
 
 func TestComponentsKnowOnlyTheirs(t *testing.T) {
 	table, dir := composeTable(t), filepath.Join(t.TempDir(), "out")
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	files := tree(t, dir)
 	info, err := os.Stat(dir)
 	require.NoError(t, err)
@@ -91,7 +92,7 @@ func TestComponentsKnowOnlyTheirs(t *testing.T) {
 
 func TestStoresTrustEachOther(t *testing.T) {
 	table, dir := composeTable(t), filepath.Join(t.TempDir(), "out")
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	for _, r := range table.Regions {
 		for component, host := range map[string]string{
 			Etcd: "etcd." + r.Name + ".meridian.internal", Postgres: "postgres." + r.Name + ".meridian.internal", NATS: "nats." + r.Name + ".meridian.internal",
@@ -115,7 +116,7 @@ func TestStoresTrustEachOther(t *testing.T) {
 
 func TestStoresReplicateOverRegions(t *testing.T) {
 	table, dir := composeTable(t), filepath.Join(t.TempDir(), "out")
-	require.NoError(t, Provision(table, dir, []byte("geo")))
+	require.NoError(t, Provision(table, dir, []byte("geo"), nil))
 	var patroni struct {
 		Bootstrap struct {
 			DCS map[string]any `yaml:"dcs"`
@@ -147,10 +148,49 @@ func TestStoresReplicateOverRegions(t *testing.T) {
 	require.NotContains(t, string(b), "tls://nats.ap", "ap connects to us: two connections that cross drop each other")
 }
 
+// Backups add to PostgreSQL's files, and to nobody else's; a password is in none of
+// them that wasn't before.
+func TestBackups(t *testing.T) {
+	table, plain, dir := composeTable(t), filepath.Join(t.TempDir(), "out"), filepath.Join(t.TempDir(), "out")
+	require.NoError(t, Provision(table, plain, []byte("geo"), nil))
+	require.NoError(t, Provision(table, dir, []byte("geo"), &platform.Backup{Options: "repo1-path=/srv/backup\nrepo1-retention-full=9\n", Restore: "2026-11-26T15:05:00.5+01:00"}))
+	for _, c := range Components(table.Regions[0]) {
+		_, err := os.Stat(filepath.Join(dir, "eu", c, "pgbackrest.conf"))
+		require.Equal(t, c == Postgres, err == nil, c)
+	}
+	_, err := os.Stat(filepath.Join(plain, "eu", Postgres, "pgbackrest.conf"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	b, err := os.ReadFile(filepath.Join(dir, "eu", Postgres, "pgbackrest.conf"))
+	require.NoError(t, err)
+	for _, want := range []string{"[global]\nrepo1-path=/srv/backup\nrepo1-retention-full=9\n", "lock-path=/tmp/", "[meridian]\npg1-path=/var/lib/meridian/postgres/data\npg1-socket-path=/tmp\n"} {
+		require.Contains(t, string(b), want)
+	}
+	require.NotContains(t, string(b), "retention-full=2")
+	var patroni struct {
+		Bootstrap struct {
+			Method  string         `yaml:"method"`
+			Restore map[string]any `yaml:"restore"`
+			DCS     map[string]any `yaml:"dcs"`
+		} `yaml:"bootstrap"`
+		PostgreSQL struct {
+			Parameters map[string]any `yaml:"parameters"`
+			HBA        []string       `yaml:"pg_hba"`
+		} `yaml:"postgresql"`
+	}
+	b, err = os.ReadFile(filepath.Join(dir, "eu", Postgres, "patroni.yml"))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(b, &patroni))
+	require.Equal(t, "pgbackrest --config=/run/meridian/pgbackrest.conf --stanza=meridian archive-push %p", patroni.PostgreSQL.Parameters["archive_command"])
+	require.Equal(t, "on", patroni.PostgreSQL.Parameters["archive_mode"])
+	require.Equal(t, "local all postgres scram-sha-256", patroni.PostgreSQL.HBA[0])
+	require.Equal(t, "restore", patroni.Bootstrap.Method)
+	require.Contains(t, patroni.Bootstrap.Restore["command"], `"--target=2026-11-26 14:05:00.500000+00"`)
+}
+
 func TestTableWithoutTLSIsRefused(t *testing.T) {
 	table, err := region.Loopback()
 	require.NoError(t, err)
-	err = Provision(table, t.TempDir(), nil)
+	err = Provision(table, t.TempDir(), nil, nil)
 	for _, want := range []string{"region eu: s3", "region us: nats", "region ap: s3"} {
 		require.ErrorContains(t, err, want)
 	}

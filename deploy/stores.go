@@ -29,6 +29,12 @@ const (
 // binDir is where the image has PostgreSQL's programs.
 const binDir = "/usr/lib/postgresql/15/bin"
 
+// Where PostgreSQL keeps its data and its sockets.
+const (
+	postgresData    = Data + "/postgres/data"
+	postgresSockets = "/tmp"
+)
+
 type obj = map[string]any
 
 // natsHost, s3Host, postgresHost and etcdHost are the names or addresses under
@@ -91,6 +97,9 @@ func (p *provision) addStore(r region.Region, component string, files map[string
 	case Etcd:
 		files["etcd.yml"], err = p.etcd(r)
 	case Postgres:
+		if p.backup != nil {
+			files["pgbackrest.conf"] = p.backup.Config(postgresData, postgresSockets, postgresSockets+"/pgbackrest", region.PortPostgres)
+		}
 		files["patroni.yml"], err = p.patroni(r)
 	case NATS:
 		files["nats.conf"], err = p.nats(r)
@@ -179,14 +188,13 @@ func (p *provision) patroni(r region.Region) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("patroni: parameters are %T", pg["parameters"])
 	}
-	home, data := path.Join(Data, "postgres"), path.Join(Data, "postgres", "data")
-	params["unix_socket_directories"] = "/tmp"
+	params["unix_socket_directories"] = postgresSockets
 	params["ssl"], params["ssl_cert_file"], params["ssl_key_file"], params["ssl_ca_file"] = "on", crt, key, ca
 	login := func(user, secret string) obj {
 		return obj{"username": user, "password": p.secrets[secret], "sslmode": "verify-full", "sslrootcert": ca}
 	}
 	pg["listen"], pg["connect_address"] = fmt.Sprintf("0.0.0.0:%d", region.PortPostgres), r.Postgres
-	pg["data_dir"], pg["bin_dir"], pg["pgpass"] = data, binDir, path.Join(home, "pgpass")
+	pg["data_dir"], pg["bin_dir"], pg["pgpass"] = postgresData, binDir, path.Join(Data, "postgres", "pgpass")
 	pg["authentication"] = obj{"superuser": login("postgres", superuserFile), "replication": login("replicator", replicationFile)}
 	pg["pg_hba"] = []string{"hostssl all all all scram-sha-256", "hostssl replication replicator all scram-sha-256"}
 	c["restapi"] = obj{"listen": fmt.Sprintf("0.0.0.0:%d", portPatroni), "connect_address": net.JoinHostPort(own, fmt.Sprint(portPatroni)),
@@ -202,6 +210,11 @@ func (p *provision) patroni(r region.Region) ([]byte, error) {
 		return nil, fmt.Errorf("patroni: bootstrap is %T", c["bootstrap"])
 	}
 	boot["post_bootstrap"] = "/usr/local/lib/meridian/post-bootstrap"
+	if p.backup != nil {
+		if err := p.backup.Configure(c, Mount+"/pgbackrest.conf", p.secrets[superuserFile]); err != nil {
+			return nil, err
+		}
+	}
 	return yaml.Marshal(c)
 }
 

@@ -1,4 +1,4 @@
-# PostgreSQL 15 under Patroni, and etcd, from Debian: one image, two services
+# PostgreSQL 15 under Patroni with pgBackRest, and etcd, from Debian: one image, two services
 # (`patroni`, the default, and `etcd`). Build arguments as in the Dockerfile at the root.
 ARG BASE=debian:bookworm-slim
 ARG GO_IMAGE=golang:1.26-bookworm
@@ -22,9 +22,11 @@ LABEL org.opencontainers.image.title=meridian-postgres
 ARG POSTGRES=15.*
 ARG PATRONI=3.0.*
 ARG ETCD=3.4.*
+ARG PGBACKREST=2.*
 RUN apt-get update -qq && \
 	install -d /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf && \
-	apt-get install -qq -y --no-install-recommends "postgresql-15=${POSTGRES}" "patroni=${PATRONI}" "etcd-server=${ETCD}" "etcd-client=${ETCD}" >/dev/null && \
+	apt-get install -qq -y --no-install-recommends "postgresql-15=${POSTGRES}" "patroni=${PATRONI}" "etcd-server=${ETCD}" "etcd-client=${ETCD}" \
+		"pgbackrest=${PGBACKREST}" ca-certificates >/dev/null && \
 	rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* && \
 	install -d -o postgres -g postgres -m 0750 /var/lib/meridian /var/lib/meridian/postgres /var/lib/meridian/etcd
 COPY --from=binaries /out/healthcheck /usr/local/bin/
