@@ -225,3 +225,46 @@ func FuzzFindSocket(f *testing.F) {
 	f.Add("   0: 0100017F:2328 00000000:0000 0A 0:0 0:0 0 0 0 111")
 	f.Fuzz(func(t *testing.T, s string) { findSocket(s, "tcp", netip.MustParseAddrPort("127.1.0.1:9000")) })
 }
+
+func TestBackupOptions(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "repository.conf")
+	write := func(s string) {
+		require.NoError(t, os.WriteFile(file, []byte(s), 0o600))
+	}
+	write("# where\n[global]\nrepo1-path = /srv/backup\nio-timeout=60\n")
+	b, err := LoadBackup(file, "2026-11-26T14:05:00Z")
+	require.NoError(t, err)
+	conf := string(b.Config("/d", "/s", "/l", 5432))
+	require.Contains(t, conf, "[global]\nrepo1-path = /srv/backup\nio-timeout=60\n")
+	require.NotContains(t, conf, "io-timeout=15", "the operator's word")
+	require.Contains(t, conf, "repo1-retention-full=2\n")
+
+	write("pg1-path=/x\nwhat is this\n[meridian]\n")
+	_, err = LoadBackup(file, "yesterday")
+	for _, want := range []string{"line 1: pg1-path is set by the platform", `line 2: "what is this"`, `line 3: "[meridian]"`, "no repository", `--restore "yesterday"`} {
+		require.ErrorContains(t, err, want)
+	}
+	_, err = LoadBackup("", "latest")
+	require.ErrorContains(t, err, "name the repository")
+	b, err = LoadBackup("", "")
+	require.NoError(t, err)
+	require.Nil(t, b)
+}
+
+// What a start wants of backups is what regions find, and gone with the next that wants none.
+func TestBackupIsKept(t *testing.T) {
+	dir := t.TempDir()
+	want := &Backup{Options: "repo1-path=/srv/backup\n", Restore: RestoreLatest}
+	require.NoError(t, keepBackup(dir, want))
+	got, err := keptBackup(dir)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.NoError(t, keepBackup(dir, &Backup{Options: want.Options}))
+	got, err = keptBackup(dir)
+	require.NoError(t, err)
+	require.Empty(t, got.Restore)
+	require.NoError(t, keepBackup(dir, nil))
+	got, err = keptBackup(dir)
+	require.NoError(t, err)
+	require.Nil(t, got)
+}
