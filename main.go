@@ -14,6 +14,7 @@ import (
 	"github.com/meridian-video/meridian/internal/client/cmd"
 	"github.com/meridian-video/meridian/internal/hls/validate"
 	"github.com/meridian-video/meridian/internal/jobs"
+	"github.com/meridian-video/meridian/internal/keyset"
 	"github.com/meridian-video/meridian/internal/objects/archive"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/platform"
@@ -32,6 +33,7 @@ type commands struct {
 	Upload      cmd.Upload             `cmd:"" help:"Upload videos and follow them until they can be watched."`
 	Assets      cmd.Assets             `cmd:"" help:"List, show and delete assets."`
 	Tokens      cmd.Tokens             `cmd:"" help:"Make and revoke playback tokens."`
+	Keys        keyset.Command         `cmd:"" help:"Show, rotate and revoke the keys that sign tokens and records."`
 	HLS         validate.Command       `cmd:"" name:"hls" help:"Check published streams."`
 	Provision   deploy.Command         `cmd:"" help:"Make keys, certificates and the stores' configuration of a platform on several machines."`
 	API         api.Command            `cmd:"" name:"api" help:"Run a region's HTTP API."`

@@ -23,7 +23,7 @@ type Command struct {
 	RootPublicKey   service.Secret `help:"Public key that signs key sets; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	RecordKey       service.Secret `help:"Private key that signs playback records; @FILE." required:"" env:"MERIDIAN_RECORD_KEY"`
 	PlaybackKey     service.Secret `help:"Private key that signs playback tokens; @FILE." required:"" env:"MERIDIAN_PLAYBACK_KEY"`
-	KeySet          service.Secret `help:"First signed key set, published when the platform has none; @FILE." env:"MERIDIAN_KEY_SET"`
+	KeySet          service.Secret `help:"Signed key set, published when the platform has none; @FILE." env:"MERIDIAN_KEY_SET"`
 	BootstrapAPIKey service.Secret `name:"bootstrap-api-key" help:"Admin API key made sure to exist for owner \"default\"; @FILE." env:"MERIDIAN_BOOTSTRAP_API_KEY"`
 	EventStreams    int            `help:"Event streams served at the same time; one more gets 503 with Retry-After." default:"512" env:"MERIDIAN_EVENT_STREAMS"`
 	Upload          upload.Config  `embed:"" prefix:"upload-" envprefix:"MERIDIAN_UPLOAD_"`
@@ -39,8 +39,9 @@ type Command struct {
 type keys struct {
 	root             ed25519.PublicKey
 	record, playback *token.Signer
-	// set is the first key set, nil when none is configured.
-	set []byte
+	// set is a key set and setN its number, nil when none is configured.
+	set  []byte
+	setN int64
 }
 
 // Validate lists every problem of the configuration.
@@ -79,12 +80,10 @@ func (c *Command) keys() (keys, error) {
 	if c.KeySet != "" && root != nil {
 		k.set = []byte(c.KeySet.Reveal())
 		ks, err := token.VerifyKeySet(k.set, root)
-		switch {
-		case err != nil:
+		if err != nil {
 			errs = append(errs, fmt.Errorf("--key-set: %w", err))
-		case ks.N != 1:
-			errs = append(errs, fmt.Errorf("--key-set: it is number %d, want the first", ks.N))
 		}
+		k.setN = ks.N
 	}
 	return k, errors.Join(errs...)
 }

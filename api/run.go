@@ -202,7 +202,7 @@ func (a *component) prepareCatalog(ctx context.Context) error {
 	return a.catalog.EnsureKey(ctx, bootstrapOwner, a.cfg.BootstrapAPIKey.Reveal())
 }
 
-// publishKeys writes the first key set unless the journal has one.
+// publishKeys writes the key set given unless the journal has one.
 func (a *component) publishKeys(ctx context.Context) error {
 	_, err := journal.Newest(ctx, a.store, objects.KeysJournal)
 	if !errors.Is(err, objects.ErrNotFound) {
@@ -211,7 +211,7 @@ func (a *component) publishKeys(ctx context.Context) error {
 	if a.keys.set == nil {
 		return errors.New("there is none: give one api --key-set")
 	}
-	_, err = a.store.Put(ctx, objects.JournalKey(objects.KeysJournal, 1), objects.Bytes(a.keys.set), objects.Placement{})
+	_, err = a.store.Put(ctx, objects.JournalKey(objects.KeysJournal, a.keys.setN), objects.Bytes(a.keys.set), objects.Placement{})
 	if errors.Is(err, objects.ErrConflict) {
 		return fmt.Errorf("--key-set isn't the one this platform was started with: %w", err)
 	}

@@ -2,7 +2,6 @@ package geodns
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +69,7 @@ func (o *Operator) change(ctx context.Context, out io.Writer, change func(*journ
 		return err
 	}
 	defer store.Close()
-	ks, err := newestKeys(ctx, store, root)
+	ks, err := journal.NewestKeys(ctx, store, root)
 	if err != nil {
 		return err
 	}
@@ -82,19 +81,6 @@ func (o *Operator) change(ctx context.Context, out io.Writer, change func(*journ
 	}
 	_, err = io.WriteString(out, routingText(table.Names(), r))
 	return err
-}
-
-func newestKeys(ctx context.Context, store *objects.Store, root ed25519.PublicKey) (*token.KeySet, error) {
-	n, err := journal.Newest(ctx, store, objects.KeysJournal)
-	if err != nil {
-		return nil, err
-	}
-	b, err := journal.Read(ctx, store, objects.KeysJournal, n)
-	if err != nil {
-		return nil, err
-	}
-	ks, err := token.VerifyKeySet(b, root)
-	return &ks, err
 }
 
 // edit changes one region of an entry.

@@ -104,7 +104,7 @@ func TestRoutingRaces(t *testing.T) {
 	p.publish(t, playback.Record{Asset: asset, N: 1, State: "ready", Run: "r1", Master: 1, Visibility: playback.Public, Duration: 10})
 	root, err := token.ParseSigner(p.read(t, token.RootKeyFile))
 	require.NoError(t, err)
-	ks, err := newestKeys(t.Context(), p.store, root.Public())
+	ks, err := journal.NewestKeys(t.Context(), p.store, root.Public())
 	require.NoError(t, err)
 	signer, err := token.ParseSigner(p.read(t, token.RecordKeyFile))
 	require.NoError(t, err)

@@ -44,6 +44,29 @@ func (k *Keys) Ready(context.Context) error {
 // Run follows the journal until ctx ends.
 func (k *Keys) Run(ctx context.Context) error { return k.follower.run(ctx) }
 
+// ErrKeysRace says that someone else changed the key set at the same time.
+var ErrKeysRace = errors.New("the key set was changed by someone else at the same time: look, and try again")
+
+// NewestKeys reads the newest key set.
+func NewestKeys(ctx context.Context, store *objects.Store, root ed25519.PublicKey) (*token.KeySet, error) {
+	n, err := Newest(ctx, store, objects.KeysJournal)
+	if err != nil {
+		return nil, err
+	}
+	b, err := Read(ctx, store, objects.KeysJournal, n)
+	if err != nil {
+		return nil, err
+	}
+	ks, err := token.VerifyKeySet(b, root)
+	return &ks, err
+}
+
+// WriteKeys writes a signed key set under its number: to all regions, and a
+// majority must take it. ErrKeysRace when one of them has another.
+func WriteKeys(ctx context.Context, store *objects.Store, n int64, body []byte) error {
+	return write(ctx, store, objects.KeysJournal, n, body, ErrKeysRace)
+}
+
 // keyEntries: every key set holds all keys, so only the newest counts.
 type keyEntries struct{ *Keys }
 

@@ -192,16 +192,22 @@ func ChangeRouting(ctx context.Context, store *objects.Store, ks *token.KeySet, 
 // WriteRouting writes a signed entry under its number: to all regions, and a
 // majority must take it. ErrRoutingRace when one of them has another.
 func WriteRouting(ctx context.Context, store *objects.Store, n int64, body []byte) error {
+	return write(ctx, store, objects.RoutingJournal, n, body, ErrRoutingRace)
+}
+
+// write gives an entry to all regions, of which a majority must take it. race is
+// returned when one of them has another.
+func write(ctx context.Context, store *objects.Store, journal string, n int64, body []byte, race error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	buckets := store.Regions()
-	taken, conflict, errs := putAll(ctx, buckets, objects.JournalKey(objects.RoutingJournal, n), body)
+	taken, conflict, errs := putAll(ctx, buckets, objects.JournalKey(journal, n), body)
 	if conflict {
-		return ErrRoutingRace
+		return race
 	}
 	if taken <= len(buckets)/2 {
-		return fmt.Errorf("routing %d: taken by %d of %d regions, which may or may not make it count: look, and try again: %w",
-			n, taken, len(buckets), errors.Join(errs...))
+		return fmt.Errorf("%s%d: taken by %d of %d regions, which may or may not make it count: look, and try again: %w",
+			journal, n, taken, len(buckets), errors.Join(errs...))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/meridian-video/meridian/internal/durable"
+	"github.com/meridian-video/meridian/internal/token"
 )
 
 // clientHeader marks a file this program may replace.
@@ -22,11 +23,12 @@ func clientConfigPath() (string, error) {
 	return filepath.Join(dir, "meridian", "client.yaml"), nil
 }
 
-// operatorConfig is a --config file for commands that read the stores, such as
-// `meridian reconcile`.
+// operatorConfig is a --config file for operators' commands, such as `meridian
+// reconcile`.
 func (p *plan) operatorConfig() string {
-	return fmt.Sprintf("# Written by meridian up, for --config of commands that read the stores.\nregions: %s\ns3-access-key: %s\ns3-secret-key: %q\npostgres-user: %s\npostgres-password: %q\npostgres-database: %s\n",
-		p.state.path("regions.yaml"), s3AccessKey, p.secrets.ref(s3File), dbUser, p.secrets.ref(databaseFile), dbName)
+	return fmt.Sprintf("# Written by meridian up, for --config of operators' commands.\nregions: %s\ns3-access-key: %s\ns3-secret-key: %q\npostgres-user: %s\npostgres-password: %q\npostgres-database: %s\nsecrets: %s\nrecord-key: %q\nroot-public-key: %q\n",
+		p.state.path("regions.yaml"), s3AccessKey, p.secrets.ref(s3File), dbUser, p.secrets.ref(databaseFile), dbName,
+		p.secrets.dir, p.secrets.ref(token.RecordKeyFile), p.secrets.ref(token.RootPublicFile))
 }
 
 // writeClientConfig lets the command line find the platform. A file the user has

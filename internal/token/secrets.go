@@ -29,7 +29,7 @@ const keyLifetime = 10 * 365 * 24 * time.Hour
 
 // GenerateSecrets makes the platform's keys in dir (0700, files 0600): the root
 // pair, the record and playback keys, a session key per region, and the first
-// key set. If the key set is there already nothing is changed, so it can be
+// key set. If a key set is there already nothing is changed, so it can be
 // called at every start; a directory where a start was cut short is completed.
 // A region that the key set doesn't know is an error that says so.
 func GenerateSecrets(dir string, regions []string) error {
@@ -87,7 +87,7 @@ func GenerateSecrets(dir string, regions []string) error {
 		}
 		for _, k := range ks.Keys {
 			if _, err := have.find(k.KID, k.Use, now); err != nil {
-				return fmt.Errorf("secrets: %s: %w; rotate keys or start with a fresh directory", path, err)
+				return fmt.Errorf("secrets: %s: %w; for a new region run `meridian keys rotate session --region` first, else start with a fresh directory", path, err)
 			}
 		}
 		return nil

@@ -38,7 +38,6 @@ type Settings struct {
 	Regions  string         `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
 	Region   string         `help:"Region to work from; default: the table's first." env:"MERIDIAN_REGION"`
 	S3       objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
-	Postgres catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
 	Archive  Target         `embed:"" prefix:"archive-" envprefix:"MERIDIAN_ARCHIVE_"`
 	Parallel int            `help:"Objects copied at a time." default:"8"`
 	JSON     bool           `name:"json" help:"Print the report as JSON."`
@@ -148,7 +147,8 @@ func (c *TrimCommand) Run(ctx context.Context) error {
 // RestoreCommand is `meridian archive restore`.
 type RestoreCommand struct {
 	Settings
-	Again bool `help:"Go on with a restore that failed: the stores may hold a part of it."`
+	Postgres catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
+	Again    bool           `help:"Go on with a restore that failed: the stores may hold a part of it."`
 }
 
 // Run brings objects back and prints.
