@@ -159,7 +159,11 @@ func (p *Platform) reconcile(ctx context.Context, read bool) (repair.Report, err
 	if err != nil {
 		return repair.Report{}, err
 	}
-	var c repair.Command
+	var c struct {
+		repair.Command `embed:""`
+		// What the file has for other commands.
+		Secrets, RecordKey, RootPublicKey string `hidden:""`
+	}
 	k, err := kong.New(&c, kong.Name("reconcile"), kong.Configuration(service.YAMLFile, path), kong.Exit(func(int) {}))
 	if err == nil {
 		_, err = k.Parse(nil)

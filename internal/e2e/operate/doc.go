@@ -1,3 +1,4 @@
-// Package backup runs the commands of docs/operate/backup.md: a platform is
-// backed up, loses everything but its secrets, and is restored as it was at a time.
+// Package operate runs the commands of documents in docs/operate on a platform of
+// three regions: keys are rotated, regions upgraded and added, and in the end
+// everything but the secrets is lost and restored.
 package operate

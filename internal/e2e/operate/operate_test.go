@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +23,50 @@ import (
 	"github.com/meridian-video/meridian/internal/testenv"
 )
 
-// operator does what the document says.
+// running is the platform that all tests here use; nil unless tests are long.
+var running *stack.Stack
+
+// elsewhere is a directory of "another machine": pgBackRest's repository, a copy
+// of the secrets.
+var elsewhere string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) (code int) {
+	if !testenv.IsLong() {
+		return m.Run()
+	}
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var err error
+	if elsewhere, err = os.MkdirTemp("/tmp", "meridian-elsewhere-"); err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(elsewhere)
+	if err := makeElsewhere(); err != nil {
+		return fail(err)
+	}
+	if running, err = stack.Start(stack.Options{Name: "operate", Args: append([]string{"--backup-config", repositoryFile()}, network...)}); err != nil {
+		return fail(err)
+	}
+	return running.Run(m)
+}
+
+var network = []string{"--network", "60"}
+
+func repositoryFile() string { return filepath.Join(elsewhere, "repository.conf") }
+func secretsCopy() string    { return filepath.Join(elsewhere, "secrets") }
+
+func makeElsewhere() error {
+	repository := filepath.Join(elsewhere, "postgres")
+	err := errors.Join(os.Chmod(elsewhere, 0o755), os.Mkdir(repository, 0o777), os.Mkdir(secretsCopy(), 0o755))
+	// PostgreSQL's user writes there.
+	return errors.Join(err, os.Chmod(repository, 0o777), os.WriteFile(repositoryFile(), []byte("repo1-path="+repository+"\n"), 0o600))
+}
+
+// operator does what a document says.
 type operator struct {
 	*stack.Stack
 	t        *testing.T
@@ -33,7 +75,34 @@ type operator struct {
 	env      []string
 }
 
-var documented = regexp.MustCompile(`(?m)^(?:bin/meridian|pgbackrest|cp|mv) .*$`)
+var documented = regexp.MustCompile(`(?m)^(?:bin/meridian|pgbackrest|cp|mv|rm) .*$`)
+
+// newOperator opens a document of docs/operate.
+func newOperator(t *testing.T, document string) *operator {
+	t.Helper()
+	testenv.Long(t)
+	o := &operator{Stack: running, t: t}
+	o.reads(document)
+	o.at(time.Time{})
+	return o
+}
+
+// at sets the time that is restored.
+func (o *operator) at(at time.Time) {
+	o.replace = strings.NewReplacer("bin/meridian", o.Bin, "/var/lib/meridian-lost", o.State()+"-lost", "/var/lib/meridian", o.State(),
+		"/srv/meridian-secrets", secretsCopy(), "/etc/meridian/repository.conf", repositoryFile(), "2026-11-26T14:05:00Z", at.UTC().Format(time.RFC3339Nano))
+}
+
+func (o *operator) reads(document string) string {
+	o.t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "operate", document))
+	require.NoError(o.t, err)
+	o.document = documented.FindAllString(string(b), -1)
+	return string(b)
+}
+
+// config is the file that operators' commands read.
+func (o *operator) config() string { return filepath.Join(o.State(), "operator.yaml") }
 
 // does finds the document's next command, which must be the one that begins so,
 // and returns it as it is for this platform.
@@ -70,11 +139,9 @@ func (o *operator) up(beginning string) {
 	o.t.Helper()
 	_, args, ok := strings.Cut(o.does(beginning), " up ")
 	require.True(o.t, ok)
-	require.NoError(o.t, o.Again(append(strings.Fields(args), o.network()...)...))
+	require.NoError(o.t, o.Again(append(strings.Fields(args), network...)...))
 	o.t.Logf("up %s: ready after %.1f s", args, o.Took.Seconds())
 }
-
-func (o *operator) network() []string { return []string{"--network", "60"} }
 
 func (o *operator) client() *client.Client {
 	var bases []string
@@ -86,7 +153,7 @@ func (o *operator) client() *client.Client {
 	return c
 }
 
-func (o *operator) upload(frames int) string {
+func (o *operator) upload(frames int, more ...func(*client.Upload)) string {
 	o.t.Helper()
 	file := filepath.Join(o.t.TempDir(), "v.mp4")
 	length := fmt.Sprintf("%.3f", float64(frames)/25)
@@ -95,7 +162,11 @@ func (o *operator) upload(frames int) string {
 	ctx, cancel := context.WithTimeout(o.t.Context(), 5*time.Minute)
 	defer cancel()
 	c := o.client()
-	r, err := c.Upload(ctx, client.Upload{Path: file, StateDir: o.t.TempDir()})
+	u := client.Upload{Path: file, StateDir: o.t.TempDir()}
+	for _, f := range more {
+		f(&u)
+	}
+	r, err := c.Upload(ctx, u)
 	require.NoError(o.t, err)
 	require.NoError(o.t, c.Follow(ctx, r.Asset, func(a client.Asset) (bool, error) {
 		if a.Failure != nil {
@@ -159,127 +230,4 @@ func eventually(t *testing.T, within time.Duration, try func() error) {
 			t.Fatalf("not within %v: %v", within, err)
 		}
 	}
-}
-
-func TestEverythingIsLostAndRestored(t *testing.T) {
-	testenv.Long(t)
-	// pgBackRest's repository and the copy of the secrets, on "another machine".
-	elsewhere, err := os.MkdirTemp("/tmp", "meridian-elsewhere-")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(elsewhere) })
-	repository, secrets, conf := filepath.Join(elsewhere, "postgres"), filepath.Join(elsewhere, "secrets"), filepath.Join(elsewhere, "repository.conf")
-	require.NoError(t, os.Chmod(elsewhere, 0o755))
-	for dir, mode := range map[string]os.FileMode{repository: 0o777, secrets: 0o755} {
-		require.NoError(t, os.Mkdir(dir, mode))
-		require.NoError(t, os.Chmod(dir, mode))
-	}
-	require.NoError(t, os.WriteFile(conf, []byte("repo1-path="+repository+"\n"), 0o600))
-	archive := testenv.MinIO(t)
-
-	b, err := os.ReadFile("../../../docs/operate/backup.md")
-	require.NoError(t, err)
-	o := &operator{t: t, document: documented.FindAllString(string(b), -1), env: []string{
-		"MERIDIAN_ARCHIVE_ENDPOINT=" + archive.Endpoint, "MERIDIAN_ARCHIVE_ACCESS_KEY=" + archive.AccessKey, "MERIDIAN_ARCHIVE_SECRET_KEY=" + archive.SecretKey}}
-	first := o.document[0]
-	require.Equal(t, "bin/meridian up --backup-config /etc/meridian/repository.conf", first)
-	o.document = o.document[1:]
-	o.Stack, err = stack.Start(stack.Options{Name: "backup", Args: append([]string{"--backup-config", conf}, o.network()...)})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			o.DumpLogs()
-		}
-		if err := o.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	at := time.Time{}
-	o.replace = strings.NewReplacer("bin/meridian", o.Bin, "/var/lib/meridian-lost", o.State()+"-lost", "/var/lib/meridian", o.State(),
-		"/srv/meridian-secrets", secrets, "/etc/meridian/repository.conf", conf, "2026-11-26T14:05:00Z", "RESTORE-TIME")
-
-	deleted, kept := o.upload(50), o.upload(75)
-	o.runs("cp -a /var/lib/meridian/secrets")
-	info := "pgbackrest --config=" + filepath.Join(o.State(), "eu", "postgres", "pgbackrest.conf") + " --stanza=meridian info"
-	eventually(t, 3*time.Minute, func() error {
-		out, err := o.shell(info)
-		if err == nil && !strings.Contains(out, "full backup") {
-			err = errors.New(out)
-		}
-		return err
-	})
-	extras := func(asset string) error {
-		for key := range o.files(asset) {
-			if strings.HasSuffix(key, "/extra/index.json") {
-				return nil
-			}
-		}
-		return errors.New("no extras yet")
-	}
-	for _, asset := range []string{deleted, kept} {
-		eventually(t, 2*time.Minute, func() error { return extras(asset) })
-	}
-	took := time.Now()
-	o.runs("bin/meridian archive save")
-	o.runs("bin/meridian archive trim")
-	o.runs("pgbackrest")
-	// Base backups end in whole seconds, and a restore wants one before its time.
-	time.Sleep(2 * time.Second)
-	require.NoError(t, o.leader().QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&at))
-	files := map[string]map[string]string{deleted: o.files(deleted), kept: o.files(kept)}
-
-	// The mistake, and what came after it.
-	require.NoError(t, o.client().DeleteAsset(t.Context(), deleted))
-	later := o.upload(25)
-	out, err := o.shell(o.Bin + " archive save --config " + filepath.Join(o.State(), "operator.yaml"))
-	require.NoError(t, err, out)
-	conn := o.leader()
-	var segment string
-	require.NoError(t, conn.QueryRow(t.Context(), "SELECT pg_walfile_name(pg_current_wal_insert_lsn())").Scan(&segment))
-	_, err = conn.Exec(t.Context(), "SELECT pg_switch_wal()")
-	require.NoError(t, err)
-	eventually(t, 2*time.Minute, func() error {
-		var last string
-		err := conn.QueryRow(t.Context(), "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver").Scan(&last)
-		if err == nil && last < segment {
-			err = fmt.Errorf("archived to %s, want %s", last, segment)
-		}
-		return err
-	})
-
-	// All regions are lost.
-	require.NoError(t, conn.Close(t.Context()))
-	require.NoError(t, o.End())
-	testenv.Figure(t, "backup and archive of three small assets", "%.1f s", time.Since(took).Seconds())
-	began := time.Now()
-	o.runs("mv /var/lib/meridian")
-	require.NoError(t, os.RemoveAll(o.State()+"-lost"))
-	o.runs("cp -a /srv/meridian-secrets")
-	o.replace = strings.NewReplacer("bin/meridian", o.Bin, "/var/lib/meridian", o.State(), "/etc/meridian/repository.conf", conf, "2026-11-26T14:05:00Z", at.UTC().Format(time.RFC3339Nano))
-	o.up("bin/meridian up --stores-only")
-	restored := o.runs("bin/meridian archive restore")
-	require.Contains(t, restored, "came after what the database knows")
-	require.NoError(t, o.End())
-	o.up("bin/meridian up --backup-config")
-	testenv.Figure(t, "everything lost: platform restored", "%.1f s", time.Since(began).Seconds())
-
-	o.plays(deleted, 50)
-	o.plays(kept, 75)
-	for asset, want := range files {
-		require.Equal(t, want, o.files(asset), "what is stored of %s", asset)
-	}
-	var refused *client.Problem
-	_, err = o.client().Asset(t.Context(), later)
-	require.ErrorAs(t, err, &refused, "an asset of after the time")
-	o.runs("bin/meridian reconcile --read")
-
-	// It goes on: numbers are given again, backups and archives follow.
-	next := o.upload(30)
-	o.plays(next, 30)
-	out, err = o.shell(o.Bin + " archive save --config " + filepath.Join(o.State(), "operator.yaml"))
-	require.Error(t, err)
-	require.Contains(t, out, "archive to a new bucket")
-	require.Contains(t, string(b), "\nexport MERIDIAN_ARCHIVE_BUCKET=meridian-archive-2\n")
-	o.env = append(slices.Clone(o.env), "MERIDIAN_ARCHIVE_BUCKET=meridian-archive-2")
-	o.runs("bin/meridian archive save")
-	require.Empty(t, o.document, "commands of the document that were not run")
 }
