@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/client"
+	"github.com/meridian-video/meridian/internal/region"
 )
 
 // restarts a region by the document's next two commands.
@@ -21,10 +22,10 @@ func (o *operator) restarts(region string) {
 }
 
 // begins a session with a token at a region's router, and returns the last answer's status.
-func (o *operator) begins(ctx context.Context, region, asset, token string) (int, error) {
+func begins(ctx context.Context, r region.Region, asset, token string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.Region(region).Router.URL+"/v/"+token+"/"+asset+"/master.m3u8", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.Router.URL+"/v/"+token+"/"+asset+"/master.m3u8", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -42,7 +43,7 @@ func (o *operator) answers(status int, asset, token string) {
 	o.t.Helper()
 	for _, r := range o.Table.Regions {
 		eventually(o.t, 20*time.Second, func() error {
-			got, err := o.begins(o.t.Context(), r.Name, asset, token)
+			got, err := begins(o.t.Context(), r, asset, token)
 			if err == nil && got != status {
 				err = fmt.Errorf("%s answers %d, want %d", r.Name, got, status)
 			}

@@ -125,6 +125,22 @@ func (o *operator) runs(beginning string) string {
 	return out
 }
 
+// reconciles repeats a command until stores and catalog agree: repair may still
+// have copies to make.
+func (o *operator) reconciles(command string) string {
+	o.t.Helper()
+	var out string
+	eventually(o.t, 3*time.Minute, func() error {
+		var err error
+		if out, err = o.shell(command); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
+	o.t.Logf("%s\n%s", command, out)
+	return out
+}
+
 func (o *operator) shell(line string) (string, error) {
 	ctx, cancel := context.WithTimeout(o.t.Context(), 5*time.Minute)
 	defer cancel()

@@ -99,7 +99,7 @@ func TestZEverythingIsLostAndRestored(t *testing.T) {
 	var refused *client.Problem
 	_, err = o.client().Asset(t.Context(), later)
 	require.ErrorAs(t, err, &refused, "an asset of after the time")
-	o.runs("bin/meridian reconcile --read")
+	o.reconciles(o.does("bin/meridian reconcile --read"))
 
 	// It goes on: numbers are given again, backups and archives follow.
 	next := o.upload(30)
