@@ -3,6 +3,8 @@
 # starts them; run again after `meridian provision` or to upgrade.
 #
 #   ./push.sh SECRETS [REGION]
+#
+# TERRAFORM names another program than terraform, such as tofu.
 set -eu
 secrets=${1:?usage: $0 SECRETS [REGION]}
 only=${2-}
@@ -10,7 +12,7 @@ cd "$(dirname "$0")"
 case $secrets in /*) ;; *) secrets=$OLDPWD/$secrets ;; esac
 compose=${MERIDIAN_COMPOSE:-$(cd ../.. && go run ./tools/build compose && go run ./tools/build -path compose)}
 
-terraform output -json machines |
+"${TERRAFORM:-terraform}" output -json machines |
 	jq -r 'to_entries[] | .key as $region | .value | to_entries[] | "\($region) \(.key) \(.value)"' |
 	while read -r region role address; do
 		[ -z "$only" ] || [ "$only" = "$region" ] || continue
