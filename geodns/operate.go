@@ -74,7 +74,8 @@ func (o *Operator) change(ctx context.Context, out io.Writer, change func(*journ
 		return err
 	}
 	r, err := journal.ChangeRouting(ctx, store, ks, signer, func(r *journal.Routing) error {
-		return errors.Join(change(r), knownRegions(table, *r))
+		before := regionsOf(*r)
+		return errors.Join(change(r), knownRegions(table, *r, before))
 	})
 	if err != nil {
 		return err

@@ -186,7 +186,7 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 	var err error
 	rt.table, err = region.Loopback()
 	require.NoError(t, err)
-	routes := &routesFake{current: journal.Routing{N: 7}}
+	routes := &routesFake{current: journal.Routing{N: 7, Regions: map[string]journal.RegionRouting{"atlantis": {Drained: true}}}}
 	rt.routes = routes
 	put := func(body string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(http.MethodPut, "http://router/routing", strings.NewReader(body))
@@ -210,6 +210,7 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 		"an old number":      {body: `{"n":6,"at":"` + at(0) + `"}`, status: 409, says: "someone else"},
 		"signed long ago":    {body: `{"n":8,"at":"` + at(-6*time.Minute) + `"}`, status: 403, says: "at most 5m0s"},
 		"signed in future":   {body: `{"n":8,"at":"` + at(6*time.Minute) + `"}`, status: 403, says: "at most 5m0s"},
+		"region taken away":  {body: `{"n":8,"at":"` + at(0) + `","regions":{"atlantis":{"drained":true},"us":{"drained":true}}}`, status: 200},
 		"unknown region":     {body: `{"n":8,"at":"` + at(0) + `","regions":{"mars":{}}}`, status: 422, says: "not in the region table"},
 		"unknown override":   {body: `{"n":8,"at":"` + at(0) + `","overrides":[{"network":"10.0.0.0/8","region":"mars"}]}`, status: 422, says: "mars"},
 		"too large":          {body: strings.Repeat(" ", maxRoutingBytes+1), status: 413, says: "at most 1048576 bytes"},

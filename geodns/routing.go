@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -118,7 +119,7 @@ func (rt *router) takeRouting(r *http.Request) (journal.Routing, *refusal) {
 		return want, &refusal{status: http.StatusForbidden, detail: fmt.Sprintf("the entry is signed for %v, and here it is %v: want a difference of at most %v",
 			want.At.Format(time.RFC3339), rt.now().UTC().Format(time.RFC3339), routingAge)}
 	}
-	if err := knownRegions(rt.table, want); err != nil {
+	if err := knownRegions(rt.table, want, regionsOf(rt.routes.Current())); err != nil {
 		return want, &refusal{status: http.StatusUnprocessableEntity, detail: err.Error()}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), routingTimeout)
@@ -133,19 +134,23 @@ func (rt *router) takeRouting(r *http.Request) (journal.Routing, *refusal) {
 	return want, nil
 }
 
-// knownRegions returns an error for each region of an entry that isn't in the table.
-func knownRegions(t *region.Table, r journal.Routing) error {
-	var names []string
-	for name := range r.Regions {
-		names = append(names, name)
-	}
+// regionsOf names the regions of an entry, in order.
+func regionsOf(r journal.Routing) []string {
+	names := slices.Collect(maps.Keys(r.Regions))
 	for _, o := range r.Overrides {
 		names = append(names, o.Region)
 	}
 	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// knownRegions returns an error for each region of an entry that isn't in the
+// table, and wasn't named before either: a drained region that was taken out of
+// the table must not keep the others from being drained.
+func knownRegions(t *region.Table, r journal.Routing, before []string) error {
 	var errs []error
-	for _, name := range slices.Compact(names) {
-		if _, ok := t.Get(name); !ok {
+	for _, name := range regionsOf(r) {
+		if _, ok := t.Get(name); !ok && !slices.Contains(before, name) {
 			errs = append(errs, fmt.Errorf("region %q: not in the region table (has %v)", name, t.Names()))
 		}
 	}
