@@ -9,11 +9,39 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A new etcd cluster's first word on its version is waited out.
+func TestEtcdThatBegins(t *testing.T) {
+	python(t, `
+import etcd, json, run_patroni as r
+
+class Client(r.etcd3.Etcd3Client):
+    username = password = None
+    version_prefix, _cluster_version = "/v3beta", None
+    def __init__(self):
+        pass
+
+class Http:
+    def __init__(self, cluster):
+        self.cluster = cluster
+    def urlopen(self, *args, **kwargs):
+        answer = type("", (), {})()
+        answer.status, answer.data = 200, json.dumps({"etcdserver": "3.4.23", "etcdcluster": self.cluster}).encode()
+        return answer
+
+for cluster, ready in [("not_decided", False), ("3.0.0", False), ("3.4.0", True), ("3.5.0", True)]:
+    c = Client()
+    c.http = Http(cluster)
+    try:
+        c._ensure_version_prefix("http://etcd")
+        assert ready and c.version_prefix == "/v3", cluster
+    except etcd.EtcdException:
+        assert not ready, cluster
+`)
+}
+
 // Which base backup is due, by what pgBackRest tells of those there are.
 func TestBaseBackupsDue(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "run_patroni.py"), Program, 0o600))
-	cmd := exec.Command(Interpreter, "-c", `
+	python(t, `
 import run_patroni as r
 now = 100 * r.DAY
 def info(*backups):
@@ -29,6 +57,14 @@ for want, got in [
 ]:
     assert want == got, (want, got)
 `)
+}
+
+// python runs a script that may import Program.
+func python(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "run_patroni.py"), Program, 0o600))
+	cmd := exec.Command(Interpreter, "-c", script)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+dir, "PYTHONDONTWRITEBYTECODE=1")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -4,13 +4,16 @@ A leader that stood still for longer than its lease (its machine was paused, its
 processes were stopped) finds its lease expired when it goes on. Before 3.1 Patroni
 then takes a new lease and writes the leader key again without looking whose it
 is: it takes it from the leader elected meanwhile, whose members rewind to the old
-one and drop all they had acknowledged since. Two corrections:
+one and drop all they had acknowledged since. Three corrections:
 
 1. The leader key is written again only if it is still the one this member knew
    (Patroni's pull request 2689, in 3.0.3).
 2. A primary without the key races for it, under synchronous replication, only if
    it is one of the members that have every acknowledged commit (after its pull
    request 2787, in 3.1).
+3. A new etcd cluster says that it is version 3.0 until its members have told each
+   other theirs. Who asks just then waits and asks again, instead of talking to it
+   as to that version, and being refused, for as long as it lives.
 
 And two additions: the primary keeps etcd's leader away from its own region. When
 both are lost together, etcd elects a leader first, which gives the lost primary's
@@ -27,6 +30,7 @@ import sys
 import threading
 import time
 
+import etcd
 import yaml
 
 from patroni import ha
@@ -69,6 +73,20 @@ def is_healthiest_node(self):
         return False
     return upstream_is_healthiest_node(self)
 
+
+upstream_ensure_version_prefix = etcd3.Etcd3Client._ensure_version_prefix
+
+
+def ensure_version_prefix(self, base_uri, **kwargs):
+    try:
+        upstream_ensure_version_prefix(self, base_uri, **kwargs)
+    except ValueError as e:  # "not_decided"
+        raise etcd.EtcdException("etcd's members haven't agreed on their version: %s" % e)
+    if self.version_prefix != "/v3":
+        raise etcd.EtcdException("etcd's members haven't agreed on their version: it is %s" % (self._cluster_version,))
+
+
+etcd3.Etcd3Client._ensure_version_prefix = ensure_version_prefix
 
 log = logging.getLogger(__name__)
 
