@@ -11,7 +11,7 @@
 set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
-develop='pgbackrest gcc libc6-dev chromium jq bind9-dnsutils knot-dnsutils npm'
+develop='pgbackrest rsync gcc libc6-dev chromium jq bind9-dnsutils knot-dnsutils npm'
 bench='nginx-light varnish trafficserver wrk nghttp2-client gdnsd knot knot-module-geoip dnsperf'
 
 want=$run

@@ -134,7 +134,15 @@ end)
 			sleep 0.2
 		done
 		groups=${here%/root}/groups
-		[ ! -e "$groups" ] || while read -r g; do find "$g" -depth -type d -exec rmdir {} + 2>/dev/null || :; done <"$groups"
+		[ -e "$groups" ] || continue
+		while read -r g; do
+			tries=0
+			# Until the kernel has done with those who were in them.
+			until find "$g" -depth -type d -exec rmdir {} \; 2>/dev/null && [ ! -d "$g" ] || [ $tries -ge 50 ]; do
+				tries=$((tries + 1))
+				sleep 0.2
+			done
+		done <"$groups"
 	done
 	for ns in $(ip netns list | sed -n "s/^\($mark[^ ]*\).*/\1/p"); do ip netns del "$ns"; done
 	;;
