@@ -96,15 +96,24 @@ func (b *batch) read(fd uintptr) bool {
 			b.in[i].hdr.SetControllen(controlLen)
 		}
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	n, errno := b.receive(fd)
+	if errno == unix.EAGAIN {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		n, errno = b.receive(fd)
+	}
 	if errno == unix.EAGAIN || errno == unix.EINTR {
 		return false
 	}
-	b.received, b.err = int(n), nil
+	b.received, b.err = n, nil
 	if errno != 0 {
 		b.received, b.err = 0, errno
 	}
 	return true
+}
+
+func (b *batch) receive(fd uintptr) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	return int(n), errno
 }
 
 // answer prepares the answers to what was received.
@@ -139,7 +148,7 @@ func (b *batch) answer() {
 // again, and meanwhile others' queries wait.
 func (b *batch) write(fd uintptr) bool {
 	for sent := 0; sent < b.ready; {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.ready-sent), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.ready-sent), unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EINTR {
 			continue
 		}
