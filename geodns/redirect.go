@@ -45,14 +45,20 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusServiceUnavailable, "no region may serve this video: it is pinned to regions that are not in the region table")
 		return
 	}
+	var next *geo.Region
 	if plain(query) {
 		rt.feel(edges)
+		// Its segments are asked for at one router, which should also outlive the
+		// region that comes after the first.
+		if len(edges) > 1 {
+			_, next = s.Edge(edges[1].Name)
+		}
 	}
 	_, target := s.Edge(edges[0].Name)
 	h := w.Header()
 	cors(h)
 	h.Set("Cache-Control", "no-store")
-	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges)+"&r="+rt.routerFor(d, target).Name)
+	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges)+"&r="+rt.routerFor(d, target, next).Name)
 	w.WriteHeader(http.StatusFound)
 }
 

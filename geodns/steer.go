@@ -134,7 +134,7 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 	if len(priority) > 0 {
 		_, target = s.Edge(priority[0])
 	}
-	reload := rt.routerFor(d, target).RouterURL + "/steer?"
+	reload := rt.routerFor(d, target, nil).RouterURL + "/steer?"
 	if e := v.Encode(); e != "" {
 		reload += e + "&"
 	}
@@ -142,7 +142,7 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 }
 
 // prioritise orders a session's pathways: those that work first, near ones
-// first. A session stays at its edge while that is in the best region, and goes
+// first, but the second in another region than the first. A session stays at its edge while that is in the best region, and goes
 // back to an edge that has recovered when its turn has come. A region that turns
 // new viewers away keeps those it has; one that was drained loses them over a minute.
 func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
@@ -184,6 +184,15 @@ func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 			cmp.Compare(a.rank, b.rank),
 		)
 	})
+	// As in geo.Pathways: who tries twice shall not do so in one region.
+	refuge := slices.IndexFunc(ways, func(w way) bool {
+		return w.of != ways[0].of && !w.edge.Health.Down && !w.slow && geo.Refuge(w.of)
+	})
+	if refuge > 1 {
+		w := ways[refuge]
+		copy(ways[2:refuge+1], ways[1:refuge])
+		ways[1] = w
+	}
 	out := make([]string, len(ways))
 	for i, w := range ways {
 		out[i] = w.edge.Name
@@ -213,19 +222,22 @@ func compareBool(a, b bool) int {
 }
 
 // routerFor is the region whose router a session that plays from target asks
-// again: outside target, because what dies with the edge can't say so. The own
-// one when it is outside, else the nearest that answers.
-func (rt *router) routerFor(d geo.Decision, target *geo.Region) *geo.Region {
+// again: outside target, because what dies with the edge can't say so, and, if it
+// can be, outside next. The own one when it is outside, else the nearest that answers.
+func (rt *router) routerFor(d geo.Decision, target, next *geo.Region) *geo.Region {
 	var best *geo.Region
 	bestScore := -1
 	for i := range d.Choices {
 		r := d.Choices[i].Region
 		score := 0
-		if target == nil || r.Name != target.Name {
-			score += 2
-		}
 		if !r.Router.Down && (d.Choices[i].Up() || r.Name == rt.self) {
+			score += 8
+		}
+		if target == nil || r.Name != target.Name {
 			score += 4
+		}
+		if next != nil && r.Name != next.Name {
+			score += 2
 		}
 		if r.Name == rt.self {
 			score++

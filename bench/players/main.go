@@ -59,7 +59,7 @@ func main() {
 	flag.StringVar(&o.players, "players", strings.Join(names, ","), "who takes part")
 	flag.StringVar(&o.faults, "faults", strings.Join(allFaults, ","), "what happens to the region that serves; turn kills the next one, too")
 	flag.StringVar(&o.buffers, "buffers", "10,30", "seconds that players hold")
-	flag.StringVar(&o.forms, "forms", bySteering+","+byPlain, "of playlists, where a player can have both")
+	flag.StringVar(&o.forms, "forms", bySteering+","+byPlain, "of playlists, of players that can have both")
 	flag.IntVar(&o.together, "together", 3, "players at a time, one of them native at most")
 	flag.IntVar(&o.rounds, "rounds", 1, "runs of each")
 	flag.IntVar(&o.network, "network", 2, "of the platform, apart from those of others")
@@ -138,7 +138,7 @@ func (p plan) watchers(buffer int, first bool) []*watcher {
 			continue
 		}
 		for _, form := range k.forms {
-			if slices.Contains(p.forms, form) {
+			if len(k.forms) == 1 || slices.Contains(p.forms, form) {
 				w := &watcher{kind: k, form: form, buffer: buffer, done: make(chan struct{})}
 				if k.fixed {
 					w.buffer = 0

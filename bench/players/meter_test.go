@@ -47,16 +47,21 @@ func TestMeter(t *testing.T) {
 }
 
 func TestFFplaysLine(t *testing.T) {
-	for line, want := range map[string]float64{
-		"  12.34 A-V: -0.012 fd=   0 aq=   16KB vq=   87KB sq=    0B f=0/0":   12.34,
-		"   0.07 M-V:  0.000 fd=   0 aq=    0KB vq=    0KB sq=    0B f=0/0  ": 0.07,
+	for line, want := range map[string]struct {
+		at      float64
+		starved bool
+	}{
+		"  12.34 A-V: -0.012 fd=   0 aq=   16KB vq=   87KB sq=    0B f=0/0":   {12.34, false},
+		"   0.07 M-V:  0.000 fd=   0 aq=    0KB vq=    0KB sq=    0B f=0/0  ": {0.07, true},
+		"  61.20 A-V:  0.000 fd=  12 aq=    0KB vq=   10KB sq=    0B f=0/0  ": {61.2, false},
 	} {
-		got, ok := clock(line)
+		at, starved, ok := clock(line)
 		require.True(t, ok, line)
-		require.InDelta(t, want, got, 1e-9)
+		require.InDelta(t, want.at, at, 1e-9)
+		require.Equal(t, want.starved, starved, line)
 	}
 	for _, line := range []string{"", "    nan    :  0.000 fd=   0 aq=    0KB", "[hls @ 0x7f] Failed to reload playlist 0", "12"} {
-		_, ok := clock(line)
+		_, _, ok := clock(line)
 		require.False(t, ok, line)
 	}
 }

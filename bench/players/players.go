@@ -191,11 +191,15 @@ func splitLines(data []byte, atEOF bool) (int, []byte, error) {
 
 func ffplay(ctx context.Context, b *bench, w *watcher) error {
 	env := []string{"SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy"}
+	last := 0.0
 	err := run(ctx, b, env, func(line string) {
-		if at, ok := clock(line); ok {
-			w.meter.add(sample{time.Now(), at, -1})
-		} else if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "nan") {
-			w.meter.fail(line)
+		if at, starved, ok := clock(line); ok {
+			if !starved {
+				last = at
+			}
+			w.meter.add(sample{time.Now(), last, -1})
+		} else if !strings.HasPrefix(strings.TrimSpace(line), "nan") {
+			w.complain(line)
 		}
 	}, "ffplay", "-hide_banner", "-loglevel", "error", "-stats", "-autoexit", "-x", "320", "-y", "180", b.playlist(w))
 	if err == nil {
@@ -204,14 +208,27 @@ func ffplay(ctx context.Context, b *bench, w *watcher) error {
 	return err
 }
 
-// clock reads the master clock off ffplay's line of statistics.
-func clock(line string) (float64, bool) {
+// complain notes what a player prints, but for what FFmpeg calls an error with
+// every redirect to another host.
+func (w *watcher) complain(line string) {
+	if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, "Cannot reuse HTTP connection for different host") {
+		w.meter.fail(line)
+	}
+}
+
+// clock reads the master clock off ffplay's line of statistics. It runs on when
+// there is nothing to play: then the player is starved.
+func clock(line string) (at float64, starved, ok bool) {
 	f := strings.Fields(line)
 	if len(f) < 3 || !strings.Contains(line, " aq=") {
-		return 0, false
+		return 0, false, false
 	}
-	v, err := strconv.ParseFloat(f[0], 64)
-	return v, err == nil && v == v
+	at, err := strconv.ParseFloat(f[0], 64)
+	flat := strings.ReplaceAll(line, "= ", "=")
+	for strings.Contains(flat, "= ") {
+		flat = strings.ReplaceAll(flat, "= ", "=")
+	}
+	return at, strings.Contains(flat, " aq=0KB vq=0KB "), err == nil && at == at
 }
 
 func gstreamer(ctx context.Context, b *bench, w *watcher) error {
@@ -242,9 +259,7 @@ func mpv(ctx context.Context, b *bench, w *watcher) error {
 	asked := make(chan error, 1)
 	go func() { asked <- askMPV(ctx, w, socket) }()
 	err := run(ctx, b, nil, func(line string) {
-		if line = strings.TrimSpace(line); line != "" {
-			w.meter.fail(line)
-		}
+		w.complain(line)
 	}, "mpv", "--no-config", "--vo=null", "--ao=null", "--quiet", "--msg-level=all=error", "--cache=yes",
 		"--cache-secs="+strconv.Itoa(w.buffer), "--demuxer-readahead-secs="+strconv.Itoa(w.buffer), "--input-ipc-server="+socket, b.playlist(w))
 	cancel()
