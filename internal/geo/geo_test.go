@@ -170,6 +170,8 @@ func TestPathways(t *testing.T) {
 
 	e.Health = Health{}
 	s.Region("us").Drained = true
+	require.Equal(t, []string{"eu", "ap"}, []string{names(key)[0][:2], names(key)[1][:2]})
+	s.Region("ap").Drained = true
 	require.Equal(t, []string{"eu", "eu"}, []string{names(key)[0][:2], names(key)[1][:2]}, "nobody is led to a region that shall be empty")
 }
 
