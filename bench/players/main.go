@@ -353,14 +353,11 @@ func (b *bench) lose(ctx context.Context, how string, all []*watcher, outs []res
 	}
 	b.tap.mark()
 	lost[name] = true
-	for i, w := range all {
+	for i := range outs {
+		outs[i].lostAt = time.Time{}
 		if outs[i].from == name {
-			outs[i].Lost = append(outs[i].Lost, name)
-			outs[i].lostAt = at
-		} else {
-			outs[i].lostAt = time.Time{}
+			outs[i].Lost, outs[i].lostAt = append(outs[i].Lost, name), at
 		}
-		_ = w
 	}
 	return nil
 }
@@ -417,7 +414,7 @@ func versions(ctx context.Context) map[string]string {
 		}
 		line, _, _ := strings.Cut(string(b), "\n")
 		for _, f := range strings.Fields(line) {
-			if strings.ContainsAny(f, "0123456789") {
+			if '0' <= f[0] && f[0] <= '9' {
 				out[name] = f
 				break
 			}
