@@ -87,7 +87,9 @@ func (b *batch) serve() error {
 	}
 }
 
-// read receives what is there; false waits for more.
+// read receives what is there; false waits for more. Waiting costs system calls
+// and wake-ups that answer nobody, so it first lets others run who may be about to
+// send.
 func (b *batch) read(fd uintptr) bool {
 	for i := range b.in {
 		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
@@ -111,6 +113,9 @@ func (b *batch) read(fd uintptr) bool {
 	return true
 }
 
+// receive makes a raw system call, as write does: neither waits for anything, and
+// the runtime, told of a call, would hand this thread's processor on in the middle
+// of a long batch.
 func (b *batch) receive(fd uintptr) (int, syscall.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batchSize, unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno

@@ -55,13 +55,13 @@ func TestFFplaysLine(t *testing.T) {
 		"   0.07 M-V:  0.000 fd=   0 aq=    0KB vq=    0KB sq=    0B f=0/0  ": {0.07, true},
 		"  61.20 A-V:  0.000 fd=  12 aq=    0KB vq=   10KB sq=    0B f=0/0  ": {61.2, false},
 	} {
-		at, starved, ok := clock(line)
+		at, starved, ok := statistics(line)
 		require.True(t, ok, line)
 		require.InDelta(t, want.at, at, 1e-9)
 		require.Equal(t, want.starved, starved, line)
 	}
 	for _, line := range []string{"", "    nan    :  0.000 fd=   0 aq=    0KB", "[hls @ 0x7f] Failed to reload playlist 0", "12"} {
-		_, _, ok := clock(line)
+		_, _, ok := statistics(line)
 		require.False(t, ok, line)
 	}
 }

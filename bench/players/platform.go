@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	makeWithin   = 5 * time.Minute
-	uploadWithin = 10 * time.Minute
+	// The machine may stand still for minutes.
+	makeWithin   = 30 * time.Minute
+	uploadWithin = 30 * time.Minute
 	// settleWithin is generous: a region that is lost again and again is kept away
 	// for a while.
 	settleWithin = 4 * time.Minute

@@ -193,7 +193,7 @@ func ffplay(ctx context.Context, b *bench, w *watcher) error {
 	env := []string{"SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy"}
 	last := 0.0
 	err := run(ctx, b, env, func(line string) {
-		if at, starved, ok := clock(line); ok {
+		if at, starved, ok := statistics(line); ok {
 			if !starved {
 				last = at
 			}
@@ -216,9 +216,9 @@ func (w *watcher) complain(line string) {
 	}
 }
 
-// clock reads the master clock off ffplay's line of statistics. It runs on when
+// statistics reads the master clock off ffplay's line of statistics. It runs on when
 // there is nothing to play: then the player is starved.
-func clock(line string) (at float64, starved, ok bool) {
+func statistics(line string) (at float64, starved, ok bool) {
 	f := strings.Fields(line)
 	if len(f) < 3 || !strings.Contains(line, " aq=") {
 		return 0, false, false
