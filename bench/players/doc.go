@@ -8,8 +8,9 @@
 // of the film the region that serves is killed, hung or silenced, or two are
 // killed in turn.
 //
-// A stall is half a second or more without progress after the loss. What was
-// skipped is what the position gained on the clock. When a player moved is read
+// A stall is half a second or more without progress after the loss, with nothing
+// in hand where the player tells; with something, it was frozen for want of
+// processors. What was skipped is what the position gained on the clock. When a player moved is read
 // off the packets at its place, so that it is the same for all. Moments in which
 // this program itself stood still count for nobody and are reported.
 package main

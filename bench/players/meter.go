@@ -11,6 +11,10 @@ const (
 	// aSkip is how much more than the time that passed a position must gain to be
 	// a skip, in seconds.
 	aSkip = 0.4
+	// empty is what a stalled player holds at most, in seconds; one that has more and
+	// doesn't move is starved of processors, not of media. Browsers stop a little
+	// before the end of what they have.
+	empty = 0.5
 	// progress is the least movement of a position that counts, in seconds.
 	progress = 0.01
 	// blind is the longest pause between two samples in which the player may be
@@ -34,6 +38,7 @@ type meter struct {
 	stall  bool
 	stalls int
 	stood  time.Duration
+	frozen time.Duration
 	skip   float64
 	unseen time.Duration
 	ended  bool
@@ -44,7 +49,7 @@ type meter struct {
 func (m *meter) begin(at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.begun, m.moved, m.stall, m.stalls, m.stood, m.skip, m.unseen = at, at, false, 0, 0, 0, 0
+	m.begun, m.moved, m.stall, m.stalls, m.stood, m.frozen, m.skip, m.unseen = at, at, false, 0, 0, 0, 0, 0
 }
 
 // add takes the next sample.
@@ -64,6 +69,12 @@ func (m *meter) add(s sample) {
 	}
 	gained := s.position - before.position
 	if gained < progress && gained > -progress {
+		if s.ahead > empty {
+			if still := s.at.Sub(m.moved); still >= stallAfter && passed <= blind {
+				m.frozen += passed
+			}
+			return
+		}
 		if !m.stall && s.at.Sub(m.moved) >= stallAfter {
 			m.stall = true
 			m.stalls++
@@ -102,6 +113,8 @@ type reading struct {
 	sample
 	stalls int
 	stood  time.Duration
+	// frozen is how long it stood although it had what to play.
+	frozen time.Duration
 	skip   float64
 	unseen time.Duration
 	// stalled tells that it stands still now.
@@ -112,5 +125,5 @@ type reading struct {
 func (m *meter) read() reading {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return reading{m.last, m.stalls, m.stood, m.skip, m.unseen, m.stall, m.ended, append([]string(nil), m.errors...)}
+	return reading{m.last, m.stalls, m.stood, m.frozen, m.skip, m.unseen, m.stall, m.ended, append([]string(nil), m.errors...)}
 }

@@ -46,6 +46,21 @@ func TestMeter(t *testing.T) {
 	}
 }
 
+// TestMeterTellsAFrozenPlayerFromAStalledOne: what was in hand at the time decides.
+func TestMeterTellsAFrozenPlayerFromAStalledOne(t *testing.T) {
+	begin := time.Unix(1000, 0)
+	for ahead, want := range map[float64][2]int{-1: {1, 0}, 0: {1, 0}, 0.3: {1, 0}, 5: {0, 600}} {
+		m := &meter{}
+		m.add(sample{begin.Add(-100 * time.Millisecond), 0.9, ahead})
+		m.begin(begin)
+		for i := range 11 {
+			m.add(sample{begin.Add(time.Duration(i) * 100 * time.Millisecond), 1, ahead})
+		}
+		got := m.read()
+		require.Equal(t, want, [2]int{got.stalls, int(got.frozen.Milliseconds())}, "%v s in hand", ahead)
+	}
+}
+
 func TestFFplaysLine(t *testing.T) {
 	for line, want := range map[string]struct {
 		at      float64

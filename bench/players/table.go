@@ -30,6 +30,7 @@ type result struct {
 	Rerouted float64 `json:"rerouted"`
 	Stalls   int     `json:"stalls"`
 	Stood    float64 `json:"stood"`   // seconds
+	Frozen   float64 `json:"frozen"`  // seconds without progress although media was there
 	Skipped  float64 `json:"skipped"` // seconds
 	Reached  float64 `json:"reached"` // seconds
 	// End tells whether it played to the end, and nothing but small skips was missing.
@@ -56,7 +57,8 @@ func (r *result) begin(w *watcher) {
 // finish notes how it went.
 func (r *result) finish(w *watcher, seconds int) {
 	m := w.meter.read()
-	r.Stalls, r.Stood, r.Skipped, r.Reached, r.Unseen = m.stalls, m.stood.Seconds(), m.skip, m.position, m.unseen.Seconds()
+	r.Stalls, r.Stood, r.Frozen, r.Skipped = m.stalls, m.stood.Seconds(), m.frozen.Seconds(), m.skip
+	r.Reached, r.Unseen = m.position, m.unseen.Seconds()
 	r.End = m.ended && m.position >= float64(seconds)-atEnd
 	r.Stuck = m.stalled && !m.ended
 	r.Errors = m.errors
@@ -70,8 +72,8 @@ func (r *result) finish(w *watcher, seconds int) {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-8s %-9s %-8s %2d s: lost %v at %.1f s with %.1f s in hand, then %v after %.1f s; %d stalls (%.1f s), %.1f s skipped, reached %.1f s, end %v; %q; unseen %.1f s",
-		r.Fault, r.Player, r.Form, r.Buffer, r.Lost, r.Position, r.InHand, r.To, r.Rerouted, r.Stalls, r.Stood, r.Skipped, r.Reached, r.End, r.Errors, r.Unseen)
+	return fmt.Sprintf("%-8s %-9s %-8s %2d s: lost %v at %.1f s with %.1f s in hand, then %v after %.1f s; %d stalls (%.1f s), %.1f s frozen, %.1f s skipped, reached %.1f s, end %v; %q; unseen %.1f s",
+		r.Fault, r.Player, r.Form, r.Buffer, r.Lost, r.Position, r.InHand, r.To, r.Rerouted, r.Stalls, r.Stood, r.Frozen, r.Skipped, r.Reached, r.End, r.Errors, r.Unseen)
 }
 
 // write leaves all results in the files that were asked for.
