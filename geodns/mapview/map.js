@@ -38,7 +38,7 @@
     }));
     by("cells").replaceChildren(...[...s.origins].sort((a, b) => b.count - a.count).map(o =>
       shape("circle", { class: colour(index.get(o.region)), cx: o.at[0], cy: o.at[1], r: 6 + 22 * weigh(o.count) },
-        shape("title", {}, `${count(o.count)} from here to ${o.region}`))));
+        shape("title", {}, `${count(o.count)} answers to here named ${o.region}`))));
     by("regions").replaceChildren(...s.regions.map((r, i) => {
       const left = r.at[0] > 1750;
       const g = shape("g", { class: "mark" }, shape("circle", { r: 13 }));
@@ -54,11 +54,11 @@
       el("h2", {}, r.name, el("small", {}, r.place), el("span", { class: "state" }, says[r.state])),
       ...(r.why ? [el("p", { class: "why" }, r.why)] : []),
       el("dl", {},
-        el("dt", {}, `viewers sent here in ${minutes} min`), el("dd", {}, sent ? `${count(r.sent)} (${percent(r.sent / sent)})` : "0"),
+        el("dt", {}, `answers naming it in ${minutes} min`), el("dd", {}, sent ? `${count(r.sent)} (${percent(r.sent / sent)})` : "0"),
         el("dt", {}, "takes of its own viewers"), el("dd", {}, percent(r.state === "down" || r.state === "drained" ? 0 : r.takes)),
         ...(r.load > 0 ? [el("dt", {}, "capacity in use"), el("dd", {}, percent(r.load))] : [])),
       el("ul", {}, ...[...r.edges, r.router].map(t => el("li", { class: t.up ? "" : "bad", title: t.why || (t.up ? "up" : "down") },
-        t.name + (t.load > 0 ? " " + percent(t.load) : "")))))));
+        t.name + (t.up && t.load > 0 ? " " + percent(t.load) : "")))))));
     by("asked").replaceChildren(el("span", {}, `Asked in the last ${minutes} minutes:`),
       ...Object.entries(asks).map(([k, name]) => el("span", {}, el("b", {}, count(s.asked[k] || 0)), " " + name)),
       el("span", {}, "from unknown places ", el("b", {}, count(s.unknown))));
