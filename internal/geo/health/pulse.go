@@ -13,15 +13,14 @@ import (
 
 const (
 	// beatEvery is how often an edge is felt while someone wants to know.
-	beatEvery = 150 * time.Millisecond
+	beatEvery = 100 * time.Millisecond
 	// beatFor is how long after the last question it still is: longer than players
 	// wait between two segments.
 	beatFor = 15 * time.Second
 	// beatTimeout ends a beat; it has counted as missed long before.
 	beatTimeout = time.Second
-	// beatSlack is how much later than usual an answer may come, beside twice the
-	// usual time.
-	beatSlack = 200 * time.Millisecond
+	// beatSlack is how much later than half as long again as usual an answer may come.
+	beatSlack = 100 * time.Millisecond
 )
 
 // Pulse knows within a few hundred milliseconds when an edge has stopped
@@ -79,7 +78,7 @@ func (p *Pulse) Beats(name string) bool {
 		return false
 	}
 	asked := b.asked.Load()
-	return asked == 0 || now.UnixNano()-asked < 2*b.usual.Load()+int64(beatSlack)
+	return asked == 0 || now.UnixNano()-asked < b.usual.Load()*3/2+int64(beatSlack)
 }
 
 func (p *Pulse) feel(ctx context.Context, b *beat) {
