@@ -63,8 +63,8 @@ func parseQuery(raw string) (query, error) {
 
 // pathways returns the edges a session is offered: those the router named, as
 // far as the table has them and the placement allows them, or, named none,
-// this edge, one of the nearest other region, this one's sibling, then one of every
-// other region, nearest first. These also complete a list of one, which would disable the player's fail-over.
+// this edge, its sibling, then one edge of every other region, nearest first.
+// These also complete a list of one, which would disable the player's fail-over.
 func (s *sites) pathways(named []string, asset string, p objects.Placement) []region.Edge {
 	var out []region.Edge
 	add := func(e region.Edge, r region.Region) {
@@ -82,31 +82,23 @@ func (s *sites) pathways(named []string, asset string, p objects.Placement) []re
 		return out
 	}
 	add(s.self, s.here)
-	sibling := func() {
-		for _, e := range s.here.Edges {
-			if e.Name != s.self.Name {
-				add(e, s.here)
-				return
-			}
-		}
-	}
 	for _, r := range s.table.Nearest(s.here.Name) {
-		if r.Name == s.here.Name {
-			continue
-		}
 		best := slices.MaxFunc(r.Edges, func(a, b region.Edge) int {
 			if geo.Hash(asset, a.Name) < geo.Hash(asset, b.Name) {
 				return -1
 			}
 			return 1
 		})
-		add(best, r)
-		if len(out) == 2 {
-			sibling()
+		if r.Name == s.here.Name {
+			for _, e := range r.Edges {
+				if e.Name != s.self.Name {
+					add(e, r)
+					break
+				}
+			}
+			continue
 		}
-	}
-	if len(out) < 2 {
-		sibling()
+		add(best, r)
 	}
 	return out
 }

@@ -50,9 +50,7 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 		rt.feel(edges)
 		// Its segments are asked for at one router, which should also outlive the
 		// region that comes after the first.
-		if len(edges) > 1 {
-			_, next = s.Edge(edges[1].Name)
-		}
+		next = after(s, edges)
 	}
 	_, target := s.Edge(edges[0].Name)
 	h := w.Header()
@@ -66,6 +64,17 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 // know no steering.
 func plain(query string) bool {
 	return strings.HasPrefix(query, "steering=0&") || strings.Contains(query, "&steering=0&")
+}
+
+// after is the next region in a list of edges, nil when there is but one.
+func after(s *geo.Snapshot, edges []*geo.Edge) *geo.Region {
+	_, first := s.Edge(edges[0].Name)
+	for _, e := range edges[1:] {
+		if _, r := s.Edge(e.Name); r != first {
+			return r
+		}
+	}
+	return nil
 }
 
 // feel puts the first edge that answers right now in front. A player that knows

@@ -167,7 +167,7 @@ func TestRedirect(t *testing.T) {
 		}
 	}
 	w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.11.0.1")
-	require.Regexp(t, `^http://127\.1\.0\.[12]:8082/v/-/`+asset+`/master\.m3u8\?p=eu-[12],us-[12],eu-[12],ap-[12]&r=us$`, w.Header().Get("Location"))
+	require.Regexp(t, `^http://127\.1\.0\.[12]:8082/v/-/`+asset+`/master\.m3u8\?p=eu-[12],eu-[12],us-[12],ap-[12]&r=us$`, w.Header().Get("Location"))
 }
 
 // TestRedirectCarriesReports: edges are told what players say, and nothing they
@@ -191,7 +191,7 @@ func TestRedirectAvoidsTheDead(t *testing.T) {
 	rt := testRouter(t, b)
 	setDown(b, true, time.Time{}, "eu-1", "eu-2")
 	w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.11.0.1")
-	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*p=us-\d,ap-\d,us-\d,eu-\d&r=eu$`, w.Header().Get("Location"))
+	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*p=us-\d,us-\d,ap-\d,eu-\d&r=eu$`, w.Header().Get("Location"))
 }
 
 // dead are edges that don't answer.
@@ -214,9 +214,10 @@ func TestRedirectFeelsThePulse(t *testing.T) {
 	require.Regexp(t, `&r=ap$`, to("?steering=0"), "neither where it plays nor where it goes next")
 	require.Regexp(t, `&r=us$`, to("?steering=1"))
 	rt.pulse = dead{first: true}
-	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*&p=us-\d,`+first+`,`+second+`,ap-\d&r=ap$`, to("?x=1&steering=0"))
-	require.Regexp(t, `&p=`+first+`,us-\d,`+second+`,`, to("?steering=1"))
+	require.Regexp(t, `^http://127\.1\.0\.\d:8082/.*&p=`+second+`,`+first+`,us-\d,ap-\d&r=ap$`, to("?steering=0"))
+	require.Regexp(t, `&p=`+first+`,`+second+`,us-\d,`, to("?steering=1"))
 	rt.pulse = dead{"eu-1": true, "eu-2": true}
+	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*&p=us-\d,`+first+`,`+second+`,ap-\d&r=ap$`, to("?x=1&steering=0"))
 	setDown(b, true, time.Time{}, "us-1", "us-2")
 	require.Regexp(t, `^http://127\.3\.0\.\d:8082/`, to("?steering=0"))
 	// Nobody answers: health knows best.

@@ -142,7 +142,7 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 }
 
 // prioritise orders a session's pathways: those that work first, near ones
-// first, but the second in another region than the first. A session stays at its edge while that is in the best region, and goes
+// first. A session stays at its edge while that is in the best region, and goes
 // back to an edge that has recovered when its turn has come. A region that turns
 // new viewers away keeps those it has; one that was drained loses them over a minute.
 func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
@@ -184,15 +184,6 @@ func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 			cmp.Compare(a.rank, b.rank),
 		)
 	})
-	// As in geo.Pathways: who tries twice shall not do so in one region.
-	refuge := slices.IndexFunc(ways, func(w way) bool {
-		return w.of != ways[0].of && !w.edge.Health.Down && !w.slow && geo.Refuge(w.of)
-	})
-	if refuge > 1 {
-		w := ways[refuge]
-		copy(ways[2:refuge+1], ways[1:refuge])
-		ways[1] = w
-	}
 	out := make([]string, len(ways))
 	for i, w := range ways {
 		out[i] = w.edge.Name

@@ -319,11 +319,9 @@ func Hash(key, node string) uint64 {
 const maxOtherRegions = 3
 
 // Pathways returns the edges offered to one playback session, in order: the
-// best region's edge for the decision's key, the next region's, then the first
-// one's sibling, then the best edge of every other allowed region, at most three.
-// The second is in another region because players that try a request twice would
-// else do so in the region that has just been lost. Edges that are down come last
-// but stay in the list: a list of one disables the player's own fail-over.
+// best region's edge for the decision's key, its sibling, then the best edge of
+// every other allowed region, at most three. Edges that are down come last but
+// stay in the list: a list of one disables the player's own fail-over.
 func Pathways(d Decision) []*Edge {
 	var up, down []*Edge
 	add := func(e *Edge) {
@@ -337,31 +335,16 @@ func Pathways(d Decision) []*Edge {
 		}
 	}
 	n := 0
-	var sibling *Edge
 	for i := range d.Choices {
 		c := &d.Choices[i]
 		if !c.Allowed() || len(c.Edges) == 0 || n > maxOtherRegions {
 			continue
 		}
-		if n == 1 && sibling != nil && !Refuge(c) {
-			add(sibling)
-			sibling = nil
-		}
 		add(c.Edges[0])
 		if n == 0 && len(c.Edges) > 1 {
-			sibling = c.Edges[1]
-		} else if sibling != nil {
-			add(sibling)
-			sibling = nil
+			add(c.Edges[1])
 		}
 		n++
 	}
-	if sibling != nil {
-		add(sibling)
-	}
 	return append(up, down...)
 }
-
-// Refuge reports whether viewers of another region may try this one before a
-// sibling of the edge that failed them: it works, and nobody wants it empty.
-func Refuge(c *Choice) bool { return c.Up() && !c.Region.Drained }
