@@ -131,8 +131,13 @@ bench-pertitle: install-develop ## Per-title encoding beside the ordinary ladder
 bench-dns: install-bench ## The name server beside gdnsd and Knot (ARGS="-rounds 5")
 	@$(GO) run ./bench/dns $(ARGS)
 
+.PHONY: bench-players
+bench-players: install-bench tools ## Stock players, and ours, while regions are lost (root; ARGS="-players hls.js,mpv -faults kill")
+	@sh tools/players.sh
+	@$(GO) run ./bench/players $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache and the platform's state stay)
-	@rm -rf bin web/node_modules
+	@rm -rf bin web/node_modules bench/players/web/node_modules
 
 include deploy/deploy.mk

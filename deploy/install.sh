@@ -12,7 +12,7 @@ set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
 develop='pgbackrest rsync gcc libc6-dev chromium jq bind9-dnsutils knot-dnsutils npm'
-bench='nginx-light varnish trafficserver wrk nghttp2-client gdnsd knot knot-module-geoip dnsperf'
+bench='nginx-light varnish trafficserver wrk nghttp2-client gdnsd knot knot-module-geoip dnsperf mpv gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav gstreamer1.0-plugins-base gstreamer1.0-tools python3-gi gir1.2-gst-plugins-base-1.0 libsoup-3.0-0'
 
 want=$run
 case "${1-}" in

@@ -87,7 +87,9 @@ func (b *batch) serve() error {
 	}
 }
 
-// read receives what is there; false waits for more.
+// read receives what is there; false waits for more. Waiting costs system calls
+// and wake-ups that answer nobody, so it first lets others run who may be about to
+// send.
 func (b *batch) read(fd uintptr) bool {
 	for i := range b.in {
 		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
@@ -96,15 +98,27 @@ func (b *batch) read(fd uintptr) bool {
 			b.in[i].hdr.SetControllen(controlLen)
 		}
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	n, errno := b.receive(fd)
+	if errno == unix.EAGAIN {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		n, errno = b.receive(fd)
+	}
 	if errno == unix.EAGAIN || errno == unix.EINTR {
 		return false
 	}
-	b.received, b.err = int(n), nil
+	b.received, b.err = n, nil
 	if errno != 0 {
 		b.received, b.err = 0, errno
 	}
 	return true
+}
+
+// receive makes a raw system call, as write does: neither waits for anything, and
+// the runtime, told of a call, would hand this thread's processor on in the middle
+// of a long batch.
+func (b *batch) receive(fd uintptr) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	return int(n), errno
 }
 
 // answer prepares the answers to what was received.
@@ -139,7 +153,7 @@ func (b *batch) answer() {
 // again, and meanwhile others' queries wait.
 func (b *batch) write(fd uintptr) bool {
 	for sent := 0; sent < b.ready; {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.ready-sent), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.ready-sent), unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EINTR {
 			continue
 		}

@@ -28,6 +28,11 @@ type Records interface {
 }
 
 // router answers HTTP.
+// Pulse says whether an edge answers at this moment, without waiting.
+type Pulse interface {
+	Beats(edge string) bool
+}
+
 type router struct {
 	board   *geo.Board
 	zone    *zone
@@ -37,6 +42,7 @@ type router struct {
 	// routes is what operators have told the routers.
 	routes  Routes
 	proxies []netip.Prefix
+	pulse   Pulse
 	rate    *rate
 	now     func() time.Time
 	log     *slog.Logger

@@ -2,13 +2,14 @@ package geodns
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ import (
 
 	"github.com/meridian-video/meridian/geodns/worldmap"
 	"github.com/meridian-video/meridian/internal/geo"
-	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/web/playertest"
 )
 
 // TestMapPage: the page holds all it needs, and its policy lets nothing else run.
@@ -127,21 +128,91 @@ func TestMapScriptIsWellFormed(t *testing.T) {
 	require.NoError(t, err, string(out))
 }
 
-// TestMapInABrowser: the page draws itself under its own policy.
-func TestMapInABrowser(t *testing.T) {
-	testenv.Long(t)
+// mapWith is a map's server with viewers all over the world.
+func mapWith(t *testing.T) (*httptest.Server, *geo.Board) {
+	t.Helper()
 	b := publicBoard(t)
 	rt := testRouter(t, b)
-	setDown(b, true, time.Time{}, "us-1", "us-2")
-	rt.zone.origins.add(viaDNS, "eu", geo.Location{Known: true, Point: geo.Point{Latitude: 51.5}}, 1234, testNow)
-	srv := httptest.NewServer(rt.handler())
-	defer srv.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--user-data-dir="+t.TempDir(),
-		"--virtual-time-budget=3000", "--dump-dom", srv.URL+"/map").Output()
-	require.NoError(t, err)
-	for _, want := range []string{"1 of 3 regions not wholly in service", "<b>1,234</b> DNS", "Frankfurt", `class="c1 down"`, "refused"} {
-		require.Contains(t, string(out), want)
+	for _, v := range []struct {
+		region    string
+		lat, long float64
+		n         uint32
+	}{{"eu", 51.5, 0, 1234}, {"eu", 48, 16, 400}, {"eu", -26, 28, 60}, {"us", 40, -75, 900}, {"us", 37, -122, 500}, {"us", -23, -46, 150},
+		{"ap", 1.3, 103.8, 300}, {"ap", -33.9, 151, 200}, {"ap", 35, 139, 700}, {"ap", 61, 179, 3}, {"us", 64, -179, 2}} {
+		rt.zone.origins.add(viaDNS, v.region, geo.Location{Known: true, Point: geo.Point{Latitude: v.lat, Longitude: v.long}}, v.n, testNow)
 	}
+	rt.zone.origins.add(viaSteer, "eu", geo.Location{}, 17, testNow)
+	srv := httptest.NewServer(rt.handler())
+	t.Cleanup(srv.Close)
+	return srv, b
+}
+
+// shotMap keeps a picture of the map when MAP_SHOTS names a directory.
+func shotMap(p *playertest.Page, name string) {
+	if dir := os.Getenv("MAP_SHOTS"); dir != "" {
+		p.Screenshot(filepath.Join(dir, name+".png"))
+	}
+}
+
+// TestMapInABrowser: the page draws itself under its own policy, follows what
+// happens, and fits its window.
+func TestMapInABrowser(t *testing.T) {
+	srv, b := mapWith(t)
+	text := func(p *playertest.Page) string { return playertest.Eval[string](p, "document.body.innerText") }
+	says := func(p *playertest.Page, want string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(text(p), want) }, 20*time.Second, 50*time.Millisecond, "%s", want)
+	}
+	wide := playertest.Open(t, srv.URL+"/map", playertest.WithSize(1280, 900, false))
+	says(wide, "all regions in service")
+	for _, want := range []string{"4,449 DNS", "Frankfurt", "from unknown places 17"} {
+		require.Contains(t, text(wide), want)
+	}
+	require.Equal(t, 11, playertest.Eval[int](wide, "document.querySelectorAll('#cells circle').length"))
+	shotMap(wide, "wide")
+
+	setDown(b, true, time.Time{}, "us-1", "us-2")
+	b.Update(func(s *geo.Snapshot) {
+		s.Region("eu").Edges[0].Load, s.Region("eu").Edges[1].Load = 0.7, 0.5
+		s.Region("ap").Drained = true
+	})
+	says(wide, "us down, ap drained")
+	for _, want := range []string{"drained", "refused", "capacity in use"} {
+		require.Contains(t, text(wide), want)
+	}
+	shotMap(wide, "wide-down")
+	require.Empty(t, playertest.Eval[string](wide, "document.getElementById('ip').value = '127.0.0.300', ''"))
+	wide.Click("#explain button")
+	says(wide, "want an IPv4 or IPv6 address")
+	playertest.Eval[string](wide, "document.getElementById('ip').value = '81.2.69.142'")
+	wide.Click("#explain button")
+	says(wide, "London")
+	shotMap(wide, "wide-explain")
+
+	narrow := playertest.Open(t, srv.URL+"/map", playertest.WithSize(360, 780, true), playertest.WithDark())
+	says(narrow, "us down, ap drained")
+	require.LessOrEqual(t, playertest.Eval[int](narrow, "document.documentElement.scrollWidth"), 360, "wider than its window")
+	// A region's name stays on the map and off the others'.
+	shotMap(narrow, "narrow-dark")
+	require.Empty(t, playertest.Eval[[]string](narrow, `(() => {
+		const map = document.getElementById('map').getBoundingClientRect();
+		const names = [...document.querySelectorAll('#regions text')].map(e => ({ name: e.textContent, box: e.getBoundingClientRect() }));
+		const bad = names.filter(({ box }) => box.left < map.left || box.right > map.right || box.height < 10).map(n => n.name);
+		names.forEach((a, i) => names.slice(i + 1).forEach(b => {
+			if (a.box.left < b.box.right && b.box.left < a.box.right && a.box.top < b.box.bottom && b.box.top < a.box.bottom) bad.push(a.name + ' on ' + b.name);
+		}));
+		return bad;
+	})()`))
+	shotMap(narrow, "narrow-dark")
+	for _, p := range []*playertest.Page{wide, narrow} {
+		for _, c := range p.Complaints() {
+			// What was asked about an impossible address was refused, as it should be.
+			require.Contains(t, c, "/explain", "browser")
+		}
+	}
+
+	srv.CloseClientConnections()
+	srv.Close()
+	says(wide, "The router has not answered for")
+	shotMap(wide, "wide-lost")
 }

@@ -23,6 +23,7 @@ type metrics struct {
 	dns        *prometheus.CounterVec
 	http       *prometheus.CounterVec
 	unread     prometheus.Counter
+	felt       prometheus.Counter
 	steerTTL   prometheus.Gauge
 	routing    *prometheus.CounterVec
 	geoReloads *prometheus.CounterVec
@@ -41,6 +42,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "HTTP answers by route and status."}, []string{"route", "status"}),
 		unread: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_geodns_records_unread_total",
 			Help: "Requests answered without the playback record, because no store gave it in time."}),
+		felt: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_geodns_plain_detours_total",
+			Help: "Requests of players without steering sent past an edge that didn't answer at the moment."}),
 		steerTTL: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_steer_ttl_seconds",
 			Help: "TTL given to players in the last steering answer."}),
 		routing: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_routing_entries_total",
@@ -51,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Unix time the geo database in use was built; 0 without one."}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.felt, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -45,12 +45,56 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusServiceUnavailable, "no region may serve this video: it is pinned to regions that are not in the region table")
 		return
 	}
+	var next *geo.Region
+	if plain(query) {
+		rt.feel(edges)
+		// Its segments are asked for at one router, which should also outlive the
+		// region that comes after the first.
+		next = after(s, edges)
+	}
 	_, target := s.Edge(edges[0].Name)
 	h := w.Header()
 	cors(h)
 	h.Set("Cache-Control", "no-store")
-	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges)+"&r="+rt.routerFor(d, target).Name)
+	h.Set("Location", edges[0].URL+r.URL.EscapedPath()+"?"+query+"p="+pathwayNames(edges)+"&r="+rt.routerFor(d, target, next).Name)
 	w.WriteHeader(http.StatusFound)
+}
+
+// plain reports whether redirectQuery's query asks for the form of players that
+// know no steering.
+func plain(query string) bool {
+	return strings.HasPrefix(query, "steering=0&") || strings.Contains(query, "&steering=0&")
+}
+
+// after is the next region in a list of edges, nil when there is but one.
+func after(s *geo.Snapshot, edges []*geo.Edge) *geo.Region {
+	_, first := s.Edge(edges[0].Name)
+	for _, e := range edges[1:] {
+		if _, r := s.Edge(e.Name); r != first {
+			return r
+		}
+	}
+	return nil
+}
+
+// feel puts the first edge that answers right now in front. A player that knows
+// no steering leaves out a segment it is refused, or waits for ever where nobody
+// answers, so it can't be sent to an edge until health has made sure.
+func (rt *router) feel(edges []*geo.Edge) {
+	best := -1
+	for i, e := range edges {
+		// All are asked about, so that all are known when it matters.
+		if beats := rt.pulse.Beats(e.Name); beats && best < 0 && !e.Health.Down {
+			best = i
+		}
+	}
+	if best <= 0 {
+		return
+	}
+	rt.metrics.felt.Inc()
+	e := edges[best]
+	copy(edges[1:best+1], edges[:best])
+	edges[0] = e
 }
 
 func pathwayNames(edges []*geo.Edge) string {

@@ -119,7 +119,7 @@ func testMetrics(t testing.TB) *metrics {
 func testRouter(t testing.TB, board *geo.Board) *router {
 	t.Helper()
 	now := func() time.Time { return testNow }
-	return &router{board: board, zone: testZone(t, board), self: "eu", records: testRecords, rate: newRate(2000, now), now: now,
+	return &router{board: board, zone: testZone(t, board), self: "eu", records: testRecords, pulse: dead{}, rate: newRate(2000, now), now: now,
 		proxies: []netip.Prefix{netip.MustParsePrefix("127.1.0.0/16")}, log: slog.New(slog.DiscardHandler), metrics: testMetrics(t)}
 }
 
@@ -192,6 +192,37 @@ func TestRedirectAvoidsTheDead(t *testing.T) {
 	setDown(b, true, time.Time{}, "eu-1", "eu-2")
 	w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.11.0.1")
 	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*p=us-\d,us-\d,ap-\d,eu-\d&r=eu$`, w.Header().Get("Location"))
+}
+
+// dead are edges that don't answer.
+type dead map[string]bool
+
+func (d dead) Beats(edge string) bool { return !d[edge] }
+
+// TestRedirectFeelsThePulse: players without steering go to an edge that answers
+// at the moment, whatever health still believes; the others are left where they are.
+func TestRedirectFeelsThePulse(t *testing.T) {
+	b := testBoard(t)
+	rt := testRouter(t, b)
+	to := func(query string) string {
+		w := get(rt, "/v/-/"+asset+"/r1/v360/00000-1/00003.m4s"+query, "127.11.0.1")
+		require.Equal(t, http.StatusFound, w.Code)
+		return w.Header().Get("Location")
+	}
+	first := map[bool]string{true: "eu-1", false: "eu-2"}[strings.HasPrefix(to("?steering=0"), "http://127.1.0.1:")]
+	second := map[string]string{"eu-1": "eu-2", "eu-2": "eu-1"}[first]
+	require.Regexp(t, `&r=ap$`, to("?steering=0"), "neither where it plays nor where it goes next")
+	require.Regexp(t, `&r=us$`, to("?steering=1"))
+	rt.pulse = dead{first: true}
+	require.Regexp(t, `^http://127\.1\.0\.\d:8082/.*&p=`+second+`,`+first+`,us-\d,ap-\d&r=ap$`, to("?steering=0"))
+	require.Regexp(t, `&p=`+first+`,`+second+`,us-\d,`, to("?steering=1"))
+	rt.pulse = dead{"eu-1": true, "eu-2": true}
+	require.Regexp(t, `^http://127\.2\.0\.\d:8082/.*&p=us-\d,`+first+`,`+second+`,ap-\d&r=ap$`, to("?x=1&steering=0"))
+	setDown(b, true, time.Time{}, "us-1", "us-2")
+	require.Regexp(t, `^http://127\.3\.0\.\d:8082/`, to("?steering=0"))
+	// Nobody answers: health knows best.
+	rt.pulse = dead{"eu-1": true, "eu-2": true, "us-1": true, "us-2": true, "ap-1": true, "ap-2": true}
+	require.Regexp(t, `^http://127\.1\.0\.\d:8082/.*&p=`+first+`,`, to("?steering=0"))
 }
 
 func TestRedirectHonoursPlacement(t *testing.T) {

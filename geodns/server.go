@@ -37,6 +37,7 @@ type Server struct {
 	board   *geo.Board
 	db      *geo.Database
 	monitor *health.Monitor
+	pulse   *health.Pulse
 	keys    *journal.Keys
 	routes  *journal.Routes
 	router  *router
@@ -59,7 +60,9 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	if s.metrics, err = newMetrics(rt.Metrics); err != nil {
 		return nil, err
 	}
-	s.monitor, err = health.New(s.board, health.Targets(rt.Table, rt.Region.Name),
+	targets := health.Targets(rt.Table, rt.Region.Name)
+	s.pulse = health.NewPulse(targets)
+	s.monitor, err = health.New(s.board, targets,
 		health.Options{Region: rt.Region.Name, Log: rt.Log, Metrics: rt.Metrics})
 	if err != nil {
 		return nil, err
@@ -79,7 +82,7 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	s.routes = journal.NewRoutes(store, s.keys, s.applyRouting, rt.Log)
 	s.router = &router{
 		table: rt.Table, routes: storedRoutes{s.routes, store, s.keys}, board: s.board, zone: s.zone, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
-		proxies: c.proxies, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
+		proxies: c.proxies, pulse: s.pulse, rate: newRate(c.SteerCapacity, time.Now), now: time.Now, log: rt.Log, metrics: s.metrics,
 	}
 	if err := s.openCertificates(store); err != nil {
 		return nil, err
@@ -236,6 +239,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return names.serve(ctx, s.zone) })
 	g.Go(func() error { return s.monitor.Run(ctx) })
+	g.Go(func() error { return s.pulse.Run(ctx) })
 	g.Go(func() error { return s.keys.Run(ctx) })
 	g.Go(func() error { return s.routes.Run(ctx) })
 	g.Go(func() error { return s.joinBus(ctx) })

@@ -134,7 +134,7 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 	if len(priority) > 0 {
 		_, target = s.Edge(priority[0])
 	}
-	reload := rt.routerFor(d, target).RouterURL + "/steer?"
+	reload := rt.routerFor(d, target, nil).RouterURL + "/steer?"
 	if e := v.Encode(); e != "" {
 		reload += e + "&"
 	}
@@ -213,19 +213,22 @@ func compareBool(a, b bool) int {
 }
 
 // routerFor is the region whose router a session that plays from target asks
-// again: outside target, because what dies with the edge can't say so. The own
-// one when it is outside, else the nearest that answers.
-func (rt *router) routerFor(d geo.Decision, target *geo.Region) *geo.Region {
+// again: outside target, because what dies with the edge can't say so, and, if it
+// can be, outside next. The own one when it is outside, else the nearest that answers.
+func (rt *router) routerFor(d geo.Decision, target, next *geo.Region) *geo.Region {
 	var best *geo.Region
 	bestScore := -1
 	for i := range d.Choices {
 		r := d.Choices[i].Region
 		score := 0
-		if target == nil || r.Name != target.Name {
-			score += 2
-		}
 		if !r.Router.Down && (d.Choices[i].Up() || r.Name == rt.self) {
+			score += 8
+		}
+		if target == nil || r.Name != target.Name {
 			score += 4
+		}
+		if next != nil && r.Name != next.Name {
+			score += 2
 		}
 		if r.Name == rt.self {
 			score++

@@ -28,6 +28,7 @@ type options struct {
 	servers  string
 	database string
 	binary   string
+	before   string
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&o.servers, "servers", strings.Join(serverNames, ","), "who takes part")
 	flag.StringVar(&o.database, "database", "testdata/geo/GeoLite2-City-Test.mmdb", "geo database of all servers")
 	flag.StringVar(&o.binary, "binary", "", "meridian binary; empty builds it")
+	flag.StringVar(&o.before, "before", "", "another meridian binary to measure as well")
 	bare := flag.String("bare", "", "be the bare responder at this address")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -65,7 +67,11 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bench{options: o, dir: dir}
 	defer b.stop()
-	for _, name := range strings.Split(o.servers, ",") {
+	names := strings.Split(o.servers, ",")
+	if o.before != "" {
+		names = append(names, nameBefore)
+	}
+	for _, name := range names {
 		s, err := b.start(ctx, name)
 		if err != nil {
 			return fmt.Errorf("start %s: %w", name, err)

@@ -26,6 +26,7 @@ const (
 	nameKnot     = "Knot"
 	nameMeridian = "Meridian"
 	nameBare     = "bare"
+	nameBefore   = "before"
 )
 
 var serverNames = []string{nameGdnsd, nameKnot, nameMeridian, nameBare}
@@ -75,7 +76,9 @@ func (b *bench) start(ctx context.Context, name string) (*server, error) {
 	case nameKnot:
 		args, err = b.knot(addr)
 	case nameMeridian:
-		env, args, err = b.meridian(ctx, addr)
+		env, args, err = b.meridian(ctx, addr, b.binary)
+	case nameBefore:
+		env, args, err = b.meridian(ctx, addr, b.before)
 	case nameBare:
 		var self string
 		self, err = os.Executable()
@@ -217,8 +220,7 @@ func (b *bench) knot(addr string) ([]string, error) {
 }
 
 // meridian runs a router of a platform whose edges and routers all answer.
-func (b *bench) meridian(ctx context.Context, addr string) (env, args []string, err error) {
-	bin := b.binary
+func (b *bench) meridian(ctx context.Context, addr, bin string) (env, args []string, err error) {
 	if bin == "" {
 		bin = filepath.Join(b.dir, "meridian")
 		if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
@@ -251,7 +253,11 @@ func (b *bench) meridian(ctx context.Context, addr string) (env, args []string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	secrets, regions := filepath.Join(b.dir, "secrets"), filepath.Join(b.dir, "regions.yaml")
+	dir, err := os.MkdirTemp(b.dir, "meridian-")
+	if err != nil {
+		return nil, nil, err
+	}
+	secrets, regions := filepath.Join(dir, "secrets"), filepath.Join(dir, "regions.yaml")
 	db, err := filepath.Abs(b.database)
 	if err != nil {
 		return nil, nil, err

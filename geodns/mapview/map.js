@@ -32,36 +32,38 @@
     const weigh = n => Math.sqrt(n / most);
     by("flows").replaceChildren(...s.origins.map(o => {
       const i = index.get(o.region);
-      return shape("path", { class: colour(i), d: arc(o.at, s.regions[i].at), "stroke-width": 1.5 + 4 * weigh(o.count) });
+      // Counts are of minutes: who was sent to a region that takes nobody now was so before.
+      const past = ["down", "drained"].includes(s.regions[i].state) ? " past" : "";
+      return shape("path", { class: colour(i) + past, d: arc(o.at, s.regions[i].at), "stroke-width": 1.5 + 4 * weigh(o.count) });
     }));
     by("cells").replaceChildren(...[...s.origins].sort((a, b) => b.count - a.count).map(o =>
       shape("circle", { class: colour(index.get(o.region)), cx: o.at[0], cy: o.at[1], r: 6 + 22 * weigh(o.count) },
-        shape("title", {}, `${count(o.count)} from here to ${o.region}`))));
+        shape("title", {}, `${count(o.count)} answers to here named ${o.region}`))));
     by("regions").replaceChildren(...s.regions.map((r, i) => {
       const left = r.at[0] > 1750;
-      const g = shape("g", { class: `${colour(i)} ${r.state}`, transform: `translate(${r.at[0]} ${r.at[1]})` },
-        shape("title", {}, `${r.name}, ${r.place}: ${says[r.state]}`), shape("circle", { r: 13 }));
+      const g = shape("g", { class: "mark" }, shape("circle", { r: 13 }));
       if (r.state === "down") g.append(shape("path", { class: "cross", d: "M-5-5L5 5M5-5L-5 5" }));
       if (r.load > 0) g.append(shape("circle", { class: "track", r: 22 }), shape("path", { class: "load", d: ring(22, r.load) }));
       g.append(shape("text", { x: left ? -32 : 32, y: 9, "text-anchor": left ? "end" : "start" }, r.name));
-      return g;
+      return shape("g", { class: `${colour(i)} ${r.state}`, transform: `translate(${r.at[0]} ${r.at[1]})` },
+        shape("title", {}, `${r.name}, ${r.place}: ${says[r.state]}`), g);
     }));
+    const minutes = Math.round(s.seconds / 60);
     const sent = s.regions.reduce((n, r) => n + r.sent, 0);
     by("cards").replaceChildren(...s.regions.map((r, i) => el("article", { class: `${colour(i)} ${r.state}` },
       el("h2", {}, r.name, el("small", {}, r.place), el("span", { class: "state" }, says[r.state])),
       ...(r.why ? [el("p", { class: "why" }, r.why)] : []),
       el("dl", {},
-        el("dt", {}, "viewers sent here"), el("dd", {}, sent ? `${count(r.sent)} (${percent(r.sent / sent)})` : "0"),
-        el("dt", {}, "of its own it takes"), el("dd", {}, percent(r.state === "down" || r.state === "drained" ? 0 : r.takes)),
+        el("dt", {}, `answers naming it in ${minutes} min`), el("dd", {}, sent ? `${count(r.sent)} (${percent(r.sent / sent)})` : "0"),
+        el("dt", {}, "takes of its own viewers"), el("dd", {}, percent(r.state === "down" || r.state === "drained" ? 0 : r.takes)),
         ...(r.load > 0 ? [el("dt", {}, "capacity in use"), el("dd", {}, percent(r.load))] : [])),
       el("ul", {}, ...[...r.edges, r.router].map(t => el("li", { class: t.up ? "" : "bad", title: t.why || (t.up ? "up" : "down") },
-        t.name + (t.load > 0 ? " " + percent(t.load) : "")))))));
-    const minutes = Math.round(s.seconds / 60);
+        t.name + (t.up && t.load > 0 ? " " + percent(t.load) : "")))))));
     by("asked").replaceChildren(el("span", {}, `Asked in the last ${minutes} minutes:`),
       ...Object.entries(asks).map(([k, name]) => el("span", {}, el("b", {}, count(s.asked[k] || 0)), " " + name)),
       el("span", {}, "from unknown places ", el("b", {}, count(s.unknown))));
-    const wrong = s.regions.filter(r => r.state !== "up").length;
-    by("seen").textContent = `as the router in ${s.router} sees it · ` + (wrong ? `${wrong} of ${s.regions.length} regions not wholly in service` : "all regions in service") +
+    const wrong = s.regions.filter(r => r.state !== "up").map(r => `${r.name} ${says[r.state]}`);
+    by("seen").textContent = `as the router in ${s.router} sees it · ` + (wrong.join(", ") || "all regions in service") +
       (s.alone ? " · no other router is heard" : "");
     by("seen").className = "";
   };
