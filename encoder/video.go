@@ -396,6 +396,9 @@ func (j *videoJob) verify(c *chunk) error {
 		if plan.FramesHash(r.pts) == c.Hash {
 			continue
 		}
+		if err := j.in.Missing(); err != nil {
+			return err
+		}
 		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d, or at other times", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)
 		switch {
 		case len(r.pts) == 0:

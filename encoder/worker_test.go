@@ -73,7 +73,7 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 			regions, err := store.Put(ctx, objects.PartKey(a.ID, n, "p"), objects.Bytes(part), objects.Placement{})
 			require.NoError(t, err)
 			sum := sha256.Sum256(part)
-			require.NoError(t, cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(part)), SHA256: sum[:], Regions: regions}))
+			require.NoError(t, cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(part)), SHA256: sum[:], Regions: regions}, false))
 			at += len(part)
 		}
 		_, err = cat.FinishUpload(ctx, u.ID)

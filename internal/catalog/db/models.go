@@ -159,6 +159,7 @@ type Task struct {
 	StartedAt    *time.Time
 	EndedAt      *time.Time
 	BuriedAt     *time.Time
+	Needs        int64
 }
 
 type Upload struct {

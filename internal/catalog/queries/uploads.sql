@@ -10,6 +10,9 @@ SELECT * FROM uploads WHERE asset = @asset;
 SELECT u.*, a.owner, a.placement, a.regions FROM uploads u JOIN assets a ON a.id = u.asset
 WHERE u.id = @id AND a.deleted_at IS NULL;
 
+-- name: LockAssetOfUpload :one
+SELECT a.* FROM assets a JOIN uploads u ON u.asset = a.id WHERE u.id = @id FOR NO KEY UPDATE OF a;
+
 -- name: LockUpload :one
 SELECT * FROM uploads WHERE id = @id FOR UPDATE;
 
@@ -26,8 +29,12 @@ VALUES (@asset, @n, @id, @start, @size, @sha256, @regions);
 -- name: PartAt :one
 SELECT * FROM parts WHERE asset = @asset AND start = @start;
 
--- name: Parts :many
-SELECT * FROM parts WHERE asset = @asset ORDER BY n;
+-- name: Source :many
+-- A row for each part, one without if there is none yet.
+SELECT u.filename, u.content_type, u.size, u.state, a.placement, a.regions,
+    p.n, p.id, p.start, p.size AS part_size, p.sha256, p.regions AS part_regions
+FROM uploads u JOIN assets a ON a.id = u.asset LEFT JOIN parts p ON p.asset = u.asset
+WHERE u.asset = @asset ORDER BY p.n;
 
 -- name: NextPart :one
 SELECT count(*)::integer FROM parts WHERE asset = @asset;
