@@ -195,7 +195,7 @@ func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error
 		if row.DeletedAt != nil {
 			return ErrNotFound
 		}
-		locked, err := q.LockUpload(ctx, upload)
+		locked, err := q.LockUploadAndRun(ctx, upload)
 		if err != nil {
 			return err
 		}
@@ -213,24 +213,23 @@ func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error
 		if row, err = q.MarkReceived(ctx, locked.Size, row.ID); err != nil {
 			return err
 		}
-		run, err := q.NewestRun(ctx, row.ID)
-		if err != nil && !errors.Is(err, errNoRows) {
-			return err
-		}
-		if err == nil && !endedBadly(run) {
+		run := locked.Run
+		switch RunState(locked.RunState) {
+		case RunPlanned, RunEncoding:
 			if err := q.ReleaseTasks(ctx, row.ID, math.MaxInt64); err != nil {
 				return err
 			}
-			return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run.N)}, outboxEntry{})
+			return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run)}, outboxEntry{})
 		}
+		run++
 		profile, err := profileOf(locked.Metadata)
 		if err != nil {
 			return err
 		}
-		if err := startRun(ctx, q, row, int(run.N)+1, profile); err != nil {
+		if err := startRun(ctx, q, row, int(run), profile); err != nil {
 			return err
 		}
-		return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run.N + 1)}, outboxEntry{})
+		return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run)}, outboxEntry{})
 	})
 	return assetOf(row), err
 }

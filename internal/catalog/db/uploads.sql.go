@@ -223,6 +223,36 @@ func (q *Queries) LockUpload(ctx context.Context, id string) (Upload, error) {
 	return i, err
 }
 
+const lockUploadAndRun = `-- name: LockUploadAndRun :one
+SELECT u.state, u.size, u.received, u.metadata, coalesce(r.n, 0)::integer AS run, coalesce(r.state, '')::text AS run_state
+FROM uploads u LEFT JOIN LATERAL (SELECT runs.n, runs.state FROM runs WHERE runs.asset = u.asset ORDER BY runs.n DESC LIMIT 1) r ON true
+WHERE u.id = $1 FOR UPDATE OF u
+`
+
+type LockUploadAndRunRow struct {
+	State    string
+	Size     *int64
+	Received int64
+	Metadata json.RawMessage
+	Run      int32
+	RunState string
+}
+
+// With the asset's newest run, 0 for none; the asset is locked before, or that may be an older one.
+func (q *Queries) LockUploadAndRun(ctx context.Context, id string) (LockUploadAndRunRow, error) {
+	row := q.db.QueryRow(ctx, lockUploadAndRun, id)
+	var i LockUploadAndRunRow
+	err := row.Scan(
+		&i.State,
+		&i.Size,
+		&i.Received,
+		&i.Metadata,
+		&i.Run,
+		&i.RunState,
+	)
+	return i, err
+}
+
 const nextPart = `-- name: NextPart :one
 SELECT count(*)::integer FROM parts WHERE asset = $1
 `

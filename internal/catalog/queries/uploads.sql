@@ -16,6 +16,12 @@ SELECT a.* FROM assets a JOIN uploads u ON u.asset = a.id WHERE u.id = @id FOR N
 -- name: LockUpload :one
 SELECT * FROM uploads WHERE id = @id FOR UPDATE;
 
+-- name: LockUploadAndRun :one
+-- With the asset's newest run, 0 for none; the asset is locked before, or that may be an older one.
+SELECT u.state, u.size, u.received, u.metadata, coalesce(r.n, 0)::integer AS run, coalesce(r.state, '')::text AS run_state
+FROM uploads u LEFT JOIN LATERAL (SELECT runs.n, runs.state FROM runs WHERE runs.asset = u.asset ORDER BY runs.n DESC LIMIT 1) r ON true
+WHERE u.id = @id FOR UPDATE OF u;
+
 -- name: SetUploadSize :execrows
 UPDATE uploads SET size = @size::bigint WHERE id = @id AND (size IS NULL OR size = @size::bigint) AND received <= @size::bigint AND state = 'open';
 
