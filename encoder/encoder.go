@@ -78,8 +78,9 @@ type Encoder struct {
 	lock    *os.File
 	prober  probe.Prober
 	budget  *budget
-	// complexityLimit is as the constant; tests have less patience.
+	// These are as the constants; tests have less patience.
 	complexityLimit time.Duration
+	partPatience    time.Duration
 
 	mu    sync.Mutex
 	plans map[string]catalog.Plan
@@ -112,7 +113,7 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 	}
 	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
 		prober:          probe.Prober{Limits: opt.Source, Process: opt.Child},
-		complexityLimit: complexityLimit, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+		complexityLimit: complexityLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
 	if opt.Memory > 0 {
 		e.budget = newBudget(opt.Memory)
 	}
@@ -254,7 +255,7 @@ func (e *Encoder) open(ctx context.Context, t Task, run plan.Run) (*input, error
 	if src.Size < 0 {
 		return nil, fmt.Errorf("source of %s is not complete", t.Asset)
 	}
-	g := source.Growth{Size: src.Size, Patience: partPatience, Parts: func(ctx context.Context) ([]source.Part, error) {
+	g := source.Growth{Size: src.Size, Patience: e.partPatience, Parts: func(ctx context.Context) ([]source.Part, error) {
 		src, err := t.Source(ctx)
 		return partsOf(src), err
 	}}

@@ -95,9 +95,13 @@ type claim struct {
 	drained bool
 }
 
-func (c *claim) Source(context.Context) (catalog.Source, error) { return c.b.source, nil }
-func (c *claim) Plan(context.Context) (catalog.Plan, error)     { return *c.b.plan, nil }
-func (c *claim) Finish(context.Context) error                   { return nil }
+func (c *claim) Source(context.Context) (catalog.Source, error) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	return c.b.source, nil
+}
+func (c *claim) Plan(context.Context) (catalog.Plan, error) { return *c.b.plan, nil }
+func (c *claim) Finish(context.Context) error               { return nil }
 func (c *claim) Await(_ context.Context, bytes int64) error {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
