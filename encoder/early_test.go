@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +18,8 @@ import (
 	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/jobs"
+	"github.com/meridian-video/meridian/internal/objects"
 )
 
 // longFile repeats the film sample, its index in front.
@@ -282,8 +286,7 @@ func TestBytesDontCome(t *testing.T) {
 	b.arrives(data, 2<<20)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", 1, 1)))
-	require.Len(t, b.board.awaited, 1)
-	require.Equal(t, int64(4<<20), b.board.awaited[0])
+	require.Equal(t, []int64{int64(len(data))}, b.board.awaited, "all that is joined to it is wanted")
 	require.NotContains(t, b.board.chunks["v0"], len(b.board.plan.Tracks[0].Chunks)-1)
 }
 
@@ -303,4 +306,80 @@ func TestEarlyWindows(t *testing.T) {
 	require.NoError(t, json.Unmarshal(b.board.plan.Encoder, &run))
 	require.Empty(t, run.PerTitle.Complexity.Missing)
 	require.Greater(t, run.PerTitle.Complexity.Windows, 1)
+}
+
+// Over PostgreSQL, JetStream and two object stores: an upload that another process
+// goes on with, its worker lost, is encoded as it arrives; one that is given up leaves nothing.
+func TestEarlyOnTheRealQueue(t *testing.T) {
+	q := newQueue(t)
+	start(t, (&jobs.Janitor{Catalog: q.cat, Conn: q.conn, Objects: q.store, Name: "j", Log: slog.New(slog.DiscardHandler)}).Run)
+	data := denseFile(t)
+	const size = 1 << 20
+	part := func(cat *catalog.Catalog, asset, upload string, n int) {
+		q.part(t, cat, asset, upload, n, n*size, data[n*size:min(len(data), (n+1)*size)], true)
+	}
+	good, up := q.begin(t, len(data))
+	gone, goneUp := q.begin(t, len(data))
+	for n := range 4 {
+		part(q.cat, good, up, n)
+		part(q.cat, gone, goneUp, n)
+	}
+	committed := func(asset, track string) int {
+		records, err := q.cat.CommittedChunks(t.Context(), asset, 1, track)
+		require.NoError(t, err)
+		return len(records)
+	}
+	stop := q.worker(t, "eu")
+	require.Eventually(t, func() bool { return committed(good, "v0") > 0 && committed(gone, "v0") > 0 }, 2*time.Minute, 20*time.Millisecond)
+	require.Equal(t, catalog.Uploading, q.asset(t, good).State)
+	require.NoError(t, q.cat.DeleteAsset(t.Context(), "o", gone))
+	stop()
+
+	elsewhere := q.open(t)
+	q.worker(t, "us")
+	parts := (len(data) + size - 1) / size
+	for n := 4; n < parts-1; n++ {
+		part(elsewhere, good, up, n)
+	}
+	require.Eventually(t, func() bool { return committed(good, "v0") > 1 }, 2*time.Minute, 20*time.Millisecond)
+	require.Equal(t, catalog.Uploading, q.asset(t, good).State)
+	part(elsewhere, good, up, parts-1)
+	_, err := elsewhere.FinishUpload(t.Context(), up)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return q.asset(t, good).State == catalog.Ready }, 2*time.Minute, 20*time.Millisecond)
+	require.Equal(t, 1, q.asset(t, good).CurrentRun)
+	records, err := q.cat.CommittedChunks(t.Context(), good, 1, "v0")
+	require.NoError(t, err)
+	var film []byte
+	for _, r := range records {
+		rs := r.Renditions["v240"]
+		keys := []string{}
+		if film == nil {
+			keys = append(keys, objects.InitKey(good, "r1", "v240", rs.Init))
+		}
+		for n := range rs.Segments {
+			keys = append(keys, objects.SegmentKey(good, "r1", "v240", r.SegmentPath("v240", n)))
+		}
+		for _, k := range keys {
+			b, err := q.store.ReadAll(t.Context(), k, 1<<26, objects.Placement{})
+			require.NoError(t, err)
+			film = append(film, b...)
+		}
+	}
+	require.Equal(t, 816, decoded(t, film))
+
+	left := func() (keys []string) {
+		for _, prefix := range []string{"sources/", "work/", "streams/"} {
+			for _, b := range q.store.Regions() {
+				require.NoError(t, b.List(t.Context(), prefix+gone+"/", "", func(o objects.Info) bool {
+					if !strings.HasPrefix(o.Key, objects.PlaybackJournal(gone)) {
+						keys = append(keys, o.Key)
+					}
+					return true
+				}))
+			}
+		}
+		return keys
+	}
+	require.Eventually(t, func() bool { return len(left()) == 0 }, time.Minute, 100*time.Millisecond)
 }

@@ -196,7 +196,8 @@ type PlanChunk struct {
 	Frames   int64 `json:"frames"`
 	Segments int   `json:"segments"`
 	// Needs is how many bytes of the source must be there, when the plan was made
-	// before all were; its task waits for them.
+	// before all were. Its task waits for them; one with joined chunks until it can
+	// do half of them.
 	Needs   int64           `json:"needs,omitempty"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
