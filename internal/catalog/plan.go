@@ -108,13 +108,12 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 			frames += next.Frames
 			c.Joins++
 		}
-		// Half of what a task needs is enough to begin with: the rest arrives meanwhile.
+		// Its first half is enough for a task to begin with: the rest arrives meanwhile.
 		done := c.Frames
 		for _, next := range t.Chunks[i+1 : i+1+c.Joins] {
-			if 2*done >= frames {
+			if done += next.Frames; 2*done > frames {
 				break
 			}
-			done += next.Frames
 			c.Needs = max(c.Needs, next.Needs)
 		}
 		spec, err := json.Marshal(c)

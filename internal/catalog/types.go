@@ -196,8 +196,8 @@ type PlanChunk struct {
 	Frames   int64 `json:"frames"`
 	Segments int   `json:"segments"`
 	// Needs is how many bytes of the source must be there, when the plan was made
-	// before all were. Its task waits for them; one with joined chunks until it can
-	// do half of them.
+	// before all were. Its task waits for them; one with joined chunks until those of
+	// its first half can be done.
 	Needs   int64           `json:"needs,omitempty"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
