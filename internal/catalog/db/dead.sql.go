@@ -188,7 +188,7 @@ func (q *Queries) ReviveTask(ctx context.Context, id string) (int64, error) {
 
 const stuckTasks = `-- name: StuckTasks :many
 SELECT DISTINCT ON (r.asset, r.n) t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs FROM runs r
-JOIN assets a ON a.id = r.asset AND a.state <> 'uploading'
+JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - $1::interval
 JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - $1::interval
   AND NOT EXISTS (

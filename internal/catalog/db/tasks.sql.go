@@ -584,7 +584,7 @@ func (q *Queries) OpenTasks(ctx context.Context, asset string, run int32) (int64
 }
 
 const releaseArrived = `-- name: ReleaseArrived :exec
-UPDATE tasks t SET needs = 0, state = 'queued' FROM uploads u
+UPDATE tasks t SET needs = 0, state = 'queued', not_before = now() FROM uploads u
 WHERE t.asset = $1 AND u.asset = t.asset AND t.state = 'queued' AND t.needs > 0 AND t.needs <= u.received
 `
 
@@ -594,7 +594,7 @@ func (q *Queries) ReleaseArrived(ctx context.Context, asset string) error {
 }
 
 const releaseTasks = `-- name: ReleaseTasks :exec
-UPDATE tasks SET needs = 0, state = 'queued' WHERE asset = $1 AND state = 'queued' AND needs > 0 AND needs <= $2
+UPDATE tasks SET needs = 0, state = 'queued', not_before = now() WHERE asset = $1 AND state = 'queued' AND needs > 0 AND needs <= $2
 `
 
 // Tasks whose bytes of the source are there.

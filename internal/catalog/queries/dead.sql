@@ -31,7 +31,7 @@ UPDATE tasks SET not_before = now() WHERE id = @id AND kind = 'cleanup' AND stat
 -- name: StuckTasks :many
 -- Of every run without any progress for so long, the task that waits longest.
 SELECT DISTINCT ON (r.asset, r.n) t.* FROM runs r
-JOIN assets a ON a.id = r.asset AND a.state <> 'uploading'
+JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - @deadline::interval
 JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - @deadline::interval
   AND NOT EXISTS (

@@ -6,10 +6,10 @@ ON CONFLICT (id) DO NOTHING;
 
 -- name: ReleaseTasks :exec
 -- Tasks whose bytes of the source are there.
-UPDATE tasks SET needs = 0, state = 'queued' WHERE asset = @asset AND state = 'queued' AND needs > 0 AND needs <= @received;
+UPDATE tasks SET needs = 0, state = 'queued', not_before = now() WHERE asset = @asset AND state = 'queued' AND needs > 0 AND needs <= @received;
 
 -- name: ReleaseArrived :exec
-UPDATE tasks t SET needs = 0, state = 'queued' FROM uploads u
+UPDATE tasks t SET needs = 0, state = 'queued', not_before = now() FROM uploads u
 WHERE t.asset = @asset AND u.asset = t.asset AND t.state = 'queued' AND t.needs > 0 AND t.needs <= u.received;
 
 -- name: AwaitBytes :execrows
