@@ -107,7 +107,16 @@ func TestNoEarlyRun(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, c.AppendPart(t.Context(), u.ID, Part{ID: "p", Size: n.part, SHA256: hash("p"), Regions: []string{"eu"}}, n.early))
 	}
+	// The version before lists its workers so.
+	sql(t, c, "INSERT INTO workers (id, region, slots) VALUES ('old', 'eu', 4)")
+	_, up := arriving(t, c)
 	require.Zero(t, one[int64](t, c, "SELECT count(*) FROM tasks"))
+	sql(t, c, "UPDATE workers SET seen_at = now() - interval '2 minutes'")
+	require.NoError(t, c.BeatWorker(t.Context(), "new", "eu", 4))
+	appendPart(t, c, up, 1)
+	require.Zero(t, one[int64](t, c, "SELECT count(*) FROM runs"), "it begins with a first part or not")
+	arriving(t, c)
+	require.EqualValues(t, 1, one[int64](t, c, "SELECT count(*) FROM runs"))
 }
 
 // A task that wants more than is there waits for it, and not in vain when it has

@@ -180,4 +180,5 @@ type Worker struct {
 	Region string
 	Slots  int32
 	SeenAt time.Time
+	Early  bool
 }

@@ -140,6 +140,7 @@ func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error
 const insertEarlyRun = `-- name: InsertEarlyRun :exec
 WITH a AS (
     SELECT x.id, x.owner, x.region, x.regions FROM assets x WHERE x.id = $4 AND x.deleted_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.seen_at > now() - interval '1 minute')
 ), r AS (
     INSERT INTO runs (asset, n, profile) SELECT a.id, 1, $5 FROM a ON CONFLICT DO NOTHING
 )
@@ -155,7 +156,8 @@ type InsertEarlyRunParams struct {
 	Profile string
 }
 
-// The first run of an asset whose upload is under way, with its plan.
+// The first run of an asset whose upload is under way, with its plan; none while a
+// worker was seen lately that doesn't know of such runs and would fail them.
 func (q *Queries) InsertEarlyRun(ctx context.Context, arg InsertEarlyRunParams) error {
 	_, err := q.db.Exec(ctx, insertEarlyRun,
 		arg.Task,

@@ -2,9 +2,11 @@
 INSERT INTO runs (asset, n, profile) VALUES (@asset, @n, @profile);
 
 -- name: InsertEarlyRun :exec
--- The first run of an asset whose upload is under way, with its plan.
+-- The first run of an asset whose upload is under way, with its plan; none while a
+-- worker was seen lately that doesn't know of such runs and would fail them.
 WITH a AS (
     SELECT x.id, x.owner, x.region, x.regions FROM assets x WHERE x.id = @asset AND x.deleted_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.seen_at > now() - interval '1 minute')
 ), r AS (
     INSERT INTO runs (asset, n, profile) SELECT a.id, 1, @profile FROM a ON CONFLICT DO NOTHING
 )
