@@ -151,13 +151,14 @@ func TestCopyBeginsEarly(t *testing.T) {
 // the rest without a gap. What it waits for in vain another attempt goes on with.
 func TestEarlySound(t *testing.T) {
 	data := longFile(t, "sound.mp4", "150", "-movflags", "+faststart")
-	whole := newBenchBytes(t, data, nil)
+	plain := func(o *Options) { o.Profile.PerTitle.Enabled = false }
+	whole := newBenchBytes(t, data, plain)
 	require.NoError(t, whole.Handle(t.Context(), whole.task(catalog.KindPlan, "", 0, 1)))
 	require.NoError(t, whole.Handle(t.Context(), whole.task(catalog.KindAudio, "a0", 0, 1)))
 	rendition := whole.board.plan.Tracks[len(whole.board.plan.Tracks)-1].Renditions[0].ID
 	want := whole.joined(t, "a0", rendition)
 
-	early := newBenchBytes(t, data, nil)
+	early := newBenchBytes(t, data, plain)
 	early.arrives(data, 4<<20)
 	require.NoError(t, early.Handle(t.Context(), early.task(catalog.KindPlan, "", 0, 1)))
 	needs := early.board.plan.Tracks[len(early.board.plan.Tracks)-1].Needs
@@ -175,7 +176,7 @@ func TestEarlySound(t *testing.T) {
 	require.Empty(t, early.board.awaited)
 	require.True(t, bytes.Equal(want, early.joined(t, "a0", rendition)))
 
-	late := newBenchBytes(t, data, nil)
+	late := newBenchBytes(t, data, plain)
 	late.board.plan = early.board.plan
 	late.partPatience = 300 * time.Millisecond
 	late.arrives(data, needs)
@@ -208,7 +209,7 @@ func TestNotEarly(t *testing.T) {
 				length = "240"
 			}
 			data := longFile(t, name, length, args...)
-			b := newBenchBytes(t, data, nil)
+			b := newBenchBytes(t, data, func(o *Options) { o.Profile.PerTitle.Enabled = false })
 			b.arrives(data, 2<<20)
 			require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 			require.Nil(t, b.board.plan)
