@@ -50,13 +50,12 @@ func (e *Encoder) audio(ctx context.Context, t Task) error {
 	if err := json.Unmarshal(p.Encoder, &run); err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	in, err := e.open(ctx, t, run)
-	if err != nil {
+	if j.in, err = e.open(ctx, t, run); err != nil {
 		return err
 	}
-	defer in.Close()
-	if err := j.encode(ctx, in, run.Seekable); err != nil {
-		return in.blame(err)
+	defer j.in.Close()
+	if err := j.encode(ctx, run.Seekable); err != nil {
+		return j.in.blame(err)
 	}
 	return nil
 }
@@ -67,6 +66,7 @@ type audioJob struct {
 	plan  catalog.Plan
 	track catalog.PlanTrack
 	spec  plan.AudioTrack
+	in    *input
 	// chunk and segment are the next to be committed.
 	chunk, segment int
 	// pending are the segments of the open chunk, pub their PUTs.
@@ -102,7 +102,7 @@ func (j *audioJob) grid() fmp4.AudioGrid {
 	return fmp4.AudioGrid{SampleRate: plan.SampleRate, Seconds: j.spec.SegmentSeconds}
 }
 
-func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
+func (j *audioJob) encode(ctx context.Context, seekable bool) error {
 	var err error
 	if j.init, err = fmp4.AudioInit(plan.SampleRate, language3(j.spec.Language)); err != nil {
 		return err
@@ -117,11 +117,11 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 		return err
 	}
 	defer release()
-	gain, err := j.e.gain(ctx, j.t, in, j.spec, plan.Duration(j.plan), seekable)
+	gain, err := j.e.gain(ctx, j.t, j.in, j.spec, plan.Duration(j.plan), seekable)
 	if err != nil {
 		return err
 	}
-	sound := soundOf(in, j.spec)
+	sound := soundOf(j.in, j.spec)
 	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, seekable, gain.dB, gain.limit
 	limits := j.e.soundLimits()
 	limits.Wall = wall(plan.Duration(j.plan), 1)
@@ -146,8 +146,6 @@ func (j *audioJob) encode(ctx context.Context, in *input, seekable bool) error {
 		return rerr
 	case perr != nil:
 		return perr
-	case in.Err() != nil:
-		return in.Err()
 	}
 	return j.commit(ctx, true)
 }
@@ -218,6 +216,10 @@ func (j *audioJob) add(ctx context.Context, s *fmp4.Segment) {
 func (j *audioJob) commit(ctx context.Context, last bool) error {
 	if len(j.pending) == 0 {
 		return fmt.Errorf("track %s: no audio could be decoded after segment %d", j.t.Track, j.segment)
+	}
+	// ffmpeg goes on with silence when it can't read on.
+	if err := errors.Join(j.in.Err(), j.in.Missing()); err != nil {
+		return err
 	}
 	if j.pub != nil {
 		err := j.pub.wait()

@@ -22,7 +22,14 @@ func (j *videoJob) copyCommand(seek int64) (c ffmpeg.Command, offset int64) {
 	tl := j.spec.Timeline
 	limits := j.e.opt.Child
 	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 1)
-	args := ffmpeg.Copy{URL: j.in.url, Stream: j.spec.Stream, SeekMicros: seek, Timescale: tl.Scale}.Args()
+	copied := ffmpeg.Copy{URL: j.in.url, Stream: j.spec.Stream, SeekMicros: seek, Timescale: tl.Scale}
+	if last := j.chunks[len(j.chunks)-1]; !last.Last && seek < 0 {
+		// Groups of pictures are closed, so that what is shown before is also first in the file.
+		for _, c := range j.chunks {
+			copied.Frames += c.frames
+		}
+	}
+	args := copied.Args()
 	return ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: 1, Limits: limits}, (ffmpeg.CopyOffset*tl.Den + tl.Zero) * (tl.Scale / tl.Den)
 }
 

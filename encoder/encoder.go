@@ -38,6 +38,8 @@ type Claim interface {
 	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
 	CommitExtras(ctx context.Context, x hls.Extras) error
 	Finish(ctx context.Context) error
+	// Await gives the task back until its source has so many bytes or is complete.
+	Await(ctx context.Context, bytes int64) error
 	Progress(frames int64)
 	// Draining says that the next task may begin.
 	Draining()
@@ -76,8 +78,9 @@ type Encoder struct {
 	lock    *os.File
 	prober  probe.Prober
 	budget  *budget
-	// complexityLimit is as the constant; tests have less patience.
+	// These are as the constants; tests have less patience.
 	complexityLimit time.Duration
+	partPatience    time.Duration
 
 	mu    sync.Mutex
 	plans map[string]catalog.Plan
@@ -110,7 +113,7 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 	}
 	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
 		prober:          probe.Prober{Limits: opt.Source, Process: opt.Child},
-		complexityLimit: complexityLimit, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+		complexityLimit: complexityLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
 	if opt.Memory > 0 {
 		e.budget = newBudget(opt.Memory)
 	}
@@ -171,6 +174,11 @@ func (e *Encoder) Handle(ctx context.Context, t Task) error {
 	default:
 		err = fmt.Errorf("task %s: this version can't do kind %q", t.ID, t.Kind)
 	}
+	var missing *source.MissingError
+	if errors.As(err, &missing) {
+		e.log.Info("waiting for more of the source", "task", t.ID, "asset", t.Asset, "bytes", missing.Bytes)
+		err = t.Await(ctx, missing.Bytes)
+	}
 	e.metrics.task(t.Kind, time.Since(start), err)
 	return err
 }
@@ -229,28 +237,67 @@ func (e *Encoder) open(ctx context.Context, t Task, run plan.Run) (*input, error
 	for _, p := range run.Parts {
 		parts = append(parts, source.Part{Key: p.Key, Size: p.Size})
 	}
-	if len(parts) == 0 {
-		src, err := t.Source(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if !src.Complete {
-			return nil, fmt.Errorf("source of %s is not complete", t.Asset)
-		}
-		for _, p := range src.Parts {
-			parts = append(parts, source.Part{Key: src.Key(p), Size: p.Size})
-		}
+	fetch := fetcher{e.store, t.Placement}
+	serve := func(f *source.File) *input {
+		url, remove := e.server.Add(f)
+		return &input{File: f, url: url, remove: remove}
 	}
-	f := source.Open(ctx, fetcher{e.store, t.Placement}, parts)
-	url, remove := e.server.Add(f)
-	return &input{File: f, url: url, remove: remove}, nil
+	if len(parts) > 0 {
+		return serve(source.Open(ctx, fetch, parts)), nil
+	}
+	src, err := t.Source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if src.Complete {
+		return serve(source.Open(ctx, fetch, partsOf(src))), nil
+	}
+	if src.Size < 0 {
+		return nil, fmt.Errorf("source of %s is not complete", t.Asset)
+	}
+	g := source.Growth{Size: src.Size, Patience: e.partPatience, Parts: func(ctx context.Context) ([]source.Part, error) {
+		src, err := t.Source(ctx)
+		return partsOf(src), err
+	}}
+	switch t.Kind {
+	case catalog.KindPlan:
+		g.Patience = planPatience
+	case catalog.KindAudio:
+		g.Waits = soundWaits // it reads to the end
+	}
+	return serve(source.OpenGrowing(ctx, fetch, partsOf(src), g)), nil
+}
+
+// How long reads wait for bytes of a source that have not arrived. A task that wanted
+// them is then given back.
+const (
+	// partPatience is less than ffmpeg waits.
+	partPatience = 25 * time.Second
+	// planPatience is longer than looking at what is there takes.
+	planPatience = 5 * time.Second
+	// soundWaits is how long an audio task waits in all. What it gives back another
+	// one goes on with, and joins.
+	soundWaits = 2 * time.Minute
+)
+
+func partsOf(src catalog.Source) []source.Part {
+	parts := make([]source.Part, len(src.Parts))
+	for i, p := range src.Parts {
+		parts[i] = source.Part{Key: src.Key(p), Size: p.Size}
+	}
+	return parts
 }
 
 // blame returns the failure to fetch the source, if there was one, instead of
-// what it made of the child.
+// what it made of the child; or that bytes were missing, if anything failed.
 func (i *input) blame(err error) error {
 	if ferr := i.Err(); ferr != nil {
 		return ferr
+	}
+	if err != nil {
+		if m := i.Missing(); m != nil {
+			return m
+		}
 	}
 	return err
 }

@@ -82,6 +82,8 @@ type board struct {
 	profile string
 	// failures is what tasks claim to have failed before.
 	failures int
+	// awaited are the bytes that tasks given back wait for.
+	awaited []int64
 }
 
 // claim is one attempt on the board.
@@ -93,9 +95,19 @@ type claim struct {
 	drained bool
 }
 
-func (c *claim) Source(context.Context) (catalog.Source, error) { return c.b.source, nil }
-func (c *claim) Plan(context.Context) (catalog.Plan, error)     { return *c.b.plan, nil }
-func (c *claim) Finish(context.Context) error                   { return nil }
+func (c *claim) Source(context.Context) (catalog.Source, error) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	return c.b.source, nil
+}
+func (c *claim) Plan(context.Context) (catalog.Plan, error) { return *c.b.plan, nil }
+func (c *claim) Finish(context.Context) error               { return nil }
+func (c *claim) Await(_ context.Context, bytes int64) error {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	c.b.awaited = append(c.b.awaited, bytes)
+	return nil
+}
 func (c *claim) Profile(context.Context) (string, error) {
 	return cmp.Or(c.b.profile, plan.DefaultName), nil
 }

@@ -10,16 +10,8 @@ import (
 	"github.com/meridian-video/meridian/encoder/plan"
 )
 
-// How loudness is sampled: all of a short track, windows spread evenly over a
-// long one. Both take less than a second; opening a film of hours takes as long as
-// hearing a window of it, so they are few.
-const (
-	loudnessShort   = 90 * time.Second
-	loudnessWindow  = 12 * time.Second
-	loudnessWindows = 5
-	// loudnessLimit ends sampling that hangs; the track is then left as it is.
-	loudnessLimit = 30 * time.Second
-)
+// loudnessLimit ends sampling that hangs; the track is then left as it is.
+const loudnessLimit = 30 * time.Second
 
 // Bounds of the gain in dB. Less than minGain isn't heard, and a sample isn't
 // more exact; what is quieter than silence isn't raised.
@@ -63,8 +55,8 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 	switch {
 	case ctx.Err() != nil:
 		return gain{}, context.Cause(ctx)
-	case in.Err() != nil:
-		return gain{}, in.Err()
+	case in.Err() != nil || in.Missing() != nil:
+		return gain{}, errors.Join(in.Err(), in.Missing())
 	case whole && errors.As(err, &child) && child.Reason != ffmpeg.ReasonExit && t.Failures == 0:
 		return gain{}, err // the worker may be at fault
 	case errors.As(err, &child) || errors.Is(err, ffmpeg.ErrNoLoudness):
@@ -78,15 +70,15 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 
 // sample chooses what of a track is measured.
 func sample(in *input, spec plan.AudioTrack, length time.Duration, seekable bool) ffmpeg.Loudness {
-	l := ffmpeg.Loudness{URL: in.url, Stream: spec.Stream, Length: loudnessWindow}
-	if length <= loudnessShort {
+	l := ffmpeg.Loudness{URL: in.url, Stream: spec.Stream, Length: plan.LoudnessWindow}
+	if length <= plan.LoudnessShort {
 		return l
 	}
 	zero := spec.Zero * spec.Num * 1_000_000 / spec.Den
-	n := loudnessWindows
+	n := plan.LoudnessWindows
 	if !seekable {
 		n = 1 // the beginning is what can be reached in time
-		l.Length = loudnessWindow * loudnessWindows
+		l.Length = plan.LoudnessWindow * plan.LoudnessWindows
 	}
 	for i := range n {
 		l.Windows = append(l.Windows, max(0, zero)+(length.Microseconds()-l.Length.Microseconds())*int64(i)/int64(n))

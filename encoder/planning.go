@@ -33,7 +33,28 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 		return err
 	}
 	defer release()
+	early := in.Readable() < in.Size()
+	if early {
+		needs, ok, err := probe.Head(ctx, in)
+		if err != nil {
+			return in.blame(err)
+		}
+		if !ok {
+			needs = in.Size()
+		}
+		if needs = in.Needed(needs); needs > in.Readable() {
+			return t.Await(ctx, needs)
+		}
+	}
 	p, err := e.makePlan(ctx, t, in)
+	if early && err != nil && in.Err() == nil && ctx.Err() == nil {
+		e.log.Info("not planned yet", "asset", t.Asset, "run", t.RunName(), "readable", in.Readable(), "reason", err)
+		if in.Missing() != nil {
+			return t.Await(ctx, in.Needed(2*in.Readable()))
+		}
+		// Whatever it is, it is decided when all is there.
+		return t.Await(ctx, in.Size())
+	}
 	if err != nil {
 		return in.blame(err)
 	}
@@ -51,12 +72,15 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	x, err := e.examine(ctx, t, in.url, in, profile)
 	src := x.source
 	var parts []plan.Part
-	if errors.Is(err, probe.ErrRemux) {
+	if errors.Is(err, probe.ErrRemux) && in.Readable() == in.Size() {
 		e.log.Info("remuxing source", "asset", t.Asset, "run", t.RunName(), "reason", err)
 		began := time.Now()
 		x, parts, err = e.remux(ctx, t, in, src, profile)
 		src = x.source
 		e.metrics.stage("remux", time.Since(began))
+	}
+	if err == nil && x.index == nil && in.Readable() < in.Size() {
+		err = errors.New("there is no picture whose index is in front")
 	}
 	if err != nil {
 		return catalog.Plan{}, err
@@ -71,6 +95,13 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {
 		return catalog.Plan{}, &probe.InputError{Code: probe.CodeDuration,
 			Detail: fmt.Sprintf("the file lasts %s, the limit is %s", plan.Duration(p).Round(time.Second), limit)}
+	}
+	for i := range p.Tracks {
+		tr := &p.Tracks[i]
+		tr.Needs = in.Needed(tr.Needs)
+		for k := range tr.Chunks {
+			tr.Chunks[k].Needs = in.Needed(tr.Chunks[k].Needs)
+		}
 	}
 	if len(parts) > 0 {
 		var run plan.Run

@@ -14,6 +14,7 @@ import (
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/encoder/source"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -60,7 +61,13 @@ func (e *Encoder) video(ctx context.Context, t Task) error {
 		return err
 	}
 	defer job.in.Close()
-	return job.run(ctx)
+	err = job.run(ctx)
+	var missing *source.MissingError
+	if errors.As(err, &missing) {
+		// What is left of it is begun once more, not many times.
+		return &source.MissingError{Bytes: max(missing.Bytes, job.needs)}
+	}
+	return err
 }
 
 // videoJob is one attempt of a task.
@@ -71,9 +78,11 @@ type videoJob struct {
 	track catalog.PlanTrack
 	spec  plan.VideoTrack
 	in    *input
-	// chunks are those left to do, frames how many the committed ones had.
+	// chunks are those left to do, frames how many the committed ones had; needs is
+	// how much of the source all want.
 	chunks []*chunk
 	frames int64
+	needs  int64
 }
 
 // chunk is one chunk under way. Times are the run's.
@@ -107,6 +116,7 @@ func (j *videoJob) list(ctx context.Context) error {
 			return fmt.Errorf("task %s: %w", j.t.ID, err)
 		}
 		j.chunks = append(j.chunks, c)
+		j.needs = max(j.needs, pc.Needs)
 	}
 	if j.t.Attempt == 1 {
 		return nil
@@ -395,6 +405,9 @@ func (j *videoJob) verify(c *chunk) error {
 		}
 		if plan.FramesHash(r.pts) == c.Hash {
 			continue
+		}
+		if err := j.in.Missing(); err != nil {
+			return err
 		}
 		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d, or at other times", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)
 		switch {

@@ -38,47 +38,87 @@ func start(t *testing.T, f func(context.Context) error) (stop func()) {
 	return stop
 }
 
+// queue is a control plane of one process, and two object stores.
+type queue struct {
+	dsn   string
+	cat   *catalog.Catalog
+	conn  *jobs.Conn
+	store *objects.Store
+}
+
+func newQueue(t *testing.T) *queue {
+	q := &queue{dsn: testenv.Postgres(t)}
+	q.cat = q.open(t)
+	require.NoError(t, q.cat.Migrate(t.Context()))
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	q.conn, err = jobs.Connect([]string{testenv.NATS(t)}, 1, log)
+	require.NoError(t, err)
+	t.Cleanup(q.conn.Close)
+	require.NoError(t, q.conn.Setup(t.Context()))
+	q.store, _ = objectstest.New(t, 2)
+	signer, err := token.NewSigner("record-1")
+	require.NoError(t, err)
+	start(t, (&catalog.Publisher{Catalog: q.cat, Objects: q.store, Events: q.conn, Signer: signer, Log: log}).Run)
+	start(t, (&jobs.Dispatcher{Catalog: q.cat, Conn: q.conn, Name: "d", Regions: []string{"eu", "us"}, Log: log}).Run)
+	return q
+}
+
+// open is the catalog as another process has it.
+func (q *queue) open(t *testing.T) *catalog.Catalog {
+	c, err := catalog.Open(q.dsn, 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (q *queue) worker(t *testing.T, region string) (stop func()) {
+	log := slog.New(slog.DiscardHandler)
+	e, err := New(t.Context(), q.store, testOptions(t), log, NewMetrics(prometheus.NewRegistry()))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	return start(t, (&jobs.Worker{Catalog: q.cat, Conn: q.conn, Objects: q.store, Region: region, Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}).Run)
+}
+
+func (q *queue) asset(t *testing.T, id string) catalog.Asset {
+	a, err := q.cat.GetAsset(t.Context(), "o", id)
+	require.NoError(t, err)
+	return a
+}
+
+// begin opens an upload of size bytes.
+func (q *queue) begin(t *testing.T, size int) (asset, upload string) {
+	a, err := q.cat.CreateAsset(t.Context(), catalog.NewAsset{Owner: "o", Title: "x", Region: "eu"})
+	require.NoError(t, err)
+	u, err := q.cat.CreateUpload(t.Context(), catalog.NewUpload{Owner: "o", Asset: a.ID, Size: int64(size)})
+	require.NoError(t, err)
+	return a.ID, u.ID
+}
+
+// part stores one of an upload's parts through a process.
+func (q *queue) part(t *testing.T, cat *catalog.Catalog, asset, upload string, n, at int, data []byte, early bool) {
+	regions, err := q.store.Put(t.Context(), objects.PartKey(asset, n, "p"), objects.Bytes(data), objects.Placement{})
+	require.NoError(t, err)
+	sum := sha256.Sum256(data)
+	require.NoError(t, cat.AppendPart(t.Context(), upload, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(data)), SHA256: sum[:], Regions: regions}, early))
+}
+
 // TestWorkersOnTheRealQueue: from received to ready over PostgreSQL, JetStream
 // and two object stores, with one worker stopped in mid-run; and a broken file
 // that fails with its reason.
 func TestWorkersOnTheRealQueue(t *testing.T) {
-	log := slog.New(slog.DiscardHandler)
-	cat, err := catalog.Open(testenv.Postgres(t), 0, log)
-	require.NoError(t, err)
-	t.Cleanup(cat.Close)
-	require.NoError(t, cat.Migrate(t.Context()))
-	conn, err := jobs.Connect([]string{testenv.NATS(t)}, 1, log)
-	require.NoError(t, err)
-	t.Cleanup(conn.Close)
-	require.NoError(t, conn.Setup(t.Context()))
-	store, _ := objectstest.New(t, 2)
-	signer, err := token.NewSigner("record-1")
-	require.NoError(t, err)
-	start(t, (&catalog.Publisher{Catalog: cat, Objects: store, Events: conn, Signer: signer, Log: log}).Run)
-	start(t, (&jobs.Dispatcher{Catalog: cat, Conn: conn, Name: "d", Regions: []string{"eu", "us"}, Log: log}).Run)
-	worker := func() (stop func()) {
-		e, err := New(t.Context(), store, testOptions(t), log, NewMetrics(prometheus.NewRegistry()))
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, e.Close()) })
-		return start(t, (&jobs.Worker{Catalog: cat, Conn: conn, Objects: store, Region: "eu", Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}).Run)
-	}
+	q := newQueue(t)
+	cat, store := q.cat, q.store
 	upload := func(data []byte) string {
-		ctx := t.Context()
-		a, err := cat.CreateAsset(ctx, catalog.NewAsset{Owner: "o", Title: "x", Region: "eu"})
-		require.NoError(t, err)
-		u, err := cat.CreateUpload(ctx, catalog.NewUpload{Owner: "o", Asset: a.ID, Size: int64(len(data))})
-		require.NoError(t, err)
+		asset, up := q.begin(t, len(data))
 		for n, at := 0, 0; at < len(data); n++ {
 			part := data[at:min(len(data), at+500_000)]
-			regions, err := store.Put(ctx, objects.PartKey(a.ID, n, "p"), objects.Bytes(part), objects.Placement{})
-			require.NoError(t, err)
-			sum := sha256.Sum256(part)
-			require.NoError(t, cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(part)), SHA256: sum[:], Regions: regions}))
+			q.part(t, cat, asset, up, n, at, part, false)
 			at += len(part)
 		}
-		_, err = cat.FinishUpload(ctx, u.ID)
+		_, err := cat.FinishUpload(t.Context(), up)
 		require.NoError(t, err)
-		return a.ID
+		return asset
 	}
 	srt := filepath.Join(t.TempDir(), "film.srt")
 	require.NoError(t, os.WriteFile(srt, []byte("1\n00:00:01,000 --> 00:00:02,000\nHello\n"), 0o600))
@@ -86,18 +126,14 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	require.NoError(t, err)
 	good := upload(film)
 	broken := upload([]byte(strings.Repeat("no video at all ", 5000)))
-	asset := func(id string) catalog.Asset {
-		a, err := cat.GetAsset(t.Context(), "o", id)
-		require.NoError(t, err)
-		return a
-	}
-	stop := worker()
+	asset := func(id string) catalog.Asset { return q.asset(t, id) }
+	stop := q.worker(t, "eu")
 	require.Eventually(t, func() bool {
 		done, err := cat.CommittedChunks(t.Context(), good, 1, "v0")
 		return err == nil && len(done) > 0
 	}, 60*time.Second, 20*time.Millisecond)
 	stop()
-	worker()
+	q.worker(t, "eu")
 	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, 50*time.Millisecond)
 	require.Equal(t, "not-media", asset(broken).Failure.Code)

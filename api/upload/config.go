@@ -11,6 +11,7 @@ import (
 type Config struct {
 	MaxBytes int64 `help:"Largest file accepted, in bytes." default:"68719476736" env:"MAX_BYTES"`
 	MaxOpen  int   `help:"Uploads received at the same time; one more gets 503 with Retry-After." default:"32" env:"MAX_OPEN"`
+	Early    bool  `help:"Begin to encode while a file is uploaded, where its container allows it." default:"true" negatable:"" env:"EARLY"`
 	// Spool space is at most 2 × PartBytes × MaxOpen.
 	PartBytes int64  `help:"Size of a stored part of a source, in bytes." default:"33554432" env:"PART_BYTES"`
 	SpoolDir  string `help:"Directory for parts on their way to storage; needs up to 2 × part-bytes × max-open." env:"SPOOL_DIR" placeholder:"DIR"`

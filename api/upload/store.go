@@ -31,7 +31,7 @@ type Uploads interface {
 	GetUpload(ctx context.Context, id string) (catalog.Upload, error)
 	UploadOfAsset(ctx context.Context, asset string) (catalog.Upload, error)
 	DeclareSize(ctx context.Context, id string, size int64) error
-	AppendPart(ctx context.Context, upload string, p catalog.Part) error
+	AppendPart(ctx context.Context, upload string, p catalog.Part, early bool) error
 	FinishUpload(ctx context.Context, upload string) (catalog.Asset, error)
 	FailUpload(ctx context.Context, upload string, f catalog.Failure) error
 }
@@ -251,7 +251,7 @@ func (u *source) storePart(ctx context.Context, s *spool, start int64) error {
 		return fmt.Errorf("part %d of %s: %w", p.N, u.row.Asset, err)
 	}
 	// Appending the same part twice is no error, so an answer that was lost is asked for again.
-	if err := u.again(ctx, func() error { return u.uploads.AppendPart(ctx, u.row.ID, p) }); err != nil {
+	if err := u.again(ctx, func() error { return u.uploads.AppendPart(ctx, u.row.ID, p, u.cfg.Early) }); err != nil {
 		return fmt.Errorf("part %d of %s: %w", p.N, u.row.Asset, err)
 	}
 	u.row.Parts++

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +27,9 @@ type options struct {
 	slots           int
 	workers         int
 	limit           time.Duration
+	// lines are rates of uploads in Mbit/s; ready is whether complete encodes are waited for.
+	lines []float64
+	ready bool
 }
 
 // workerCommand is what this program is with "encoder" as its first argument: the
@@ -57,6 +61,17 @@ func main() {
 		}
 		return nil
 	})
+	flag.Func("lines", "with -playable: upload at these rates in Mbit/s, as in 50,200, encoding early and not", func(list string) error {
+		for s := range strings.SplitSeq(list, ",") {
+			rate, err := strconv.ParseFloat(s, 64)
+			if err != nil || rate <= 0 {
+				return fmt.Errorf("%q: want rates in Mbit/s, as in 50,200", list)
+			}
+			o.lines = append(o.lines, rate)
+		}
+		return nil
+	})
+	flag.BoolVar(&o.ready, "ready", false, "with -lines: wait until the videos are ready, too")
 	flag.DurationVar(&o.limit, "limit", 14*time.Minute, "the longest the whole run may take")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -80,6 +95,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
+	if len(o.lines) > 0 {
+		return lines(ctx, o, p, dir, out)
+	}
 	if len(o.lengths) > 0 {
 		return firsts(ctx, o, p, dir, out)
 	}

@@ -34,6 +34,7 @@ import (
 // pipeline is a one-region platform without its front.
 type pipeline struct {
 	cat     *catalog.Catalog
+	table   *region.Table
 	store   *objects.Store
 	workers []*worker
 	cancel  context.CancelFunc
@@ -85,6 +86,7 @@ func startPipeline(ctx context.Context, o options, dir string) (p *pipeline, err
 		return p, err
 	}
 	table.Regions[0].S3, table.Regions[0].NATS, table.Regions[0].Postgres = minio.Endpoint, queue.URL, dsn.Host
+	p.table = table
 	b, err := table.Marshal()
 	if err != nil {
 		return p, err
@@ -235,7 +237,7 @@ func (p *pipeline) upload(ctx context.Context, file string) (asset, upload strin
 			return "", "", err
 		}
 		sum := sha256.Sum256(b)
-		if err := p.cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: at, Size: int64(len(b)), SHA256: sum[:], Regions: in}); err != nil {
+		if err := p.cat.AppendPart(ctx, u.ID, catalog.Part{N: n, ID: "p", Start: at, Size: int64(len(b)), SHA256: sum[:], Regions: in}, false); err != nil {
 			return "", "", err
 		}
 		at += int64(len(b))

@@ -126,16 +126,26 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 	if err := p.cat.DeleteAsset(ctx, owner, asset); err != nil {
 		return f, err
 	}
-	for {
+	err = untilIdle(ctx)
+	f.ended = time.Since(deleted)
+	return f, err
+}
+
+// untilIdle waits until no ffmpeg runs.
+func untilIdle(ctx context.Context) error {
+	for began := time.Now(); ; {
 		_, encodes := cpuByName()["ffmpeg"]
-		f.ended = time.Since(deleted)
 		switch {
 		case !encodes:
-			return f, nil
-		case f.ended > endWithin:
-			return f, fmt.Errorf("ffmpeg runs %s after its asset was deleted", f.ended)
+			return nil
+		case time.Since(began) > endWithin:
+			return fmt.Errorf("ffmpeg runs %s after its asset was deleted", endWithin)
 		}
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 

@@ -66,6 +66,7 @@ func (c claim) Source(context.Context) (catalog.Source, error)        { return c
 func (c claim) Plan(context.Context) (catalog.Plan, error)            { return c.plan, nil }
 func (c claim) Profile(context.Context) (string, error)               { return c.profile, nil }
 func (c claim) Finish(context.Context) error                          { return nil }
+func (c claim) Await(context.Context, int64) error                    { return errors.ErrUnsupported }
 func (c claim) CommittedChunks(context.Context) ([]hls.Record, error) { return nil, nil }
 func (c claim) Progress(int64)                                        {}
 func (c claim) Draining()                                             {}

@@ -94,7 +94,8 @@ const bufferFill = 0.8
 
 // Windows are the places of a source to measure at, as commands without a URL, and
 // why there are none. In each of equal parts of the source it is the keyframe
-// after which the file spends most.
+// after which the file spends most. Of a file that is arriving they are in the part that
+// is there.
 func Windows(src probe.Source, x probe.Index, p Profile) (windows []ffmpeg.Complexity, missing string) {
 	if src.Video == nil || !p.PerTitle.Enabled {
 		return nil, "the profile doesn't ask for it"
@@ -152,18 +153,19 @@ func longestGap(x probe.Index, t Timeline) int64 {
 func busiest(x probe.Index, t Timeline, n, frames int) []int64 {
 	var out []int64
 	best, part := int64(-1), -1
+	until := x.Until()
 	for _, k := range x.Keys {
 		i, found := slices.BinarySearch(x.PTS, k)
 		// Shorter ones are for sources that are no longer.
 		end := min(i+frames, len(x.PTS))
-		if !found || end < i+2 || (end < i+frames && i > 0) {
+		if !found || end < i+2 || (end < i+frames && i > 0) || x.PTS[end-1] >= until {
 			continue
 		}
 		sum := int64(0)
 		for _, s := range x.Sizes[i+1 : end] {
 			sum += int64(s)
 		}
-		at := int(t.At(k) * int64(n) / t.At(x.End))
+		at := int(t.At(k) * int64(n) / t.At(until))
 		switch {
 		case at != part:
 			out, part, best = append(out, k), at, sum

@@ -124,6 +124,30 @@ const decodeCost = 0.25
 // are sized as if all of it were needed.
 const keepsPace = 1.5
 
+// soundUntil is how much of a track must be there before it is begun, when its file
+// is arriving: what its loudness is sampled from, so that it is the same as ever. The
+// task then goes on to the end without a join.
+func soundUntil(p catalog.Plan, profile Profile) time.Duration {
+	length := Duration(p)
+	switch {
+	case profile.LoudnessMeasure == LoudnessWhole || length <= LoudnessShort:
+		return math.MaxInt64
+	}
+	return length*(LoudnessWindows-1)/LoudnessWindows + LoudnessWindow + soundAhead
+}
+
+// soundAhead is some sound beyond what is wanted.
+const soundAhead = 4 * time.Second
+
+// How loudness is sampled: all of a short track, windows spread evenly over a
+// long one. Both take less than a second; opening a film of hours takes as long as
+// hearing a window of it, so they are few.
+const (
+	LoudnessShort   = 90 * time.Second
+	LoudnessWindow  = 12 * time.Second
+	LoudnessWindows = 5
+)
+
 // maxGap is the longest time without a frame.
 const maxGap = 60
 
@@ -153,11 +177,16 @@ func Make(src probe.Source, index *probe.Index, c Complexity, p Profile, speed S
 		run.Seekable = false
 	}
 	taken := names{}
+	soundNeeds := int64(0)
+	if index != nil {
+		soundNeeds = index.NeedsOthers(soundUntil(out, p))
+	}
 	for i, a := range src.Audio[:min(len(src.Audio), p.MaxAudioTracks)] {
 		t, err := audio(i, a, src.Audio, zero, p, taken)
 		if err != nil {
 			return catalog.Plan{}, err
 		}
+		t.Needs = soundNeeds
 		out.Tracks = append(out.Tracks, t)
 	}
 	if src.Video != nil {
@@ -166,8 +195,12 @@ func Make(src probe.Source, index *probe.Index, c Complexity, p Profile, speed S
 			textZero = int64(float64(index.PTS[0]) * float64(zero.Num) / float64(zero.Den) * 1e6)
 		}
 		taken := names{}
+		needs := int64(0)
+		if len(src.Text) > 0 {
+			needs = index.NeedsOthers(math.MaxInt64)
+		}
 		for i, s := range src.Text[:min(len(src.Text), maxTextTracks)] {
-			t, err := text(i, s, textZero, taken)
+			t, err := text(i, s, textZero, taken, needs)
 			if err != nil {
 				return catalog.Plan{}, err
 			}
@@ -191,7 +224,7 @@ func (n names) unique(name string) string {
 	return unique
 }
 
-func text(i int, s probe.Text, zero int64, taken names) (catalog.PlanTrack, error) {
+func text(i int, s probe.Text, zero int64, taken names, needs int64) (catalog.PlanTrack, error) {
 	name := s.Title
 	if name == "" {
 		name = "Subtitles"
@@ -200,7 +233,7 @@ func text(i int, s probe.Text, zero int64, taken names) (catalog.PlanTrack, erro
 		}
 	}
 	id := "t" + strconv.Itoa(i)
-	out := catalog.PlanTrack{ID: id, Kind: hls.Text, Late: true, Timescale: 1000, Renditions: []hls.Rendition{{
+	out := catalog.PlanTrack{ID: id, Kind: hls.Text, Late: true, Timescale: 1000, Needs: needs, Renditions: []hls.Rendition{{
 		ID: id, Track: id, Kind: hls.Text, Codecs: "wvtt", Bandwidth: 1, Language: s.Language, Name: taken.unique(name), Forced: s.Forced}}}
 	var err error
 	out.Encoder, err = json.Marshal(TextTrack{Stream: s.Stream, ZeroMicros: zero, SegmentSeconds: textSegmentSeconds})
@@ -311,9 +344,14 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 		})
 		joins := joined(lengths, p.MaxChunk, n == 0)
 		if isCopy {
-			// Copying is as fast as reading: one task does it all.
+			// Copying is as fast as reading: one task does it all, but what is wanted first
+			// needn't wait for the end of a source that is arriving.
+			first := 0
+			if x.Arriving() {
+				first = 1
+			}
 			for i := range joins {
-				joins[i] = i > 0
+				joins[i] = i > first
 			}
 		}
 		chunks, err := cut(pts, x, t, starts, lengths, joins)
@@ -337,13 +375,21 @@ func keepEvery(fps float64, p Profile) int {
 // cut makes the chunks. pts are the frames kept, x all of the source.
 func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, joined []bool) ([]catalog.PlanChunk, error) {
 	var out []catalog.PlanChunk
+	var ends []int64
+	for at, n := 0, 0; n < len(lengths); n++ {
+		if at += lengths[n]; at < len(starts) {
+			ends = append(ends, pts[starts[at]])
+		} else {
+			ends = append(ends, x.End)
+		}
+	}
+	needs := x.Needs(ends)
 	segment := 0
 	for i, n := range lengths {
 		first := starts[segment]
-		last, end := len(pts), x.End
+		last, end := len(pts), ends[i]
 		if segment+n < len(starts) {
 			last = starts[segment+n]
-			end = pts[last]
 		}
 		c := Chunk{Start: pts[first], End: end, Segment: segment, Last: segment+n == len(starts), Seeks: seeks(x.Keys, pts[first], t)}
 		for _, s := range starts[segment+1 : segment+n] {
@@ -363,7 +409,11 @@ func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, joined [
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, catalog.PlanChunk{Joined: joined[i], Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc})
+		pc := catalog.PlanChunk{Joined: joined[i], Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc}
+		if needs != nil {
+			pc.Needs = needs[i]
+		}
+		out = append(out, pc)
 		segment += n
 	}
 	return out, nil

@@ -33,6 +33,8 @@ type Index struct {
 	Closed bool
 	// Repeats says that some frames have another's time; one of each is kept.
 	Repeats bool
+	// reach is nil unless the file was arriving when it was indexed.
+	reach *reach
 }
 
 // maxFrames bounds an index: twelve hours at 200 frames per second.
@@ -45,13 +47,16 @@ type File interface {
 }
 
 // Index reads the frame index of s's video. ErrRemux means that the container
-// turned out to need a remux.
+// turned out to need a remux. Of a file that is arriving only sample tables are read.
 func (p Prober) Index(ctx context.Context, url string, f File, s Source) (Index, error) {
 	if strings.Contains(s.Format, "mp4") {
 		x, err := readMP4(ctx, f, *s.Video)
 		if err == nil || !errors.Is(err, errNoTables) {
 			return x, err
 		}
+	}
+	if arriving(f) {
+		return Index{}, errNoTables
 	}
 	if strings.Contains(s.Format, "matroska") {
 		if ok, err := hasCues(ctx, f); err != nil || !ok {

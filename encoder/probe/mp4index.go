@@ -31,8 +31,9 @@ type track struct {
 	ctts  *mp4.CttsBox
 	stss  *mp4.StssBox
 	stsz  *mp4.StszBox
-	// lastChunk is the highest offset of media in the file.
-	lastChunk uint64
+	stsc  *mp4.StscBox
+	// chunks are where chunks of media begin in the file.
+	chunks []uint64
 }
 
 // movie is what the index needs of a moov box.
@@ -56,13 +57,17 @@ func readMP4(ctx context.Context, f File, v Video) (Index, error) {
 		return Index{}, fmt.Errorf("%w: fragmented MP4", ErrRemux)
 	}
 	for _, t := range m.tracks {
-		if t.lastChunk >= uint64(f.Size()) {
+		if len(t.chunks) > 0 && slices.Max(t.chunks) >= uint64(f.Size()) {
 			return Index{}, bad(CodeTruncated, "the file ends before the media its index describes: it was cut off")
 		}
 	}
 	for _, t := range m.tracks {
 		if int(t.id) == v.TrackID {
-			return fromTables(t, m.scale, v)
+			x, err := fromTables(t, m.scale, v)
+			if err == nil && arriving(f) {
+				x.reach, err = reachOf(m, t, f)
+			}
+			return x, err
 		}
 	}
 	return Index{}, errNoTables
@@ -151,10 +156,13 @@ func (m *movie) leaf(kind string, b []byte, t *track) error {
 		m.fragmented = true
 		return nil
 	}
-	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stsz", "stco", "co64"}, kind)) {
+	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stsz", "stsc", "stco", "co64"}, kind)) {
 		return nil
 	}
 	box, err := mp4.DecodeBox(0, bytes.NewReader(b))
+	if kind == "stsc" && err != nil {
+		return nil // only files that are arriving are read with it
+	}
 	if err != nil {
 		return errNoTables
 	}
@@ -175,14 +183,14 @@ func (m *movie) leaf(kind string, b []byte, t *track) error {
 		t.stss = box
 	case *mp4.StszBox:
 		t.stsz = box
+	case *mp4.StscBox:
+		t.stsc = box
 	case *mp4.StcoBox:
 		for _, o := range box.ChunkOffset {
-			t.lastChunk = max(t.lastChunk, uint64(o))
+			t.chunks = append(t.chunks, uint64(o))
 		}
 	case *mp4.Co64Box:
-		for _, o := range box.ChunkOffset {
-			t.lastChunk = max(t.lastChunk, o)
-		}
+		t.chunks = append(t.chunks, box.ChunkOffset...)
 	}
 	return nil
 }

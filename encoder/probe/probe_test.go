@@ -317,7 +317,67 @@ func FuzzMoov(f *testing.F) {
 		zero := int64(0)
 		v.first = []packet{{PTS: &zero}}
 		_, _ = readMP4(t.Context(), file{b}, v)
+		f := half{file{b}}
+		_, _, _ = Head(t.Context(), f)
+		x, err := readMP4(t.Context(), f, v)
+		if err != nil || !x.Arriving() {
+			return
+		}
+		last := int64(0)
+		for _, n := range x.Needs(x.PTS[1:]) {
+			if n < last || n > f.Size() {
+				t.Fatalf("%d of %d bytes are needed, before %d", n, f.Size(), last)
+			}
+			last = n
+		}
+		if n := x.NeedsOthers(time.Second); n < 0 || n > f.Size() {
+			t.Fatalf("%d of %d bytes are needed", n, f.Size())
+		}
 	})
+}
+
+// half is a file of which one half has arrived.
+type half struct{ file }
+
+func (h half) Readable() int64 { return h.Size() / 2 }
+
+// An index tells how much of the file is wanted for what, and the head whether there
+// is one in front.
+func TestReach(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "front.mp4")
+	source := filepath.Join("..", "..", "testdata", "media", "bbb-1080p30.mp4")
+	out, err := exec.CommandContext(t.Context(), "ffmpeg", "-v", "error", "-nostdin", "-i", source, "-map", "0:v", "-map", "0:a", "-c", "copy", "-movflags", "+faststart", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	f := half{file{b}}
+	needs, ok, err := Head(t.Context(), f)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.EqualValues(t, bytes.Index(b, []byte("mdat"))-4, needs+8, "the index ends where a free box and the media begin")
+
+	v := Video{TrackID: 1, TimeBase: hls.Rational{Num: 1, Den: 15360}, FrameRate: hls.Rational{Num: 30, Den: 1}}
+	zero := int64(0)
+	v.first = []packet{{PTS: &zero}}
+	x, err := readMP4(t.Context(), f, v)
+	require.NoError(t, err)
+	require.True(t, x.Arriving())
+	end := x.PTS[len(x.PTS)-1] + 1
+	got := x.Needs([]int64{x.PTS[1], x.PTS[150], end})
+	require.Less(t, got[0], got[1])
+	require.Less(t, got[1], got[2])
+	require.EqualValues(t, len(b), got[2])
+	require.Greater(t, x.Until(), x.PTS[0])
+	require.Less(t, x.Until(), end)
+	require.LessOrEqual(t, x.Needs([]int64{x.Until()})[0], f.Readable(), "what counts as there is")
+	require.Less(t, x.NeedsOthers(2*time.Second), x.NeedsOthers(8*time.Second))
+	require.EqualValues(t, len(b), x.NeedsOthers(time.Hour))
+
+	x, err = readMP4(t.Context(), file{b}, v)
+	require.NoError(t, err)
+	require.False(t, x.Arriving())
+	require.Nil(t, x.Needs([]int64{end}))
+	require.Zero(t, x.NeedsOthers(time.Hour))
 }
 
 // findMoovBytes cuts the moov box out of a file, as a small file of its own.

@@ -7,6 +7,8 @@
 //   - Memory is bounded per file: a fixed number of blocks. A block is fetched
 //     once however many wait for it; sequential readers find the next block on
 //     its way.
+//   - Of a source whose upload is under way, bytes that have not arrived are waited
+//     for, for a bounded time; MissingError then says how many are wanted.
 //   - The server listens on 127.0.0.1 only, on any free port, and each file has
 //     an unguessable path that ends with it.
 //   - A failed fetch breaks the connection, so that ffmpeg cannot mistake it for

@@ -20,6 +20,12 @@ type Reader interface {
 	Size() int64
 }
 
+// Awaiter is a Reader that may have to wait for bytes.
+type Awaiter interface {
+	// Await returns how many bytes can be read from off on, at least one.
+	Await(ctx context.Context, off int64) (int64, error)
+}
+
 // Server answers ranges of registered files on a loopback port.
 type Server struct {
 	l    net.Listener
@@ -101,8 +107,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rc := http.NewResponseController(w)
 	buf := make([]byte, 128<<10)
+	growing, grows := f.(Awaiter)
 	for start < end {
-		n, err := f.ReadAt(r.Context(), buf[:min(int64(len(buf)), end-start)], start)
+		want := min(int64(len(buf)), end-start)
+		if grows {
+			there, err := growing.Await(r.Context(), start)
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			want = min(want, there)
+		}
+		n, err := f.ReadAt(r.Context(), buf[:want], start)
 		if n > 0 {
 			// Not supported only by test recorders.
 			_ = rc.SetWriteDeadline(time.Now().Add(writeLimit))

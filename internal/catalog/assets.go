@@ -202,13 +202,14 @@ func (c *Catalog) DeleteAsset(ctx context.Context, owner, id string) error {
 		if err := q.MarkDeleted(ctx, id); err != nil {
 			return err
 		}
+		// First, so that no part that is on its way can start a run after this.
+		if err := q.CloseUploadOfAsset(ctx, id); err != nil {
+			return err
+		}
 		if err := q.CancelTasks(ctx, id, nil); err != nil {
 			return err
 		}
 		if err := q.CancelRuns(ctx, id); err != nil {
-			return err
-		}
-		if err := q.CloseUploadOfAsset(ctx, id); err != nil {
 			return err
 		}
 		run, err := newestRun(ctx, q, id)

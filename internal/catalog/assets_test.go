@@ -117,17 +117,17 @@ func TestUpload(t *testing.T) {
 	part := func(n int, id string, start, size int64) Part {
 		return Part{N: n, ID: id, Start: start, Size: size, SHA256: hash(id), Regions: []string{"eu", "us"}}
 	}
-	require.NoError(t, c.AppendPart(ctx, u.ID, part(0, "a", 0, 20)))
-	require.NoError(t, c.AppendPart(ctx, u.ID, part(0, "a", 0, 20)), "repeated after a lost answer")
+	require.NoError(t, c.AppendPart(ctx, u.ID, part(0, "a", 0, 20), false))
+	require.NoError(t, c.AppendPart(ctx, u.ID, part(0, "a", 0, 20), false), "repeated after a lost answer")
 	var offset *OffsetError
-	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(0, "other", 0, 20)), &offset)
+	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(0, "other", 0, 20), false), &offset)
 	require.Equal(t, int64(20), offset.Want)
-	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(1, "b", 30, 1)), &offset)
-	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(2, "b", 20, 1)), &offset)
+	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(1, "b", 30, 1), false), &offset)
+	require.ErrorAs(t, c.AppendPart(ctx, u.ID, part(2, "b", 20, 1), false), &offset)
 	require.ErrorIs(t, c.DeclareSize(ctx, u.ID, 10), ErrState)
 	require.NoError(t, c.DeclareSize(ctx, u.ID, 30))
 	require.ErrorIs(t, c.DeclareSize(ctx, u.ID, 31), ErrState)
-	require.ErrorIs(t, c.AppendPart(ctx, u.ID, part(1, "b", 20, 11)), ErrState)
+	require.ErrorIs(t, c.AppendPart(ctx, u.ID, part(1, "b", 20, 11), false), ErrState)
 	_, err = c.FinishUpload(ctx, u.ID)
 	require.ErrorAs(t, err, &offset)
 
@@ -136,7 +136,7 @@ func TestUpload(t *testing.T) {
 	won := make(chan string, 8)
 	for _, id := range []string{"b0", "b1", "b2", "b3"} {
 		wg.Go(func() {
-			if c.AppendPart(ctx, u.ID, part(1, id, 20, 10)) == nil {
+			if c.AppendPart(ctx, u.ID, part(1, id, 20, 10), false) == nil {
 				won <- id
 			}
 		})
@@ -209,7 +209,7 @@ func TestCompleteUploadsAreFinished(t *testing.T) {
 		require.NoError(t, err)
 		start := int64(0)
 		for n, part := range parts {
-			require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: start, Size: part, SHA256: hash("p"), Regions: []string{"eu", "us"}}))
+			require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: start, Size: part, SHA256: hash("p"), Regions: []string{"eu", "us"}}, false))
 			start += part
 		}
 		return a.ID
@@ -246,7 +246,7 @@ func TestDeleteDuringUpload(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for n := range 1000 {
-				err := c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: int64(n), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}})
+				err := c.AppendPart(ctx, u.ID, Part{N: n, ID: "p", Start: int64(n), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}}, false)
 				if err != nil {
 					if !errors.Is(err, ErrState) {
 						t.Errorf("append: %v", err)

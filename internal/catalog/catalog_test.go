@@ -175,8 +175,8 @@ func upload(t *testing.T, c *Catalog) string {
 	require.NoError(t, err)
 	u, err := c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: a.ID, Size: 30, Filename: "a.mp4"})
 	require.NoError(t, err)
-	require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: 0, ID: "x", Start: 0, Size: 20, SHA256: hash("0"), Regions: []string{"eu", "us"}}))
-	require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: 1, ID: "y", Start: 20, Size: 10, SHA256: hash("1"), Regions: []string{"eu", "us"}}))
+	require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: 0, ID: "x", Start: 0, Size: 20, SHA256: hash("0"), Regions: []string{"eu", "us"}}, false))
+	require.NoError(t, c.AppendPart(ctx, u.ID, Part{N: 1, ID: "y", Start: 20, Size: 10, SHA256: hash("1"), Regions: []string{"eu", "us"}}, false))
 	_, err = c.FinishUpload(ctx, u.ID)
 	require.NoError(t, err)
 	return a.ID

@@ -77,6 +77,8 @@ func TestStuckRunsFail(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.leader.Exec(ctx, "UPDATE runs SET created_at = now() - interval '2 days'")
 	require.NoError(t, err)
+	_, err = c.leader.Exec(ctx, "UPDATE assets SET received_at = now() - interval '2 days'")
+	require.NoError(t, err)
 	list, err := c.Oldest(ctx)
 	require.NoError(t, err)
 	byWhat := map[string]WaitingFor{}

@@ -93,8 +93,9 @@ func cleanupID(asset string, run int, why string) string {
 const whyDead = "dead"
 
 // failRun ends a run and cancels its tasks. The asset fails with it, unless it
-// is ready: a failed re-encode changes nothing for viewers. The caller holds
-// the asset's lock.
+// is ready: a failed re-encode changes nothing for viewers; or still uploading:
+// what was made of a part of the source says nothing about all of it, and another
+// run follows when all is there. The caller holds the asset's lock.
 func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failure) error {
 	n, err := q.FailRun(ctx, db.FailRunParams{Asset: asset, N: int32(run), Code: &f.Code, Detail: &f.Detail})
 	if err != nil {
@@ -111,7 +112,7 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 	if err != nil {
 		return err
 	}
-	if State(a.State) == Ready || State(a.State) == Failed {
+	if State(a.State) == Ready || State(a.State) == Failed || State(a.State) == Uploading {
 		return insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...)
 	}
 	return failAsset(ctx, q, a, run, f)

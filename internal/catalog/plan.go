@@ -56,7 +56,7 @@ func (p Plan) validate() error {
 			bad("track %s: %d chunks", t.ID, len(t.Chunks))
 		}
 		for i, c := range t.Chunks {
-			if c.End <= c.Start || c.Frames < 0 || i > 0 && c.Start != t.Chunks[i-1].End {
+			if c.End <= c.Start || c.Frames < 0 || c.Needs < 0 || i > 0 && c.Start != t.Chunks[i-1].End {
 				bad("track %s: chunk %d [%d, %d), %d frames: want dense, growing times", t.ID, i, c.Start, c.End, c.Frames)
 			}
 			if i == 0 && c.Joined {
@@ -87,10 +87,12 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 	}
 	task := db.InsertTaskParams{Asset: plan.Asset, Run: int32(plan.Run), Owner: plan.Owner, Track: t.ID, Region: asset.Region, Pinned: asset.Regions}
 	if t.Kind == hls.Audio {
+		task.Needs = t.Needs
 		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(First), string(KindAudio), json.RawMessage("{}")
 		return q.InsertTask(ctx, task)
 	}
 	if t.Kind == hls.Text {
+		task.Needs = t.Needs
 		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(Extra), string(KindText), json.RawMessage("{}")
 		return q.InsertTask(ctx, task)
 	}
@@ -106,11 +108,20 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 			frames += next.Frames
 			c.Joins++
 		}
+		// Its first half is enough for a task to begin with: the rest arrives meanwhile.
+		done := c.Frames
+		for _, next := range t.Chunks[i+1 : i+1+c.Joins] {
+			if done += next.Frames; 2*done > frames {
+				break
+			}
+			c.Needs = max(c.Needs, next.Needs)
+		}
 		spec, err := json.Marshal(c)
 		if err != nil {
 			return err
 		}
 		task.ID, task.Kind, task.Chunk, task.Spec, task.FramesTotal = TrackTaskID(plan.Asset, plan.RunName(), t.ID, i), string(KindVideo), int32(i), spec, frames
+		task.Needs = c.Needs
 		switch {
 		case t.Late:
 			task.Class = string(Extra)

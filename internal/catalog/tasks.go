@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -83,6 +84,14 @@ func (c *Catalog) fenced(ctx context.Context, what string, fn func(ctx context.C
 	})
 }
 
+// Await gives a task back until its source has so many bytes or is complete;
+// nothing is counted.
+func (c *Catalog) Await(ctx context.Context, t Task, bytes int64) error {
+	return c.fenced(ctx, "await "+t.ID, func(ctx context.Context, q *db.Queries) (int64, error) {
+		return q.AwaitBytes(ctx, db.AwaitBytesParams{ID: t.ID, Attempt: int32(t.Attempt), Asset: t.Asset, Needs: bytes})
+	})
+}
+
 // Retry gives a task back after a failure that another attempt may not have:
 // queued again after delay, and true; or, when it was the last one allowed,
 // failed together with its run, and false.
@@ -154,15 +163,15 @@ func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
 		if err != nil {
 			return err
 		}
-		if again, err := finish(ctx, q, t); again || err != nil {
-			return err
-		}
-		n, err := q.SetPlan(ctx, body, t.Asset, int32(t.Run))
+		n, err := q.SetPlan(ctx, body, t.ID, int32(t.Attempt))
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			return ErrFenced
+			if again, err := finish(ctx, q, t); again || err != nil {
+				return err
+			}
+			return ErrFenced // the run has ended
 		}
 		if err := q.SetDuration(ctx, &p.DurationMS, t.Asset); err != nil {
 			return err
@@ -171,6 +180,13 @@ func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
 			if err := insertTrack(ctx, q, asset, t, track); err != nil {
 				return err
 			}
+		}
+		if State(asset.State) == Uploading {
+			if err := q.ReleaseArrived(ctx, t.Asset); err != nil {
+				return err
+			}
+		} else if err := q.ReleaseTasks(ctx, t.Asset, math.MaxInt64); err != nil {
+			return err
 		}
 		return emit(ctx, q, asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
 	})
@@ -360,25 +376,23 @@ func (c *Catalog) RunProfile(ctx context.Context, asset string, run int) (string
 func (c *Catalog) Source(ctx context.Context, asset string) (Source, error) {
 	var s Source
 	err := c.direct(ctx, "source of "+asset, func(ctx context.Context, q *db.Queries) error {
-		u, err := q.UploadOfAsset(ctx, asset)
+		rows, err := q.Source(ctx, asset)
 		if err != nil {
 			return err
 		}
-		a, err := q.GetAsset(ctx, asset)
-		if err != nil {
-			return err
+		if len(rows) == 0 {
+			return ErrNotFound
 		}
-		rows, err := q.Parts(ctx, asset)
-		if err != nil {
-			return err
-		}
+		u := rows[0]
 		s = Source{Asset: asset, Filename: u.Filename, ContentType: u.ContentType, Size: -1, Complete: u.State == "finished",
-			Placement: placementOf(a.Placement, a.Regions)}
+			Placement: placementOf(u.Placement, u.Regions)}
 		if u.Size != nil {
 			s.Size = *u.Size
 		}
 		for _, r := range rows {
-			s.Parts = append(s.Parts, partOf(r))
+			if r.N != nil {
+				s.Parts = append(s.Parts, Part{N: int(*r.N), ID: deref(r.ID), Start: deref(r.Start), Size: deref(r.PartSize), SHA256: r.Sha256, Regions: r.PartRegions})
+			}
 		}
 		return nil
 	})

@@ -139,7 +139,7 @@ func TestRoundTrips(t *testing.T) {
 	parts := 0
 	require.Equal(t, 3, w.count(t, func() error {
 		parts++
-		return c.AppendPart(ctx, up.ID, Part{N: parts - 1, ID: "p", Start: int64(parts - 1), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}})
+		return c.AppendPart(ctx, up.ID, Part{N: parts - 1, ID: "p", Start: int64(parts - 1), Size: 1, SHA256: hash("p"), Regions: []string{"eu"}}, false)
 	}))
 	got, err := c.GetAsset(ctx, "ann", a.ID)
 	require.NoError(t, err)

@@ -178,7 +178,9 @@ type PlanTrack struct {
 	Renditions []hls.Rendition `json:"renditions"`
 	// Chunks of a video track; each, with those joined to it, becomes a task. An
 	// audio or text track is one task. A task commits its chunks as it advances.
-	Chunks  []PlanChunk     `json:"chunks,omitempty"`
+	Chunks []PlanChunk `json:"chunks,omitempty"`
+	// Needs is as in PlanChunk, of an audio or text track's task.
+	Needs   int64           `json:"needs,omitempty"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
 
@@ -188,12 +190,16 @@ type PlanChunk struct {
 	// Joined chunks are done by the task of the chunk before them.
 	Joined bool `json:"joined,omitempty"`
 	// Joins is, in a task's spec, how many chunks are joined to this one.
-	Joins    int             `json:"joins,omitempty"`
-	Start    int64           `json:"start"`
-	End      int64           `json:"end"`
-	Frames   int64           `json:"frames"`
-	Segments int             `json:"segments"`
-	Encoder  json.RawMessage `json:"encoder,omitempty"`
+	Joins    int   `json:"joins,omitempty"`
+	Start    int64 `json:"start"`
+	End      int64 `json:"end"`
+	Frames   int64 `json:"frames"`
+	Segments int   `json:"segments"`
+	// Needs is how many bytes of the source must be there, when the plan was made
+	// before all were. Its task waits for them; one with joined chunks until those of
+	// its first half can be done.
+	Needs   int64           `json:"needs,omitempty"`
+	Encoder json.RawMessage `json:"encoder,omitempty"`
 }
 
 // Class orders tasks: First before Ladder before Extra.

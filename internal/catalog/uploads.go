@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -129,9 +130,13 @@ func (c *Catalog) DeclareSize(ctx context.Context, id string, size int64) error 
 
 // AppendPart adds a stored part: it is in as many regions as its placement asks
 // for, under the key made of p.N (Upload.Parts before it) and p.ID. The offset
-// moves over it in the same transaction. A part that isn't the next gives
-// *OffsetError; appending the same part again (same N and ID) is no error.
-func (c *Catalog) AppendPart(ctx context.Context, upload string, p Part) error {
+// moves over it in the same transaction, and tasks that waited for its bytes wait
+// no longer. A part that isn't the next gives *OffsetError; appending the same part
+// again (same N and ID) is no error.
+//
+// With early, the first of several parts of an upload of known size starts the
+// asset's first run.
+func (c *Catalog) AppendPart(ctx context.Context, upload string, p Part, early bool) error {
 	return c.write(ctx, "append part to "+upload, func(q *db.Queries) error {
 		u, err := q.LockUpload(ctx, upload)
 		if err != nil {
@@ -158,24 +163,39 @@ func (c *Catalog) AppendPart(ctx context.Context, upload string, p Part) error {
 		if err != nil {
 			return err
 		}
-		return q.AdvanceUpload(ctx, p.Size, time.Now().Add(UploadExpiry), upload)
-	})
-}
-
-// FinishUpload makes a completely uploaded asset received and starts its first
-// run. Doing it again is no error; an incomplete upload gives *OffsetError.
-func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error) {
-	var row db.Asset
-	err := c.write(ctx, "finish upload "+upload, func(q *db.Queries) error {
-		u, err := q.GetUpload(ctx, upload)
+		if err := q.AdvanceUpload(ctx, p.Size, time.Now().Add(UploadExpiry), upload); err != nil {
+			return err
+		}
+		if p.N > 0 {
+			return q.ReleaseTasks(ctx, u.Asset, u.Received+p.Size)
+		}
+		if !early || u.Size == nil || p.Size == *u.Size {
+			return nil
+		}
+		profile, err := profileOf(u.Metadata)
 		if err != nil {
 			return err
 		}
+		return q.InsertEarlyRun(ctx, db.InsertEarlyRunParams{Asset: u.Asset, Task: planTaskID(u.Asset, 1), Profile: profile,
+			Class: string(First), Kind: string(KindPlan)})
+	})
+}
+
+// FinishUpload makes a completely uploaded asset received. The run that began while
+// it was uploaded goes on; without one, or if it has failed, another starts. Doing it
+// again is no error; an incomplete upload gives *OffsetError.
+func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error) {
+	var row db.Asset
+	err := c.write(ctx, "finish upload "+upload, func(q *db.Queries) error {
+		var err error
 		// The asset before the upload, as everywhere: one order of locks.
-		if row, err = lockOwned(ctx, q, "", u.Asset); err != nil {
+		if row, err = q.LockAssetOfUpload(ctx, upload); err != nil {
 			return err
 		}
-		locked, err := q.LockUpload(ctx, upload)
+		if row.DeletedAt != nil {
+			return ErrNotFound
+		}
+		locked, err := q.LockUploadAndRun(ctx, upload)
 		if err != nil {
 			return err
 		}
@@ -190,20 +210,26 @@ func (c *Catalog) FinishUpload(ctx context.Context, upload string) (Asset, error
 		if err := q.SetUploadState(ctx, "finished", upload); err != nil {
 			return err
 		}
-		if err := q.MarkReceived(ctx, locked.Size, u.Asset); err != nil {
+		if row, err = q.MarkReceived(ctx, locked.Size, row.ID); err != nil {
 			return err
 		}
-		if row, err = q.GetAsset(ctx, u.Asset); err != nil {
-			return err
+		run := locked.Run
+		switch RunState(locked.RunState) {
+		case RunPlanned, RunEncoding:
+			if err := q.ReleaseTasks(ctx, row.ID, math.MaxInt64); err != nil {
+				return err
+			}
+			return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run)}, outboxEntry{})
 		}
+		run++
 		profile, err := profileOf(locked.Metadata)
 		if err != nil {
 			return err
 		}
-		if err := startRun(ctx, q, row, 1, profile); err != nil {
+		if err := startRun(ctx, q, row, int(run), profile); err != nil {
 			return err
 		}
-		return emit(ctx, q, row, Event{Type: EventReceived, Run: hls.RunName(1)}, outboxEntry{})
+		return emit(ctx, q, row, Event{Type: EventReceived, Run: runOf(run)}, outboxEntry{})
 	})
 	return assetOf(row), err
 }
@@ -223,12 +249,14 @@ func startRun(ctx context.Context, q *db.Queries, a db.Asset, n int, profile str
 	if err := q.InsertRun(ctx, a.ID, int32(n), profile); err != nil {
 		return err
 	}
-	return q.InsertTask(ctx, db.InsertTaskParams{ID: a.ID + "/" + hls.RunName(n) + "/plan", Asset: a.ID, Run: int32(n), Owner: a.Owner, Class: string(First),
+	return q.InsertTask(ctx, db.InsertTaskParams{ID: planTaskID(a.ID, n), Asset: a.ID, Run: int32(n), Owner: a.Owner, Class: string(First),
 		Kind: string(KindPlan), Spec: json.RawMessage("{}"), Region: a.Region, Pinned: a.Regions})
 }
 
+func planTaskID(asset string, run int) string { return asset + "/" + hls.RunName(run) + "/plan" }
+
 // FailUpload ends an upload for good: the asset is failed with f, and its parts
-// are removed. A finished or failed upload gives ErrState.
+// are removed, with all that was made of them. A finished or failed upload gives ErrState.
 func (c *Catalog) FailUpload(ctx context.Context, upload string, f Failure) error {
 	return c.write(ctx, "fail upload "+upload, func(q *db.Queries) error {
 		u, err := q.GetUpload(ctx, upload)
@@ -242,7 +270,21 @@ func (c *Catalog) FailUpload(ctx context.Context, upload string, f Failure) erro
 		if State(a.State) != Waiting && State(a.State) != Uploading {
 			return fmt.Errorf("%w: asset is %s", ErrState, a.State)
 		}
-		return failAsset(ctx, q, a, 0, f)
+		// First, so that no part that is on its way can start a run after this.
+		if err := q.CloseUploadOfAsset(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := q.CancelTasks(ctx, a.ID, nil); err != nil {
+			return err
+		}
+		if err := q.CancelRuns(ctx, a.ID); err != nil {
+			return err
+		}
+		run, err := newestRun(ctx, q, a.ID)
+		if err != nil {
+			return err
+		}
+		return failAsset(ctx, q, a, run, f)
 	})
 }
 
@@ -253,8 +295,4 @@ func uploadOf(r db.Upload, owner, mode string, regions []string) (Upload, error)
 		u.Size = *r.Size
 	}
 	return u, json.Unmarshal(r.Metadata, &u.Metadata)
-}
-
-func partOf(r db.Part) Part {
-	return Part{N: int(r.N), ID: r.ID, Start: r.Start, Size: r.Size, SHA256: r.Sha256, Regions: r.Regions}
 }

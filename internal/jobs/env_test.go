@@ -166,7 +166,7 @@ func (e *env) uploadTo(owner string, p objects.Placement) string {
 	_, err = e.store.Put(ctx, objects.PartKey(a.ID, 0, "p"), body, objects.Placement{})
 	require.NoError(e.t, err)
 	sum := sha256.Sum256([]byte("film"))
-	require.NoError(e.t, e.cat.AppendPart(ctx, u.ID, catalog.Part{ID: "p", Size: 4, SHA256: sum[:], Regions: []string{"eu"}}))
+	require.NoError(e.t, e.cat.AppendPart(ctx, u.ID, catalog.Part{ID: "p", Size: 4, SHA256: sum[:], Regions: []string{"eu"}}, false))
 	_, err = e.cat.FinishUpload(ctx, u.ID)
 	require.NoError(e.t, err)
 	return a.ID

@@ -96,6 +96,16 @@ func (t *Task) Finish(ctx context.Context) error {
 	return err
 }
 
+// Await gives the task back until its source has so many bytes, or is complete.
+// The handler returns nil then.
+func (t *Task) Await(ctx context.Context, bytes int64) error {
+	err := t.again(ctx, func(ctx context.Context) error { return t.worker.Catalog.Await(ctx, t.Task, bytes) })
+	if err == nil {
+		t.done.Store(true)
+	}
+	return err
+}
+
 // Progress notes how many frames of the task are done; the next beat tells it.
 func (t *Task) Progress(frames int64) { t.frames.Store(max(t.frames.Load(), frames)) }
 

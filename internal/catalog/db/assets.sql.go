@@ -409,13 +409,38 @@ func (q *Queries) MarkReady(ctx context.Context, run *int32, iD string) error {
 	return err
 }
 
-const markReceived = `-- name: MarkReceived :exec
-UPDATE assets SET state = 'received', received_at = now(), size = $1 WHERE id = $2
+const markReceived = `-- name: MarkReceived :one
+UPDATE assets SET state = 'received', received_at = now(), size = $1 WHERE id = $2 RETURNING id, owner, title, state, failure_code, failure_detail, visibility, placement, regions, region, size, sha256, duration_ms, current_run, playback, created_at, received_at, playable_at, ready_at, failed_at, deleted_at, poster
 `
 
-func (q *Queries) MarkReceived(ctx context.Context, size *int64, iD string) error {
-	_, err := q.db.Exec(ctx, markReceived, size, iD)
-	return err
+func (q *Queries) MarkReceived(ctx context.Context, size *int64, iD string) (Asset, error) {
+	row := q.db.QueryRow(ctx, markReceived, size, iD)
+	var i Asset
+	err := row.Scan(
+		&i.ID,
+		&i.Owner,
+		&i.Title,
+		&i.State,
+		&i.FailureCode,
+		&i.FailureDetail,
+		&i.Visibility,
+		&i.Placement,
+		&i.Regions,
+		&i.Region,
+		&i.Size,
+		&i.Sha256,
+		&i.DurationMs,
+		&i.CurrentRun,
+		&i.Playback,
+		&i.CreatedAt,
+		&i.ReceivedAt,
+		&i.PlayableAt,
+		&i.ReadyAt,
+		&i.FailedAt,
+		&i.DeletedAt,
+		&i.Poster,
+	)
+	return i, err
 }
 
 const markUploading = `-- name: MarkUploading :execrows

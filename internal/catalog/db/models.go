@@ -159,6 +159,7 @@ type Task struct {
 	StartedAt    *time.Time
 	EndedAt      *time.Time
 	BuriedAt     *time.Time
+	Needs        int64
 }
 
 type Upload struct {
@@ -179,4 +180,5 @@ type Worker struct {
 	Region string
 	Slots  int32
 	SeenAt time.Time
+	Early  bool
 }

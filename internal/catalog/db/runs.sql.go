@@ -137,6 +137,38 @@ func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error
 	return i, err
 }
 
+const insertEarlyRun = `-- name: InsertEarlyRun :exec
+WITH a AS (
+    SELECT x.id, x.owner, x.region, x.regions FROM assets x WHERE x.id = $4 AND x.deleted_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.seen_at > now() - interval '1 minute')
+), r AS (
+    INSERT INTO runs (asset, n, profile) SELECT a.id, 1, $5 FROM a ON CONFLICT DO NOTHING
+)
+INSERT INTO tasks (id, asset, run, owner, class, kind, region, pinned)
+SELECT $1, a.id, 1, a.owner, $2, $3, a.region, a.regions FROM a ON CONFLICT ON CONSTRAINT tasks_pkey DO NOTHING
+`
+
+type InsertEarlyRunParams struct {
+	Task    string
+	Class   string
+	Kind    string
+	Asset   string
+	Profile string
+}
+
+// The first run of an asset whose upload is under way, with its plan; none while a
+// worker was seen lately that doesn't know of such runs and would fail them.
+func (q *Queries) InsertEarlyRun(ctx context.Context, arg InsertEarlyRunParams) error {
+	_, err := q.db.Exec(ctx, insertEarlyRun,
+		arg.Task,
+		arg.Class,
+		arg.Kind,
+		arg.Asset,
+		arg.Profile,
+	)
+	return err
+}
+
 const insertRendition = `-- name: InsertRendition :exec
 INSERT INTO renditions (asset, run, id, track, description) VALUES ($1, $2, $3, $4, $5)
 `
@@ -281,11 +313,18 @@ func (q *Queries) Renditions(ctx context.Context, asset string, run int32) ([]Re
 }
 
 const setPlan = `-- name: SetPlan :execrows
-UPDATE runs SET plan = $1, state = 'encoding' WHERE asset = $2 AND n = $3 AND state = 'planned'
+WITH held AS (
+    UPDATE tasks t SET state = 'done', ended_at = now(), lease_until = NULL
+    WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running'
+      AND EXISTS (SELECT 1 FROM runs p WHERE p.asset = t.asset AND p.n = t.run AND p.state = 'planned')
+    RETURNING t.asset, t.run
+)
+UPDATE runs r SET plan = $1, state = 'encoding' FROM held WHERE r.asset = held.asset AND r.n = held.run
 `
 
-func (q *Queries) SetPlan(ctx context.Context, plan json.RawMessage, asset string, n int32) (int64, error) {
-	result, err := q.db.Exec(ctx, setPlan, plan, asset, n)
+// Ends a plan task with its plan, fenced by the attempt.
+func (q *Queries) SetPlan(ctx context.Context, plan json.RawMessage, task string, attempt int32) (int64, error) {
+	result, err := q.db.Exec(ctx, setPlan, plan, task, attempt)
 	if err != nil {
 		return 0, err
 	}

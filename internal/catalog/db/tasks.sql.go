@@ -12,6 +12,37 @@ import (
 	"time"
 )
 
+const awaitBytes = `-- name: AwaitBytes :execrows
+WITH u AS MATERIALIZED (
+    SELECT uploads.asset, uploads.state, uploads.received FROM uploads WHERE uploads.asset = $4 FOR SHARE
+)
+UPDATE tasks t SET state = 'queued', lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
+    needs = CASE WHEN u.state = 'open' AND u.received < $1::bigint THEN $1::bigint ELSE 0 END
+FROM u WHERE t.asset = u.asset AND t.id = $2 AND t.attempt = $3 AND t.state = 'running'
+`
+
+type AwaitBytesParams struct {
+	Needs   int64
+	ID      string
+	Attempt int32
+	Asset   string
+}
+
+// Gives a task back until the source has so many bytes, or is complete. The upload's lock
+// comes first: whoever moves its offset releases the tasks that wait by then.
+func (q *Queries) AwaitBytes(ctx context.Context, arg AwaitBytesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, awaitBytes,
+		arg.Needs,
+		arg.ID,
+		arg.Attempt,
+		arg.Asset,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const beatTask = `-- name: BeatTask :execrows
 UPDATE tasks SET lease_until = now() + $1::interval, frames = greatest(frames, $2)
 WHERE id = $3 AND attempt = $4 AND state = 'running'
@@ -38,8 +69,8 @@ func (q *Queries) BeatTask(ctx context.Context, arg BeatTaskParams) (int64, erro
 }
 
 const beatWorker = `-- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots) VALUES ($1, $2, $3)
-ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, seen_at = now()
+INSERT INTO workers (id, region, slots, early) VALUES ($1, $2, $3, true)
+ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, early = true, seen_at = now()
 `
 
 func (q *Queries) BeatWorker(ctx context.Context, iD string, region string, slots int32) error {
@@ -66,7 +97,7 @@ WHERE id = (
     WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
     ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
 `
 
 func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Duration) (Task, error) {
@@ -101,6 +132,7 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 		&i.StartedAt,
 		&i.EndedAt,
 		&i.BuriedAt,
+		&i.Needs,
 	)
 	return i, err
 }
@@ -110,8 +142,8 @@ UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_
     failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
     lease_until = now() + $2::interval
 WHERE id = $3 AND failures < $4::integer
-  AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+  AND (state = 'queued' AND needs = 0 AND not_before <= now() OR state = 'running' AND lease_until < now())
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
 `
 
 type ClaimTaskParams struct {
@@ -159,6 +191,7 @@ func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, err
 		&i.StartedAt,
 		&i.EndedAt,
 		&i.BuriedAt,
+		&i.Needs,
 	)
 	return i, err
 }
@@ -223,9 +256,9 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 
 const dispatchable = `-- name: Dispatchable :many
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
+    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
-    WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
+    WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
 ) waiting
 WHERE place <= $3::integer
@@ -310,7 +343,7 @@ func (q *Queries) DropLease(ctx context.Context, name string, holder string) err
 }
 
 const expiredForGood = `-- name: ExpiredForGood :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks
 WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval AND failures + 1 >= $2::integer
 ORDER BY lease_until LIMIT $3
 `
@@ -354,6 +387,7 @@ func (q *Queries) ExpiredForGood(ctx context.Context, grace time.Duration, maxFa
 			&i.StartedAt,
 			&i.EndedAt,
 			&i.BuriedAt,
+			&i.Needs,
 		); err != nil {
 			return nil, err
 		}
@@ -413,7 +447,7 @@ func (q *Queries) ForgetWorkers(ctx context.Context) error {
 }
 
 const getTask = `-- name: GetTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE id = $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks WHERE id = $1
 `
 
 func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
@@ -448,6 +482,7 @@ func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
 		&i.StartedAt,
 		&i.EndedAt,
 		&i.BuriedAt,
+		&i.Needs,
 	)
 	return i, err
 }
@@ -467,9 +502,9 @@ func (q *Queries) HoldLease(ctx context.Context, name string, holder string, ttl
 }
 
 const insertTask = `-- name: InsertTask :exec
-INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, not_before)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-        now() + $13::interval)
+INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, needs, not_before)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        now() + $14::interval)
 ON CONFLICT (id) DO NOTHING
 `
 
@@ -486,6 +521,7 @@ type InsertTaskParams struct {
 	Region      string
 	Pinned      []string
 	FramesTotal int64
+	Needs       int64
 	Delay       time.Duration
 }
 
@@ -503,6 +539,7 @@ func (q *Queries) InsertTask(ctx context.Context, arg InsertTaskParams) error {
 		arg.Region,
 		arg.Pinned,
 		arg.FramesTotal,
+		arg.Needs,
 		arg.Delay,
 	)
 	return err
@@ -544,6 +581,26 @@ func (q *Queries) OpenTasks(ctx context.Context, asset string, run int32) (int64
 	var count int64
 	err := row.Scan(&count)
 	return count, err
+}
+
+const releaseArrived = `-- name: ReleaseArrived :exec
+UPDATE tasks t SET needs = 0, state = 'queued', not_before = now() FROM uploads u
+WHERE t.asset = $1 AND u.asset = t.asset AND t.state = 'queued' AND t.needs > 0 AND t.needs <= u.received
+`
+
+func (q *Queries) ReleaseArrived(ctx context.Context, asset string) error {
+	_, err := q.db.Exec(ctx, releaseArrived, asset)
+	return err
+}
+
+const releaseTasks = `-- name: ReleaseTasks :exec
+UPDATE tasks SET needs = 0, state = 'queued', not_before = now() WHERE asset = $1 AND state = 'queued' AND needs > 0 AND needs <= $2
+`
+
+// Tasks whose bytes of the source are there.
+func (q *Queries) ReleaseTasks(ctx context.Context, asset string, received int64) error {
+	_, err := q.db.Exec(ctx, releaseTasks, asset, received)
+	return err
 }
 
 const requeueCleanup = `-- name: RequeueCleanup :exec
@@ -611,7 +668,7 @@ UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, le
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
 WHERE id = $5 AND attempt = $6 AND state = 'running'
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
 `
 
 type RetryTaskParams struct {
@@ -663,6 +720,7 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 		&i.StartedAt,
 		&i.EndedAt,
 		&i.BuriedAt,
+		&i.Needs,
 	)
 	return i, err
 }
@@ -682,7 +740,7 @@ func (q *Queries) ReturnTask(ctx context.Context, iD string, attempt int32) (int
 }
 
 const unburied = `-- name: Unburied :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
 `
 
 func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
@@ -723,6 +781,7 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 			&i.StartedAt,
 			&i.EndedAt,
 			&i.BuriedAt,
+			&i.Needs,
 		); err != nil {
 			return nil, err
 		}

@@ -167,6 +167,40 @@ func (q *Queries) InsertUpload(ctx context.Context, arg InsertUploadParams) (Upl
 	return i, err
 }
 
+const lockAssetOfUpload = `-- name: LockAssetOfUpload :one
+SELECT a.id, a.owner, a.title, a.state, a.failure_code, a.failure_detail, a.visibility, a.placement, a.regions, a.region, a.size, a.sha256, a.duration_ms, a.current_run, a.playback, a.created_at, a.received_at, a.playable_at, a.ready_at, a.failed_at, a.deleted_at, a.poster FROM assets a JOIN uploads u ON u.asset = a.id WHERE u.id = $1 FOR NO KEY UPDATE OF a
+`
+
+func (q *Queries) LockAssetOfUpload(ctx context.Context, id string) (Asset, error) {
+	row := q.db.QueryRow(ctx, lockAssetOfUpload, id)
+	var i Asset
+	err := row.Scan(
+		&i.ID,
+		&i.Owner,
+		&i.Title,
+		&i.State,
+		&i.FailureCode,
+		&i.FailureDetail,
+		&i.Visibility,
+		&i.Placement,
+		&i.Regions,
+		&i.Region,
+		&i.Size,
+		&i.Sha256,
+		&i.DurationMs,
+		&i.CurrentRun,
+		&i.Playback,
+		&i.CreatedAt,
+		&i.ReceivedAt,
+		&i.PlayableAt,
+		&i.ReadyAt,
+		&i.FailedAt,
+		&i.DeletedAt,
+		&i.Poster,
+	)
+	return i, err
+}
+
 const lockUpload = `-- name: LockUpload :one
 SELECT id, asset, state, size, received, filename, content_type, metadata, created_at, expires_at FROM uploads WHERE id = $1 FOR UPDATE
 `
@@ -185,6 +219,36 @@ func (q *Queries) LockUpload(ctx context.Context, id string) (Upload, error) {
 		&i.Metadata,
 		&i.CreatedAt,
 		&i.ExpiresAt,
+	)
+	return i, err
+}
+
+const lockUploadAndRun = `-- name: LockUploadAndRun :one
+SELECT u.state, u.size, u.received, u.metadata, coalesce(r.n, 0)::integer AS run, coalesce(r.state, '')::text AS run_state
+FROM uploads u LEFT JOIN LATERAL (SELECT runs.n, runs.state FROM runs WHERE runs.asset = u.asset ORDER BY runs.n DESC LIMIT 1) r ON true
+WHERE u.id = $1 FOR UPDATE OF u
+`
+
+type LockUploadAndRunRow struct {
+	State    string
+	Size     *int64
+	Received int64
+	Metadata json.RawMessage
+	Run      int32
+	RunState string
+}
+
+// With the asset's newest run, 0 for none; the asset is locked before, or that may be an older one.
+func (q *Queries) LockUploadAndRun(ctx context.Context, id string) (LockUploadAndRunRow, error) {
+	row := q.db.QueryRow(ctx, lockUploadAndRun, id)
+	var i LockUploadAndRunRow
+	err := row.Scan(
+		&i.State,
+		&i.Size,
+		&i.Received,
+		&i.Metadata,
+		&i.Run,
+		&i.RunState,
 	)
 	return i, err
 }
@@ -219,38 +283,6 @@ func (q *Queries) PartAt(ctx context.Context, asset string, start int64) (Part, 
 	return i, err
 }
 
-const parts = `-- name: Parts :many
-SELECT asset, n, id, start, size, sha256, regions FROM parts WHERE asset = $1 ORDER BY n
-`
-
-func (q *Queries) Parts(ctx context.Context, asset string) ([]Part, error) {
-	rows, err := q.db.Query(ctx, parts, asset)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Part
-	for rows.Next() {
-		var i Part
-		if err := rows.Scan(
-			&i.Asset,
-			&i.N,
-			&i.ID,
-			&i.Start,
-			&i.Size,
-			&i.Sha256,
-			&i.Regions,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const setUploadSize = `-- name: SetUploadSize :execrows
 UPDATE uploads SET size = $1::bigint WHERE id = $2 AND (size IS NULL OR size = $1::bigint) AND received <= $1::bigint AND state = 'open'
 `
@@ -270,6 +302,62 @@ UPDATE uploads SET state = $1 WHERE id = $2
 func (q *Queries) SetUploadState(ctx context.Context, state string, iD string) error {
 	_, err := q.db.Exec(ctx, setUploadState, state, iD)
 	return err
+}
+
+const source = `-- name: Source :many
+SELECT u.filename, u.content_type, u.size, u.state, a.placement, a.regions,
+    p.n, p.id, p.start, p.size AS part_size, p.sha256, p.regions AS part_regions
+FROM uploads u JOIN assets a ON a.id = u.asset LEFT JOIN parts p ON p.asset = u.asset
+WHERE u.asset = $1 ORDER BY p.n
+`
+
+type SourceRow struct {
+	Filename    string
+	ContentType string
+	Size        *int64
+	State       string
+	Placement   string
+	Regions     []string
+	N           *int32
+	ID          *string
+	Start       *int64
+	PartSize    *int64
+	Sha256      []byte
+	PartRegions []string
+}
+
+// A row for each part, one without if there is none yet.
+func (q *Queries) Source(ctx context.Context, asset string) ([]SourceRow, error) {
+	rows, err := q.db.Query(ctx, source, asset)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SourceRow
+	for rows.Next() {
+		var i SourceRow
+		if err := rows.Scan(
+			&i.Filename,
+			&i.ContentType,
+			&i.Size,
+			&i.State,
+			&i.Placement,
+			&i.Regions,
+			&i.N,
+			&i.ID,
+			&i.Start,
+			&i.PartSize,
+			&i.Sha256,
+			&i.PartRegions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const uploadOfAsset = `-- name: UploadOfAsset :one

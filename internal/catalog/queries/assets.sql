@@ -48,8 +48,8 @@ UPDATE assets SET title = @title, visibility = @visibility WHERE id = @id;
 -- name: MarkUploading :execrows
 UPDATE assets SET state = 'uploading', size = coalesce(sqlc.narg(size)::bigint, size) WHERE id = @id AND state = 'waiting';
 
--- name: MarkReceived :exec
-UPDATE assets SET state = 'received', received_at = now(), size = @size WHERE id = @id;
+-- name: MarkReceived :one
+UPDATE assets SET state = 'received', received_at = now(), size = @size WHERE id = @id RETURNING *;
 
 -- name: MarkPlayable :exec
 UPDATE assets SET state = 'playable', playable_at = coalesce(playable_at, now()), current_run = @run

@@ -31,6 +31,7 @@ UPDATE tasks SET not_before = now() WHERE id = @id AND kind = 'cleanup' AND stat
 -- name: StuckTasks :many
 -- Of every run without any progress for so long, the task that waits longest.
 SELECT DISTINCT ON (r.asset, r.n) t.* FROM runs r
+JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - @deadline::interval
 JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - @deadline::interval
   AND NOT EXISTS (
@@ -48,7 +49,7 @@ SELECT ('asset ' || state)::text AS what, count(*)::bigint AS n,
 FROM assets WHERE state IN ('received', 'playable') AND deleted_at IS NULL GROUP BY state
 UNION ALL
 SELECT 'task ' || state, count(*), coalesce(max(extract(epoch FROM now() - CASE state WHEN 'running' THEN started_at ELSE greatest(created_at, not_before, started_at) END)), 0)::float8
-FROM tasks WHERE state IN ('queued', 'running') AND kind <> 'cleanup' AND not_before <= now() GROUP BY state
+FROM tasks WHERE state IN ('queued', 'running') AND kind <> 'cleanup' AND needs = 0 AND not_before <= now() GROUP BY state
 UNION ALL
 SELECT 'outbox row', count(*), coalesce(max(extract(epoch FROM now() - created_at)), 0)::float8 FROM outbox WHERE done_at IS NULL
 UNION ALL

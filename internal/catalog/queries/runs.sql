@@ -1,6 +1,18 @@
 -- name: InsertRun :exec
 INSERT INTO runs (asset, n, profile) VALUES (@asset, @n, @profile);
 
+-- name: InsertEarlyRun :exec
+-- The first run of an asset whose upload is under way, with its plan; none while a
+-- worker was seen lately that doesn't know of such runs and would fail them.
+WITH a AS (
+    SELECT x.id, x.owner, x.region, x.regions FROM assets x WHERE x.id = @asset AND x.deleted_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.seen_at > now() - interval '1 minute')
+), r AS (
+    INSERT INTO runs (asset, n, profile) SELECT a.id, 1, @profile FROM a ON CONFLICT DO NOTHING
+)
+INSERT INTO tasks (id, asset, run, owner, class, kind, region, pinned)
+SELECT @task, a.id, 1, a.owner, @class, @kind, a.region, a.regions FROM a ON CONFLICT ON CONSTRAINT tasks_pkey DO NOTHING;
+
 -- name: GetRun :one
 SELECT * FROM runs WHERE asset = @asset AND n = @n;
 
@@ -8,7 +20,14 @@ SELECT * FROM runs WHERE asset = @asset AND n = @n;
 SELECT * FROM runs WHERE asset = @asset ORDER BY n DESC LIMIT 1;
 
 -- name: SetPlan :execrows
-UPDATE runs SET plan = @plan, state = 'encoding' WHERE asset = @asset AND n = @n AND state = 'planned';
+-- Ends a plan task with its plan, fenced by the attempt.
+WITH held AS (
+    UPDATE tasks t SET state = 'done', ended_at = now(), lease_until = NULL
+    WHERE t.id = @task AND t.attempt = @attempt AND t.state = 'running'
+      AND EXISTS (SELECT 1 FROM runs p WHERE p.asset = t.asset AND p.n = t.run AND p.state = 'planned')
+    RETURNING t.asset, t.run
+)
+UPDATE runs r SET plan = @plan, state = 'encoding' FROM held WHERE r.asset = held.asset AND r.n = held.run;
 
 -- name: SetRunState :exec
 UPDATE runs SET state = @state, ended_at = CASE WHEN @state IN ('complete', 'failed', 'cancelled') THEN now() END

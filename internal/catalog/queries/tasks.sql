@@ -1,8 +1,26 @@
 -- name: InsertTask :exec
-INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, not_before)
-VALUES (@id, @asset, @run, @owner, @class, @kind, @track, @chunk, @spec, @region, @pinned, @frames_total,
+INSERT INTO tasks (id, asset, run, owner, class, kind, track, chunk, spec, region, pinned, frames_total, needs, not_before)
+VALUES (@id, @asset, @run, @owner, @class, @kind, @track, @chunk, @spec, @region, @pinned, @frames_total, @needs,
         now() + @delay::interval)
 ON CONFLICT (id) DO NOTHING;
+
+-- name: ReleaseTasks :exec
+-- Tasks whose bytes of the source are there.
+UPDATE tasks SET needs = 0, state = 'queued', not_before = now() WHERE asset = @asset AND state = 'queued' AND needs > 0 AND needs <= @received;
+
+-- name: ReleaseArrived :exec
+UPDATE tasks t SET needs = 0, state = 'queued', not_before = now() FROM uploads u
+WHERE t.asset = @asset AND u.asset = t.asset AND t.state = 'queued' AND t.needs > 0 AND t.needs <= u.received;
+
+-- name: AwaitBytes :execrows
+-- Gives a task back until the source has so many bytes, or is complete. The upload's lock
+-- comes first: whoever moves its offset releases the tasks that wait by then.
+WITH u AS MATERIALIZED (
+    SELECT uploads.asset, uploads.state, uploads.received FROM uploads WHERE uploads.asset = @asset FOR SHARE
+)
+UPDATE tasks t SET state = 'queued', lease_until = NULL, dispatched_at = NULL, dispatch = dispatch + 1,
+    needs = CASE WHEN u.state = 'open' AND u.received < @needs::bigint THEN @needs::bigint ELSE 0 END
+FROM u WHERE t.asset = u.asset AND t.id = @id AND t.attempt = @attempt AND t.state = 'running';
 
 -- name: GetTask :one
 SELECT * FROM tasks WHERE id = @id;
@@ -13,7 +31,7 @@ UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, sta
     failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
     lease_until = now() + @lease::interval
 WHERE id = @id AND failures < @max_failures::integer
-  AND (state = 'queued' AND not_before <= now() OR state = 'running' AND lease_until < now())
+  AND (state = 'queued' AND needs = 0 AND not_before <= now() OR state = 'running' AND lease_until < now())
 RETURNING *;
 
 -- name: BeatTask :execrows
@@ -77,7 +95,7 @@ RETURNING id;
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
     SELECT t.*, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
-    WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.not_before <= now()
+    WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - @lost::interval)
 ) waiting
 WHERE place <= @per_owner::integer
@@ -138,8 +156,8 @@ UPDATE tasks SET state = 'queued', spec = @spec, failures = @failures, error_det
 WHERE id = @id AND attempt = @attempt;
 
 -- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots) VALUES (@id, @region, @slots)
-ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, seen_at = now();
+INSERT INTO workers (id, region, slots, early) VALUES (@id, @region, @slots, true)
+ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, early = true, seen_at = now();
 
 -- name: LeaveWorker :exec
 DELETE FROM workers WHERE id = @id;
