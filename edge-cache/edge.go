@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
