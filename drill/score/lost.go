@@ -54,38 +54,35 @@ func (j *judge) lost(goal *int) {
 
 // leaks are answers that gave a private video to somebody without a token.
 func (j *judge) leaks(goal *int) {
-	r := Result{Name: "leaks", Title: "Private video given without a token"}
-	if g := j.o.Guarded; g != nil {
-		r.Note = fmt.Sprintf("%d times refused", g.Refused)
-		if g.Given > 0 {
-			r.Note = join(r.Note, "last by "+g.By)
-		}
-		if g.Given+g.Refused > 0 {
-			v := float64(g.Given)
-			r.Value = &v
-		}
+	var g Guarded
+	if j.o.Guarded != nil {
+		g = *j.o.Guarded
 	}
-	if goal != nil {
-		v := float64(*goal)
-		r.Goal = &v
-	}
-	if r.Goal != nil || r.Value != nil {
-		j.add(r)
-	}
+	j.guarded("leaks", "Private video given without a token", goal, g.Given, g.Refused, "refused", "last by "+g.By)
 }
 
 // denied are refusals of a private video to somebody with a token.
 func (j *judge) denied(goal *int) {
-	r := Result{Name: "denied", Title: "Private video refused with a token"}
-	if g := j.o.Guarded; g != nil {
-		r.Note = fmt.Sprintf("%d times given", g.Admitted)
-		if g.Denied > 0 {
-			r.Note = join(r.Note, "last refused by "+g.DeniedBy)
-		}
-		if g.Admitted+g.Denied > 0 {
-			v := float64(g.Denied)
-			r.Value = &v
-		}
+	var g Guarded
+	if j.o.Guarded != nil {
+		g = *j.o.Guarded
+	}
+	j.guarded("denied", "Private video refused with a token", goal, g.Denied, g.Admitted, "given", "last refused by "+g.DeniedBy)
+}
+
+// guarded judges how often a request for the private video was answered wrongly;
+// where nobody asked, nothing was measured.
+func (j *judge) guarded(name, title string, goal *int, wrong, right int, how, last string) {
+	r := Result{Name: name, Title: title}
+	if j.o.Guarded != nil {
+		r.Note = fmt.Sprintf("%d times %s", right, how)
+	}
+	if wrong > 0 {
+		r.Note = join(r.Note, last)
+	}
+	if wrong+right > 0 {
+		v := float64(wrong)
+		r.Value = &v
 	}
 	if goal != nil {
 		v := float64(*goal)

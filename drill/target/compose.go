@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -29,8 +30,6 @@ const (
 	labelComponent = "video.meridian.component"
 	// ownDocker is the distribution's client, which fits its engine.
 	ownDocker = "/usr/bin/docker"
-	// viewersAt is the third byte of the addresses of viewers near the first region.
-	viewersAt = 11
 	// maxOutput of a command.
 	maxOutput = 8 << 20
 )
@@ -72,8 +71,7 @@ func (c *Compose) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, c.docker, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		said, _ := strings.CutSuffix(strings.TrimSpace(errs.String()), "\n")
-		return out.Bytes(), fmt.Errorf("docker %s: %w: %.500s", args[0], err, said)
+		return out.Bytes(), fmt.Errorf("docker %s: %w: %.500s", args[0], err, strings.TrimSpace(errs.String()))
 	}
 	if out.Len() > maxOutput {
 		return nil, fmt.Errorf("docker %s: wrote %d bytes", args[0], out.Len())
@@ -175,19 +173,13 @@ func (c *Compose) Describe(ctx context.Context) (*Description, error) {
 	}
 	d := &Description{Table: table, Name: filepath.Base(c.file), APIKey: strings.TrimSpace(string(key)), Close: func() error { return nil }}
 	for i, r := range table.Regions {
-		near := r.Edges[0].Addresses[0].As4()
-		near[2], near[3] = byte(viewersAt+i), 0
-		lives, err := live(netip.PrefixFrom(netip.AddrFrom4(near), 24), r.Edges[0].Addresses[0])
+		place := Place{Near: r.Name, From: fromHere, Sources: sources(r, true, i)}
+		lives, err := live(netip.PrefixFrom(place.Sources[0], 24), r.Edges[0].Addresses[0])
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("addresses of viewers near %s: %w", r.Name, err), d.Close())
 		}
 		before := d.Close
 		d.Close = func() error { return errors.Join(lives(), before()) }
-		place := Place{Near: r.Name, From: fromHere}
-		for n := range sourcesEach {
-			near[3] = byte(n + 2)
-			place.Sources = append(place.Sources, netip.AddrFrom4(near))
-		}
 		d.Places = append(d.Places, place)
 	}
 	d.Reconcile = c.reconcile
@@ -202,8 +194,7 @@ func live(prefix netip.Prefix, by netip.Addr) (func() error, error) {
 	if err != nil || len(routes) == 0 {
 		return nil, fmt.Errorf("how %s is reached: %w", by, err)
 	}
-	ip := netlink.NewIPNet(prefix.Addr().AsSlice())
-	ip.Mask = []byte{255, 255, 255, 0}
+	ip := &net.IPNet{IP: prefix.Masked().Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 	route := &netlink.Route{LinkIndex: routes[0].LinkIndex, Dst: ip, Table: syscall.RT_TABLE_LOCAL, Type: syscall.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
 	if err := netlink.RouteReplace(route); err != nil {
 		return nil, err

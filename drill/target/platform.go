@@ -110,7 +110,7 @@ func (p *Platform) Describe(ctx context.Context) (*Description, error) {
 }
 
 // sources are the addresses the development geo database places near a region:
-// 198.18.(10+n).0/24 in an isolated network, 127.(10+n).0.0/16 on loopback.
+// 198.18.(10+n).0/24 in an isolated network and beside containers, 127.(10+n).0.0/16 on loopback.
 func sources(r region.Region, isolated bool, index int) []netip.Addr {
 	a := r.Edges[0].Addresses[0].As4()
 	base := [4]byte{127, byte(11 + index), 0, 0}

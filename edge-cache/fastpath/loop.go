@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meridian-video/meridian/internal/rawcall"
 )
 
 const (
@@ -129,7 +131,7 @@ func (lo *loop) work() error {
 		err = unix.EpollCtl(int(outer), unix.EPOLL_CTL_MOD, lo.set, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
 	}
 	park := func(outer uintptr) bool {
-		n, werr := rawEpollWait(int(outer), lo.events[:1])
+		n, werr := rawcall.EpollWait(int(outer), lo.events[:1])
 		err = werr
 		return n > 0 || werr != nil
 	}
@@ -179,12 +181,12 @@ func (lo *loop) work() error {
 // wait returns how many are reported; 0 after a while, or at once when busy.
 func (lo *loop) wait(busy bool) (int, error) {
 	if busy {
-		return rawEpollWait(lo.set, lo.events[:])
+		return rawcall.EpollWait(lo.set, lo.events[:])
 	}
 	began := time.Now()
 	if lo.soon {
 		for now := began; now.Sub(began) < spin; now = time.Now() {
-			if n, err := rawEpollWait(lo.set, lo.events[:]); n != 0 || err != nil {
+			if n, err := rawcall.EpollWait(lo.set, lo.events[:]); n != 0 || err != nil {
 				return n, err
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meridian-video/meridian/internal/rawcall"
 )
 
 const (
@@ -139,7 +141,7 @@ func (f *forwarder) work(set int) (failed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
-		ready, err := rawEpollWait(set, f.events[:])
+		ready, err := rawcall.EpollWait(set, f.events[:])
 		if err != nil {
 			f.fail(fmt.Errorf("wide-area network: epoll: %w", err))
 			return true
@@ -202,40 +204,16 @@ func (f *forwarder) read(nd *node) {
 	}
 }
 
-// The raw calls are for descriptors that don't block: Go's scheduler doesn't
-// know of them.
-
 func rawRead(fd int, b []byte) (int, error) {
-	return raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
+	return rawcall.Do(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
 }
 
 func rawWrite(fd int, b []byte) error {
-	_, err := raw(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
+	_, err := rawcall.Do(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0)
 	return err
-}
-
-// rawEpollWait doesn't wait.
-func rawEpollWait(set int, events []unix.EpollEvent) (int, error) {
-	return raw(unix.SYS_EPOLL_PWAIT, uintptr(set), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0)
 }
 
 func rawSetTimer(fd int, expiry *unix.ItimerSpec) error {
-	_, err := raw(unix.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(expiry)), 0)
+	_, err := rawcall.Do(unix.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(expiry)), 0)
 	return err
-}
-
-// raw keeps what its arguments point to where it is.
-//
-//go:uintptrescapes
-func raw(call, a, b, c, d uintptr) (int, error) {
-	for {
-		n, _, errno := unix.RawSyscall6(call, a, b, c, d, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
-	}
 }
