@@ -74,22 +74,22 @@ type Repair struct {
 	kick     chan struct{}
 
 	mu     sync.Mutex
-	hints  map[string]hint
-	grown  map[string]time.Time // asset → when to look what its encode has brought
+	hints  map[string]bool      // prefix to look at → whether young objects are left to their writers
+	later  map[string]time.Time // prefix → when to look at it again
 	hinted chan struct{}
 	silent map[string]time.Time // region → not asked for hints until
 
 	status atomic.Pointer[Status]
 }
 
-// maxHints bounds the assets waiting; beyond, a full pass does for all.
+// maxHints bounds the prefixes waiting; beyond, a full pass does for all.
 const maxHints = 10_000
 
 // New returns the loop of the store's own region.
 func New(cfg Config, d Deps) *Repair {
 	r := &Repair{Deps: d, cfg: cfg, regions: d.Store.Regions(), slots: semaphore.NewWeighted(int64(cfg.Parallel)),
 		limiter: rate.NewLimiter(rate.Limit(cfg.Bandwidth<<20), max(cfg.Bandwidth<<20, burst)), kick: make(chan struct{}, 1),
-		hints: map[string]hint{}, grown: map[string]time.Time{}, hinted: make(chan struct{}, 1), silent: map[string]time.Time{}}
+		hints: map[string]bool{}, later: map[string]time.Time{}, hinted: make(chan struct{}, 1), silent: map[string]time.Time{}}
 	r.resolver = newResolver(d)
 	r.status.Store(&Status{})
 	return r
@@ -113,60 +113,58 @@ type Status struct {
 // Status returns how the store stands after the last full pass.
 func (r *Repair) Status() Status { return *r.status.Load() }
 
-// hint is how much of an asset is new.
-type hint int
-
-const (
-	hintRecord hint = iota + 1 // its playback record
-	hintGrown                  // what its encode has brought, but what may still be on its writer's way
-	hintWhole
-)
-
-// growPause is how long after a sign of growth an asset is looked at: what the
-// sign was about is settled then, and many signs make one look.
+// growPause is how long after a sign of growth, or after a pass has left young
+// objects to their writers, is looked again: what was young is settled then, and
+// many signs make one look.
 const growPause = young + time.Second
 
 // Hint says that an asset has new objects: whole for all of them, else only its
 // playback records. Never needed, only faster.
 func (r *Repair) Hint(asset string, whole bool) {
-	h := hintRecord
 	if whole {
-		h = hintWhole
+		r.put(objects.StreamPrefix(asset), false)
+	} else {
+		r.put(objects.PlaybackJournal(asset), false)
 	}
-	r.put(asset, h)
 }
 
 // Grew says that an asset's encode has brought more, which is looked for after a
 // moment. Never needed, only faster.
-func (r *Repair) Grew(asset string) {
+func (r *Repair) Grew(asset string) { r.lookAgain(objects.StreamPrefix(asset)) }
+
+// lookAgain at the objects below a prefix, when those that are young now are settled.
+func (r *Repair) lookAgain(prefix string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.grown[asset]; !ok && len(r.grown) < maxHints {
-		r.grown[asset] = time.Now().Add(growPause)
+	if _, ok := r.later[prefix]; !ok && len(r.later) < maxHints {
+		r.later[prefix] = time.Now().Add(growPause)
 	}
 }
 
-// due turns growth that is settled into hints.
+// due turns into hints what is to be looked at again now.
 func (r *Repair) due(now time.Time) {
 	var due []string
 	r.mu.Lock()
-	for asset, at := range r.grown {
+	for prefix, at := range r.later {
 		if !now.Before(at) {
-			due = append(due, asset)
-			delete(r.grown, asset)
+			due = append(due, prefix)
+			delete(r.later, prefix)
 		}
 	}
 	r.mu.Unlock()
-	for _, asset := range due {
-		r.put(asset, hintGrown)
+	for _, prefix := range due {
+		r.put(prefix, true)
 	}
 }
 
-func (r *Repair) put(asset string, h hint) {
+func (r *Repair) put(prefix string, settled bool) {
 	r.mu.Lock()
 	full := len(r.hints) >= maxHints
 	if !full {
-		r.hints[asset] = max(r.hints[asset], h)
+		if other, ok := r.hints[prefix]; ok {
+			settled = settled && other
+		}
+		r.hints[prefix] = settled
 	}
 	r.mu.Unlock()
 	if full {

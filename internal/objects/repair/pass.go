@@ -18,7 +18,7 @@ const (
 	// maxPending bounds what waits for its turn; a pass that found more is
 	// followed by another at once.
 	maxPending = 100_000
-	// young objects may still be on their writer's way here.
+	// young is the age below which an object may still be on its writer's way here.
 	young = 5 * time.Second
 	// burst is the least the bandwidth limit lets through at once.
 	burst = 8 << 20
@@ -35,7 +35,7 @@ const (
 type pass struct {
 	r    *Repair
 	full bool
-	// settled leaves young objects to their writers.
+	// settled leaves young objects to their writers, and has them looked at again.
 	settled bool
 	away    uint64
 	names   []string
@@ -121,9 +121,6 @@ func (p *pass) visit(ctx context.Context, e Entry) error {
 	if o.reach == everywhere {
 		return p.want(ctx, o)
 	}
-	if age := time.Since(e.Modified); p.settled && age >= 0 && age < young {
-		return nil
-	}
 	p.batch = append(p.batch, o)
 	if len(p.batch) < batchSize {
 		return nil
@@ -147,7 +144,10 @@ func (p *pass) flush(ctx context.Context) error {
 		case !v.known:
 			p.unplaced++
 		case v.gone:
-		case due(o, v.placement, p.names, p.away, min(2, len(p.names))):
+		case !due(o, v.placement, p.names, p.away, min(2, len(p.names))):
+		case p.settled && o.isYoung():
+			p.r.lookAgain(o.prefix())
+		default:
 			if err := p.want(ctx, o); err != nil {
 				return err
 			}

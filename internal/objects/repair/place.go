@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -40,6 +41,18 @@ type object struct {
 	holders uint64
 	// record is the asset's newest playback record listed so far, 0 for none.
 	record int64
+}
+
+// isYoung: its writer may still be on the way here.
+func (o object) isYoung() bool {
+	age := time.Since(o.Modified)
+	return age >= 0 && age < young
+}
+
+// prefix of the asset's objects of the same kind.
+func (o object) prefix() string {
+	area, _, _ := strings.Cut(o.Key, "/")
+	return area + "/" + o.asset + "/"
 }
 
 // classify tells what a key is; ok is false for keys that are nobody's to copy.

@@ -366,9 +366,9 @@ func TestHungRegion(t *testing.T) {
 	r := w.repair("eu")
 	started := time.Now()
 	r.Hint(id, true)
-	asset, h := r.nextHint()
-	require.Equal(t, hintWhole, h)
-	r.hint(t.Context(), asset, h)
+	prefix, settled, ok := r.nextHint()
+	require.Equal(t, []any{objects.StreamPrefix(id), false, true}, []any{prefix, settled, ok})
+	r.look(t.Context(), prefix, settled)
 	require.Less(t, time.Since(started), 25*time.Second)
 	require.True(t, w.held("eu")[objects.MasterKey(id, "r1", 1)])
 
@@ -419,7 +419,7 @@ func TestDamagedObjectsAreNotCopied(t *testing.T) {
 	require.NoError(t, w.stores["us"].Own().Put(t.Context(), empty, objects.Bytes(nil)))
 
 	r := w.repair("eu")
-	r.hint(t.Context(), id, hintWhole)
+	r.look(t.Context(), objects.StreamPrefix(id), false)
 	held := w.held("eu")
 	require.True(t, held[both] && held[empty])
 	require.False(t, held[only] || held[bare])
@@ -435,7 +435,7 @@ func TestDamagedObjectsAreNotCopied(t *testing.T) {
 	odd := objects.SegmentKey(id, "r1", "v360", hls.SegmentPath(0, 1, 4))
 	require.NoError(t, w.stores["us"].Own().Put(t.Context(), odd, objects.Bytes(good)))
 	require.NoError(t, w.stores["eu"].Own().Put(t.Context(), odd, objects.Bytes(good[1:])))
-	r.hint(t.Context(), id, hintWhole)
+	r.look(t.Context(), objects.StreamPrefix(id), false)
 	require.Equal(t, 1.0, testutil.ToFloat64(m.alarms.WithLabelValues("conflict", "eu")))
 }
 
@@ -452,7 +452,7 @@ func TestGoneAssetsStayGone(t *testing.T) {
 			for key, b := range w.want {
 				require.NoError(t, w.stores["us"].Own().Put(t.Context(), key, objects.Bytes(b)))
 			}
-			w.repair("eu").hint(t.Context(), id, hintWhole)
+			w.repair("eu").look(t.Context(), objects.StreamPrefix(id), false)
 			for key := range w.held("eu") {
 				require.Contains(t, key, "/playback/")
 			}
@@ -511,7 +511,8 @@ func TestCollect(t *testing.T) {
 }
 
 // TestGrowthIsFollowed: what an encode brings reaches the third region long before
-// the next pass, and what is still on its writer's way is left to the writer.
+// the next pass, and what is still on its writer's way is left to the writer, and
+// looked at again.
 func TestGrowthIsFollowed(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 3))
 	id := w.asset("eu", objects.Placement{})
@@ -521,16 +522,39 @@ func TestGrowthIsFollowed(t *testing.T) {
 	r.Grew(id)
 	r.Grew(id)
 	r.due(now.Add(growPause - time.Second))
-	_, h := r.nextHint()
-	require.Zero(t, h, "not yet")
+	_, _, ok := r.nextHint()
+	require.False(t, ok, "not yet")
 	r.due(time.Now().Add(growPause))
-	asset, h := r.nextHint()
-	require.Equal(t, []any{id, hintGrown}, []any{asset, h})
-	_, again := r.nextHint()
-	require.Zero(t, again, "many signs make one look")
-	r.hint(t.Context(), asset, h)
+	prefix, settled, ok := r.nextHint()
+	require.Equal(t, []any{objects.StreamPrefix(id), true, true}, []any{prefix, settled, ok})
+	_, _, again := r.nextHint()
+	require.False(t, again, "many signs make one look")
+	r.look(t.Context(), prefix, settled)
 	require.False(t, w.held("ap")[key], "too young")
 	time.Sleep(time.Until(now.Add(growPause)))
-	r.hint(t.Context(), asset, h)
+	r.due(time.Now().Add(time.Second))
+	prefix, settled, ok = r.nextHint()
+	require.Equal(t, []any{objects.StreamPrefix(id), true, true}, []any{prefix, settled, ok})
+	r.look(t.Context(), prefix, settled)
 	require.True(t, w.held("ap")[key])
+	r.due(time.Now().Add(time.Hour))
+	_, _, again = r.nextHint()
+	require.False(t, again, "nothing is young")
+}
+
+// TestYoungObjectsAreLookedAtAgain after a full pass, not by the next one.
+func TestYoungObjectsAreLookedAtAgain(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 3))
+	id := w.asset("eu", objects.Placement{})
+	r := w.repair("ap")
+	_, err := r.fullPass(t.Context())
+	require.NoError(t, err)
+	r.due(time.Now().Add(growPause))
+	var prefixes []string
+	for prefix, settled, ok := r.nextHint(); ok; prefix, settled, ok = r.nextHint() {
+		require.True(t, settled)
+		prefixes = append(prefixes, prefix)
+	}
+	// Parts of the source are where they are to be: in two regions.
+	require.Equal(t, []string{objects.StreamPrefix(id)}, prefixes)
 }

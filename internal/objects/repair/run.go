@@ -112,7 +112,7 @@ func (r *Repair) fullPass(ctx context.Context) (again bool, err error) {
 	return err == nil && p.overflow, err
 }
 
-// follow works on hints, one asset at a time.
+// follow works on hints, one prefix at a time.
 func (r *Repair) follow(ctx context.Context) {
 	tick := time.NewTicker(dueEvery)
 	defer tick.Stop()
@@ -125,40 +125,37 @@ func (r *Repair) follow(ctx context.Context) {
 			continue
 		case <-r.hinted:
 		}
-		for asset, h := r.nextHint(); h > 0 && ctx.Err() == nil; asset, h = r.nextHint() {
-			r.hint(ctx, asset, h)
+		for prefix, settled, ok := r.nextHint(); ok && ctx.Err() == nil; prefix, settled, ok = r.nextHint() {
+			r.look(ctx, prefix, settled)
 		}
 	}
 }
 
-// nextHint takes a hint; 0 when there is none.
-func (r *Repair) nextHint() (asset string, h hint) {
+// nextHint takes a hint, if there is one.
+func (r *Repair) nextHint() (prefix string, settled, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for asset, h = range r.hints {
-		delete(r.hints, asset)
-		return asset, h
+	for prefix, settled = range r.hints {
+		delete(r.hints, prefix)
+		return prefix, settled, true
 	}
-	return "", 0
+	return "", false, false
 }
 
-func (r *Repair) hint(ctx context.Context, asset string, h hint) {
+// look compares what is below a prefix.
+func (r *Repair) look(ctx context.Context, prefix string, settled bool) {
 	ctx, cancel := context.WithTimeout(ctx, hintTimeout)
 	defer cancel()
 	p := r.newPass(false)
-	p.settled = h == hintGrown
+	p.settled = settled
 	for i, name := range p.names {
 		if i > 0 && time.Now().Before(r.silent[name]) {
 			p.away |= 1 << i
 		}
 	}
 	before := p.away
-	prefix := objects.PlaybackJournal(asset)
-	if h > hintRecord {
-		prefix = objects.StreamPrefix(asset)
-	}
 	if err := p.run(ctx, prefix); err != nil && ctx.Err() == nil {
-		r.Log.Debug("repair: hint; the next pass does it", "asset", asset, "err", err)
+		r.Log.Debug("repair: hint; the next pass does it", "prefix", prefix, "err", err)
 	}
 	for i, name := range p.names {
 		if (p.away&^before)&(1<<i) != 0 {
