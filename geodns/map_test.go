@@ -20,6 +20,7 @@ import (
 
 	"github.com/meridian-video/meridian/geodns/worldmap"
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/web/browser"
 	"github.com/meridian-video/meridian/web/playertest"
 )
 
@@ -163,7 +164,7 @@ func TestMapInABrowser(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool { return strings.Contains(text(p), want) }, 20*time.Second, 50*time.Millisecond, "%s", want)
 	}
-	wide := playertest.Open(t, srv.URL+"/map", playertest.WithSize(1280, 900, false))
+	wide := playertest.Open(t, srv.URL+"/map", browser.WithSize(1280, 900, false))
 	says(wide, "all regions in service")
 	for _, want := range []string{"4,449 DNS", "Frankfurt", "from unknown places 17"} {
 		require.Contains(t, text(wide), want)
@@ -189,7 +190,7 @@ func TestMapInABrowser(t *testing.T) {
 	says(wide, "London")
 	shotMap(wide, "wide-explain")
 
-	narrow := playertest.Open(t, srv.URL+"/map", playertest.WithSize(360, 780, true), playertest.WithDark())
+	narrow := playertest.Open(t, srv.URL+"/map", browser.WithSize(360, 780, true), browser.WithDark())
 	says(narrow, "us down, ap drained")
 	require.LessOrEqual(t, playertest.Eval[int](narrow, "document.documentElement.scrollWidth"), 360, "wider than its window")
 	// A region's name stays on the map and off the others'.

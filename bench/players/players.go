@@ -19,8 +19,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/meridian-video/meridian/internal/e2e/viewers"
-	"github.com/meridian-video/meridian/web/playertest"
+	"github.com/meridian-video/meridian/internal/viewer"
+	"github.com/meridian-video/meridian/web/browser"
 )
 
 // The forms of a playlist.
@@ -81,14 +81,10 @@ func (b *bench) playlist(w *watcher) string {
 //go:embed web/meter.js
 var meterJS string
 
-//go:embed web/limit.js
-var limitJS string
-
 // ours plays with the page of the nearest router.
 func ours(ctx context.Context, b *bench, w *watcher) error {
 	u := b.platform.Table.Regions[0].Router.URL + "/watch/" + b.platform.asset
-	limit := fmt.Sprintf("(() => { const LIMIT = %d; %s })()", w.buffer, limitJS)
-	return browse(ctx, b, w, u, playertest.WithScript(limit))
+	return browse(ctx, b, w, u, browser.WithBuffer(w.buffer))
 }
 
 // page plays with a page of ours around a player of theirs.
@@ -102,17 +98,17 @@ func page(name string) func(context.Context, *bench, *watcher) error {
 const drainEvery = 250 * time.Millisecond
 
 // browse opens a page and follows its video to the end.
-func browse(ctx context.Context, b *bench, w *watcher, u string, more ...playertest.Option) (err error) {
+func browse(ctx context.Context, b *bench, w *watcher, u string, more ...browser.Option) (err error) {
 	var servers []string
 	for _, r := range b.platform.Table.Regions {
 		servers = append(servers, r.Router.DNS)
 	}
-	v, err := viewers.Open(viewers.Config{Namespace: b.platform.viewers, Source: w.source, NameServers: servers})
+	v, err := viewer.Open(viewer.Config{Dial: b.platform.viewers.DialFrom(w.source), NameServers: servers})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
-	br, err := playertest.Start(u, append(more, playertest.WithProxy(v.Proxy()), playertest.WithSize(480, 360, false), playertest.WithScript(meterJS))...)
+	br, err := browser.Start(u, append(more, browser.WithProxy(v.Proxy()), browser.WithSize(480, 360, false), browser.WithScript(meterJS))...)
 	if err != nil {
 		return err
 	}
@@ -132,7 +128,7 @@ func browse(ctx context.Context, b *bench, w *watcher, u string, more ...playert
 			return ctx.Err()
 		case <-tick.C:
 		}
-		d, err := playertest.Evaluate[drained](br, "bench.drain()")
+		d, err := browser.Evaluate[drained](br, "bench.drain()")
 		if err != nil {
 			return err
 		}

@@ -222,15 +222,7 @@ func (p *Platform) Describe(context.Context) (*target.Description, error) {
 		for n := range 50 {
 			place.Sources = append(place.Sources, netip.AddrFrom4([4]byte{127, 60, byte(i + 1), byte(n + 1)}))
 		}
-		place.From = func(source netip.Addr) resolver.Dial {
-			return func(ctx context.Context, network, address string) (net.Conn, error) {
-				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
-				if network == "udp" {
-					d.LocalAddr = &net.UDPAddr{IP: source.AsSlice()}
-				}
-				return d.DialContext(ctx, network, address)
-			}
-		}
+		place.From = resolver.From
 		d.Places = append(d.Places, place)
 	}
 	d.Leader = func(context.Context) (string, error) { return p.table.Regions[0].Name, nil }

@@ -22,6 +22,7 @@ import (
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/internal/objects/repair"
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 const (
@@ -173,7 +174,7 @@ func (c *Compose) Describe(ctx context.Context) (*Description, error) {
 	}
 	d := &Description{Table: table, Name: filepath.Base(c.file), APIKey: strings.TrimSpace(string(key)), Close: func() error { return nil }}
 	for i, r := range table.Regions {
-		place := Place{Near: r.Name, From: fromHere, Sources: sources(r, true, i)}
+		place := Place{Near: r.Name, From: resolver.From, Sources: sources(r, true, i)}
 		lives, err := live(netip.PrefixFrom(place.Sources[0], 24), r.Edges[0].Addresses[0])
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("addresses of viewers near %s: %w", r.Name, err), d.Close())

@@ -91,7 +91,7 @@ func (p *Platform) Describe(ctx context.Context) (*Description, error) {
 		return errors.Join(errs...)
 	}
 	for i, r := range table.Regions {
-		place := Place{Near: r.Name, From: fromHere}
+		place := Place{Near: r.Name, From: resolver.From}
 		if st.Isolated {
 			d.Name = "meridian up --isolated"
 			ns, err := wan.OpenNamespace(st.Namespaces[wan.ViewersNode(r.Name)])
@@ -123,16 +123,6 @@ func sources(r region.Region, isolated bool, index int) []netip.Addr {
 		out = append(out, netip.AddrFrom4(base))
 	}
 	return out
-}
-
-func fromHere(source netip.Addr) resolver.Dial {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
-		if strings.HasPrefix(network, "udp") {
-			d.LocalAddr = &net.UDPAddr{IP: source.AsSlice()}
-		}
-		return d.DialContext(ctx, network, address)
-	}
 }
 
 // apiKey is in the file that up writes for shells.

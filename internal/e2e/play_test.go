@@ -16,6 +16,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/web/browser"
 	"github.com/meridian-video/meridian/web/playertest"
 )
 
@@ -24,12 +25,12 @@ func watch(t *testing.T, up update) *playertest.Page {
 	t.Helper()
 	require.NotEmpty(t, up.WatchURL, up.Raw)
 	// A small window: the browser draws on the same two cores the encoder works on.
-	return playertest.Open(t, up.WatchURL, playertest.WithSize(640, 480, false))
+	return playertest.Open(t, up.WatchURL, browser.WithSize(640, 480, false))
 }
 
 // played asserts that a page showed the whole video: at least the given share
 // of the frames was decoded and nothing stalled.
-func played(t *testing.T, page *playertest.Page, want int, timeout time.Duration) playertest.State {
+func played(t *testing.T, page *playertest.Page, want int, timeout time.Duration) browser.State {
 	t.Helper()
 	s := page.WaitEnded(timeout)
 	t.Logf("played: %d frames of %d (%d dropped), stalls %d (%.1f s), switches %d, edge %s", s.Frames, want, s.Dropped, s.Stalls, s.StallSeconds, s.Switches, s.Edge)
@@ -118,7 +119,7 @@ func TestEdgeKilledInMidPlay(t *testing.T) {
 	signalled(t, killed, syscall.SIGKILL)
 	// The supervisor brings it back in half a second, which a player that has
 	// its buffer full may not notice: it dies again until this one has.
-	page.Wait("at the sibling", 20*time.Second, func(s playertest.State) bool {
+	page.Wait("at the sibling", 20*time.Second, func(s browser.State) bool {
 		if s.Edge != serving {
 			return true
 		}

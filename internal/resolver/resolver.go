@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,17 @@ const (
 
 // Dial connects from a viewer's address to a literal address.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// From connects from an address of this process's own network.
+func From(source netip.Addr) Dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
+		if strings.HasPrefix(network, "udp") {
+			d.LocalAddr = &net.UDPAddr{IP: source.AsSlice()}
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
 
 // Resolver is the caching resolver of the viewers at one place. It keeps at most a
 // thousand names. Safe for concurrent use.

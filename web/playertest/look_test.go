@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/web"
+	"github.com/meridian-video/meridian/web/browser"
 	"github.com/meridian-video/meridian/web/playertest"
 )
 
@@ -21,12 +22,12 @@ func TestLook(t *testing.T) {
 	w.window = 20 * time.Second
 	for _, look := range []struct {
 		name    string
-		options []playertest.Option
+		options []browser.Option
 	}{
 		{"desktop-light", nil},
-		{"desktop-dark", []playertest.Option{playertest.WithDark()}},
-		{"phone-light", []playertest.Option{playertest.WithSize(390, 844, true)}},
-		{"phone-dark", []playertest.Option{playertest.WithSize(390, 844, true), playertest.WithDark()}},
+		{"desktop-dark", []browser.Option{browser.WithDark()}},
+		{"phone-light", []browser.Option{browser.WithSize(390, 844, true)}},
+		{"phone-dark", []browser.Option{browser.WithSize(390, 844, true), browser.WithDark()}},
 	} {
 		// A test of its own ends its browser before the next one starts.
 		t.Run(look.name, func(t *testing.T) {
@@ -50,6 +51,6 @@ func TestLook(t *testing.T) {
 	t.Run("problem", func(t *testing.T) { shot(t, playertest.Open(t, srv.URL), "problem") })
 	w.state = func() string { return "received" }
 	t.Run("preparing", func(t *testing.T) {
-		shot(t, playertest.Open(t, w.r1.url+"/watch/a", playertest.WithSize(390, 844, true), playertest.WithDark()), "preparing-phone")
+		shot(t, playertest.Open(t, w.r1.url+"/watch/a", browser.WithSize(390, 844, true), browser.WithDark()), "preparing-phone")
 	})
 }

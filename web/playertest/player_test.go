@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meridian-video/meridian/web"
+	"github.com/meridian-video/meridian/web/browser"
 	"github.com/meridian-video/meridian/web/playertest"
 )
 
@@ -32,7 +33,7 @@ func shot(t *testing.T, p *playertest.Page, name string) {
 
 // wantWhole checks that everything was played, without a stall, and without
 // anything the security policy forbids.
-func wantWhole(t *testing.T, p *playertest.Page, m media) playertest.State {
+func wantWhole(t *testing.T, p *playertest.Page, m media) browser.State {
 	t.Helper()
 	s := p.State()
 	t.Logf("%+v", s)

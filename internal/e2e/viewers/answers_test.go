@@ -18,6 +18,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/viewer"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -41,7 +42,7 @@ var kinds = []string{"302", "steering", "DNS"}
 // answers asks the routers outside eu, from Europe, where to go.
 type answers struct {
 	s      *isolated
-	viewer *Viewer
+	viewer *viewer.Viewer
 	client *http.Client
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/viewer"
+	"github.com/meridian-video/meridian/web/browser"
 	"github.com/meridian-video/meridian/web/playertest"
 )
 
@@ -61,13 +63,13 @@ type watching struct {
 	t      *testing.T
 	s      *isolated
 	way    way
-	viewer *Viewer
+	viewer *viewer.Viewer
 	rate   int
 	page   *playertest.Page
 	lost   []string // regions
 	before map[netip.Addr]int64
 	lostAt time.Time
-	at     playertest.State // when the region was lost
+	at     browser.State // when the region was lost
 	cuts   int
 }
 
@@ -76,9 +78,9 @@ func (s *isolated) watch(t *testing.T, w way, n byte, rate int) *watching {
 	t.Helper()
 	v := s.viewer(t, n, rate)
 	// A small window: the browser draws on the cores the platform works on.
-	p := playertest.Open(t, s.page(w), playertest.WithProxy(v.Proxy()), playertest.WithSize(640, 480, false))
+	p := playertest.Open(t, s.page(w), browser.WithProxy(v.Proxy()), browser.WithSize(640, 480, false))
 	p.WaitPlaying(openIn)
-	st := p.Wait("playing from eu", openIn, func(st playertest.State) bool { return st.Edge != "" })
+	st := p.Wait("playing from eu", openIn, func(st browser.State) bool { return st.Edge != "" })
 	require.Equal(t, "eu", regionOf(st.Edge), "%+v", st)
 	return &watching{t: t, s: s, way: w, viewer: v, rate: rate, page: p}
 }
@@ -86,7 +88,7 @@ func (s *isolated) watch(t *testing.T, w way, n byte, rate int) *watching {
 // ready waits until enough is buffered and, if mid, a segment is on its way.
 func (w *watching) ready(mid bool) {
 	w.t.Helper()
-	w.page.Wait(fmt.Sprintf("%d s in hand", inHand), moveIn, func(st playertest.State) bool { return st.Ahead >= inHand })
+	w.page.Wait(fmt.Sprintf("%d s in hand", inHand), moveIn, func(st browser.State) bool { return st.Ahead >= inHand })
 	if mid {
 		require.Eventually(w.t, func() bool { return w.viewer.MidSegment(w.s.in("eu")) }, 20*time.Second, time.Millisecond, "no segment on its way")
 		w.viewer.Pace(crawl)
@@ -108,9 +110,9 @@ func (w *watching) lose(fault func(), regions ...string) {
 }
 
 // moved waits until segments come from elsewhere.
-func (w *watching) moved() playertest.State {
+func (w *watching) moved() browser.State {
 	w.t.Helper()
-	st := w.page.Wait("playing from elsewhere than "+strings.Join(w.lost, " and "), moveIn, func(st playertest.State) bool {
+	st := w.page.Wait("playing from elsewhere than "+strings.Join(w.lost, " and "), moveIn, func(st browser.State) bool {
 		for _, r := range w.lost {
 			if regionOf(st.Edge) == r {
 				return false
@@ -243,7 +245,7 @@ func TestTwoRegionsInTurn(t *testing.T) {
 			w.ready(false)
 			w.lose(func() { s.Regions(t, faults[0], "eu") }, "eu")
 			second := regionOf(w.moved().Edge)
-			w.page.Wait("in hand", moveIn, func(st playertest.State) bool { return st.Ahead >= inHand })
+			w.page.Wait("in hand", moveIn, func(st browser.State) bool { return st.Ahead >= inHand })
 			w.lose(func() { s.Regions(t, faults[1], second) }, second)
 			w.moved()
 			w.ended(fmt.Sprintf("steering, eu lost by %s, then %s by %s", faults[0], second, faults[1]))

@@ -21,6 +21,7 @@ import (
 	"github.com/meridian-video/meridian/internal/e2e/stack"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/testenv"
+	"github.com/meridian-video/meridian/internal/viewer"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -263,13 +264,13 @@ func (s *isolated) allUp(client *http.Client, r region.Region, heard bool) error
 func europe(n byte) netip.Addr { return netip.AddrFrom4([4]byte{198, 19, 11, n}) }
 
 // viewer is a European with a line of so many bytes a second; 0 is unlimited.
-func (s *isolated) viewer(t *testing.T, n byte, rate int) *Viewer {
+func (s *isolated) viewer(t *testing.T, n byte, rate int) *viewer.Viewer {
 	t.Helper()
 	var servers []string
 	for _, r := range s.Table.Regions {
 		servers = append(servers, r.Router.DNS)
 	}
-	v, err := Open(Config{Namespace: s.viewers, Source: europe(n), NameServers: servers, Rate: rate})
+	v, err := viewer.Open(viewer.Config{Dial: s.viewers.DialFrom(europe(n)), NameServers: servers, Rate: rate})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, v.Close()) })
 	return v

@@ -1,4 +1,4 @@
-package viewers
+package viewer
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package viewers
+package viewer
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/resolver"
 )
 
 // nameServer answers every A question with addrs and counts the questions.
@@ -57,7 +59,7 @@ func TestViewerComesFromItsAddressAndResolvesThroughThePlatform(t *testing.T) {
 	require.NoError(t, err)
 	// The first server is dead, the first address refuses.
 	server, asked := nameServer(t, 60, "127.0.0.99", "127.0.0.1")
-	v, err := Open(Config{Source: netip.MustParseAddr("127.11.0.7"), NameServers: []string{"127.0.0.98:53", server}})
+	v, err := Open(Config{Dial: resolver.From(netip.MustParseAddr("127.11.0.7")), NameServers: []string{"127.0.0.98:53", server}})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, v.Close()) }()
 
@@ -97,7 +99,7 @@ func TestViewerTellsOfSegments(t *testing.T) {
 		_, _ = w.Write(make([]byte, size-size/4))
 	}))
 	defer srv.Close()
-	v, err := Open(Config{Source: netip.MustParseAddr("127.11.0.8"), Rate: 256 << 10})
+	v, err := Open(Config{Dial: resolver.From(netip.MustParseAddr("127.11.0.8")), Rate: 256 << 10})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, v.Close()) }()
 	proxy, err := url.Parse(v.Proxy())

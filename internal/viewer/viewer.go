@@ -1,4 +1,4 @@
-package viewers
+package viewer
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meridian-video/meridian/internal/resolver"
-	"github.com/meridian-video/meridian/internal/wan"
 )
 
 const (
@@ -29,10 +28,8 @@ const (
 
 // Config says where a viewer is.
 type Config struct {
-	// Namespace the connections are made in; nil is this process's own network.
-	Namespace *wan.Namespace
-	// Source address of all connections and questions.
-	Source netip.Addr
+	// Dial connects from the viewer's address; names are not its business.
+	Dial resolver.Dial
 	// NameServers of the platform, host:port, in the order to ask them.
 	NameServers []string
 	// Rate of the line towards the viewer, bytes a second; 0 is unlimited.
@@ -41,8 +38,7 @@ type Config struct {
 
 // Viewer is a place to watch from. Its methods may be called concurrently.
 type Viewer struct {
-	cfg  Config
-	dial resolver.Dial
+	cfg Config
 	// connect also takes names, which the platform resolves.
 	connect  resolver.Dial
 	listener net.Listener
@@ -62,8 +58,8 @@ type Viewer struct {
 
 // Open starts a viewer's proxy on a free loopback port.
 func Open(cfg Config) (*Viewer, error) {
-	if !cfg.Source.IsValid() {
-		return nil, errors.New("viewer: want a source address")
+	if cfg.Dial == nil {
+		return nil, errors.New("viewer: want a way to connect")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -76,22 +72,9 @@ func Open(cfg Config) (*Viewer, error) {
 		v.line = rate.NewLimiter(rate.Limit(cfg.Rate), max(piece, cfg.Rate/10))
 	}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
-	v.dial = v.from
-	if cfg.Namespace != nil {
-		v.dial = cfg.Namespace.DialFrom(cfg.Source)
-	}
-	v.connect = resolver.New(v.dial, cfg.NameServers).Dialer(v.dial)
+	v.connect = resolver.New(cfg.Dial, cfg.NameServers).Dialer(cfg.Dial)
 	v.wg.Go(v.accept)
 	return v, nil
-}
-
-// from connects from the viewer's address in this process's network.
-func (v *Viewer) from(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: v.cfg.Source.AsSlice()}}
-	if network == "udp" {
-		d.LocalAddr = &net.UDPAddr{IP: v.cfg.Source.AsSlice()}
-	}
-	return d.DialContext(ctx, network, address)
 }
 
 // Pace changes how many bytes a second a limited line takes from now on.

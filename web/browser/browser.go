@@ -1,7 +1,8 @@
-package playertest
+package browser
 
 import (
 	"context"
+	_ "embed" // limit.js
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,7 @@ import (
 
 const (
 	startTimeout = 60 * time.Second
-	callTimeout  = 15 * time.Second
+	CallTimeout  = 15 * time.Second
 	// maxComplaints bounds what a page that never stops complaining can hold.
 	maxComplaints = 200
 )
@@ -58,13 +59,21 @@ func WithFlag(name string, value any) Option {
 	return func(c *config) { c.flags = append(c.flags, chromedp.Flag(name, value)) }
 }
 
+//go:embed limit.js
+var limitJS string
+
+// WithBuffer has hls.js, whatever the page tells it, hold so many seconds of video
+// in hand.
+func WithBuffer(seconds int) Option {
+	return WithScript(fmt.Sprintf("(() => { const LIMIT = %d; %s })()", seconds, limitJS))
+}
+
 // WithScript runs JavaScript in the page before its own scripts.
 func WithScript(source string) Option {
 	return func(c *config) { c.scripts = append(c.scripts, source) }
 }
 
-// Browser is a Chromium of its own with one page, for those who aren't tests;
-// a Page is one whose errors fail a test.
+// Browser is a Chromium of its own with one page.
 type Browser struct {
 	ctx     context.Context
 	end     context.CancelFunc
@@ -74,8 +83,7 @@ type Browser struct {
 	complaints []string
 }
 
-// Chromium is the browser's path: $CHROMIUM, or the one installed. Tests that
-// need it fail when there is none; a browser is part of what is tested.
+// Chromium is the browser's path: $CHROMIUM, or the one installed.
 func Chromium() (string, error) {
 	if p := os.Getenv("CHROMIUM"); p != "" {
 		return p, nil
@@ -142,7 +150,7 @@ func Start(url string, options ...Option) (_ *Browser, err error) {
 	if err := chromedp.Listen(ctx, b.listen); err != nil {
 		return nil, fmt.Errorf("listen to %s: %w", path, err)
 	}
-	return b, b.do("open "+url, startTimeout, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+	return b, b.Do("open "+url, startTimeout, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		return prepare(ctx, target, c)
 	}), chromedp.Navigate(url))
 }
@@ -185,6 +193,9 @@ func prepare(ctx context.Context, target *chromedp.Target, c config) error {
 	return err
 }
 
+// Ended is closed when the browser has ended, whoever ended it.
+func (b *Browser) Ended() <-chan struct{} { return b.ctx.Done() }
+
 func (b *Browser) listen(event any) {
 	switch e := event.(type) {
 	case *log.EventEntryAdded:
@@ -226,7 +237,8 @@ func (b *Browser) Complaints() []string {
 	return slices.Clone(b.complaints)
 }
 
-func (b *Browser) do(what string, timeout time.Duration, steps ...chromedp.Action[chromedp.Void]) error {
+// Do takes steps, all of them within the timeout; what is named in the error.
+func (b *Browser) Do(what string, timeout time.Duration, steps ...chromedp.Action[chromedp.Void]) error {
 	ctx, cancel := context.WithTimeout(b.ctx, timeout)
 	defer cancel()
 	if err := chromedp.Do(ctx, steps...); err != nil {
@@ -235,8 +247,9 @@ func (b *Browser) do(what string, timeout time.Duration, steps ...chromedp.Actio
 	return nil
 }
 
-func run[T any](b *Browser, what string, action chromedp.Action[T]) (T, error) {
-	ctx, cancel := context.WithTimeout(b.ctx, callTimeout)
+// Run is Do for an action with a value.
+func Run[T any](b *Browser, what string, action chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, CallTimeout)
 	defer cancel()
 	v, err := chromedp.Run(ctx, action)
 	if err != nil {
@@ -247,5 +260,5 @@ func run[T any](b *Browser, what string, action chromedp.Action[T]) (T, error) {
 
 // Evaluate evaluates an expression in the page and decodes its value.
 func Evaluate[T any](b *Browser, expression string) (T, error) {
-	return run(b, "evaluate "+expression, chromedp.Evaluate[T](expression))
+	return Run(b, "evaluate "+expression, chromedp.Evaluate[T](expression))
 }
