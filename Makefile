@@ -103,8 +103,12 @@ test-long: install-develop tools-long web-test ## All tests with their full coun
 	@export MERIDIAN_TEST_LONG=1; $(GO) test -race -json -timeout 180m -p 1 $(call packages,) | \
 		$(GO) run ./internal/testenv/testreport -title 'Whole platforms' $(REPORT)
 
+.PHONY: install-drill
+install-drill:
+	@sh deploy/install.sh --drill
+
 .PHONY: drill
-drill: install tools build ## Drill an isolated platform (root): lose regions, routers, edges under load; drill-report/
+drill: install-drill tools build ## Drill an isolated platform (root): lose regions, routers, edges under load; drill-report/
 	@bin/meridian drill run --own $(ARGS)
 
 .PHONY: build-drill

@@ -3,6 +3,7 @@
 # a fast no-op when everything is there. Debian and Ubuntu.
 #
 #   sh deploy/install.sh            what `meridian up` needs
+#   sh deploy/install.sh --drill    and the browser of drills
 #   sh deploy/install.sh --develop  and what the tests need
 #   sh deploy/install.sh --bench    and the peers and load generators of benchmarks
 #
@@ -11,16 +12,18 @@
 set -eu
 
 run='ffmpeg postgresql patroni etcd-server etcd-client'
-develop='pgbackrest rsync gcc libc6-dev chromium jq bind9-dnsutils knot-dnsutils npm'
+drill='chromium'
+develop='pgbackrest rsync gcc libc6-dev jq bind9-dnsutils knot-dnsutils npm'
 bench='nginx-light varnish trafficserver wrk nghttp2-client gdnsd knot knot-module-geoip dnsperf mpv gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav gstreamer1.0-plugins-base gstreamer1.0-tools python3-gi gir1.2-gst-plugins-base-1.0 libsoup-3.0-0'
 
 want=$run
 case "${1-}" in
---develop) want="$run $develop" ;;
---bench) want="$run $develop $bench" ;;
+--drill) want="$run $drill" ;;
+--develop) want="$run $drill $develop" ;;
+--bench) want="$run $drill $develop $bench" ;;
 '') ;;
 *)
-	echo "usage: $0 [--develop | --bench]" >&2
+	echo "usage: $0 [--drill | --develop | --bench]" >&2
 	exit 2
 	;;
 esac

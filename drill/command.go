@@ -37,6 +37,7 @@ type platformFlags struct {
 	Out      string  `help:"Directory for the report: index.html, drill.json, junit.xml." default:"drill-report" placeholder:"DIR"`
 	Previous string  `help:"With --own: begin with the services of this program, the version before, for scenarios that upgrade." type:"existingfile" placeholder:"FILE"`
 	Viewers  float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
+	Browsers bool    `help:"Have real browsers watch where scenarios say so (the package chromium)." default:"true" negatable:""`
 	Read     bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
 }
 
@@ -189,7 +190,9 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 		if ctx.Err() != nil {
 			break
 		}
-		s = s.Scale(f.Viewers)
+		if s = s.Scale(f.Viewers); !f.Browsers {
+			s = s.WithoutBrowsers()
+		}
 		say("── " + s.Name + ": " + s.Title)
 		x, err := r.report(ctx, s)
 		out.Runs = append(out.Runs, x)

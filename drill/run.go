@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meridian-video/meridian/drill/browsers"
 	"github.com/meridian-video/meridian/drill/creators"
 	"github.com/meridian-video/meridian/drill/fleet"
 	"github.com/meridian-video/meridian/drill/scenario"
@@ -100,6 +101,7 @@ type run struct {
 	o       score.Observations
 	watches []*fleet.Watch // one at each place with viewers
 	fleet   *fleet.Fleet
+	real    *browsers.Group
 	rec     *fleet.Recorder
 	studio  *creators.Studio
 	writers []*creators.Writer
@@ -122,8 +124,8 @@ func (r *Runner) Run(ctx context.Context, s scenario.Scenario) (score.Observatio
 }
 
 func (x *run) setUp(ctx context.Context) error {
-	if len(x.s.Load.Viewers) > len(x.Desc.Places) || len(x.s.Load.Creators) > len(x.Desc.Places) {
-		return fmt.Errorf("scenario %s wants people near %d regions, the platform has %d", x.s.Name, max(len(x.s.Load.Viewers), len(x.s.Load.Creators)), len(x.Desc.Places))
+	if len(x.s.Load.Viewers) > len(x.Desc.Places) || len(x.s.Load.Creators) > len(x.Desc.Places) || len(x.s.Load.Browsers) > len(x.Desc.Places) {
+		return fmt.Errorf("scenario %s wants people near %d regions, the platform has %d", x.s.Name, max(len(x.s.Load.Viewers), len(x.s.Load.Creators), len(x.s.Load.Browsers)), len(x.Desc.Places))
 	}
 	for i, n := range x.s.Load.Viewers {
 		if n > 0 {
@@ -144,6 +146,15 @@ func (x *run) setUp(ctx context.Context) error {
 		Over: (x.s.WarmUp - x.s.Load.Buffer).Std(), Patience: x.Waits.Open, Broken: x.Broken}, x.rec)
 	if err != nil {
 		return err
+	}
+	n := 0
+	for _, v := range x.s.Load.Viewers {
+		n += v
+	}
+	x.real, err = browsers.New(browsers.Config{Target: x.Desc, Asset: x.asset, Browsers: x.s.Load.Browsers, Buffer: x.s.Load.Buffer.Std(),
+		Patience: x.Waits.Open, First: n}, x.rec)
+	if err != nil {
+		return fmt.Errorf("scenario %s wants browsers: %w; or leave them out with --no-browsers", x.s.Name, err)
 	}
 	return x.hire(ctx)
 }
@@ -184,6 +195,9 @@ func (x *run) live(ctx context.Context) error {
 	people, leave := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() { leave(); wg.Wait() }()
+	// Browsers take a moment to start, and the processors meanwhile.
+	wg.Go(func() { x.real.Run(people) })
+	x.real.Playing()
 	wg.Go(func() { x.fleet.Run(people) })
 	wg.Go(func() { x.cpu.run(people) })
 	for _, w := range x.watches {
@@ -233,6 +247,7 @@ func (x *run) live(ctx context.Context) error {
 	leave()
 	wg.Wait()
 	<-made
+	x.o.Browsers = x.real.Seen()
 	x.o.Events, x.o.Samples, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.cpu.all()
 	x.o.Dropped = x.rec.Dropped()
 	for _, w := range x.watches {

@@ -27,6 +27,8 @@ const (
 	// Plain is the form for players that know no steering: a router redirects
 	// every playlist and segment.
 	Plain Way = "plain"
+	// Browser is our player itself, in a browser; it comes by name. A fleet has none.
+	Browser Way = "browser"
 )
 
 // Ways in the order in which viewers have them: of five, two are steered, two

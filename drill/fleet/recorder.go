@@ -72,7 +72,8 @@ type Recorder struct {
 	dropped int
 }
 
-func (r *Recorder) event(e Event) {
+// Note keeps an event.
+func (r *Recorder) Note(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.events) >= maxEvents {

@@ -73,7 +73,7 @@ func (v *viewer) note(e Event) {
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
-	v.fleet.rec.event(e)
+	v.fleet.rec.Note(e)
 }
 
 // run watches until ctx ends.
@@ -148,15 +148,15 @@ func (v *viewer) master() string {
 	near, _ := t.Get(v.fleet.homes[v.home].near)
 	switch v.way {
 	case DNS:
-		return playName(t, near) + path
+		return PlayURL(t, near) + path
 	case Plain:
 		return near.Router.URL + path + "?steering=0"
 	}
 	return near.Router.URL + path
 }
 
-// playName is the base URL of all routers by name.
-func playName(t *region.Table, r region.Region) string {
+// PlayURL is the base URL of all routers by name, as a router of one region has it.
+func PlayURL(t *region.Table, r region.Region) string {
 	scheme, rest := "http://", r.Router.URL
 	if len(rest) > 5 && rest[:5] == "https" {
 		scheme = "https://"

@@ -83,7 +83,7 @@ func cards(r Run) []card {
 	}
 	out := []card{{Label: "viewers", Value: fmt.Sprint(n)}}
 	for _, x := range []struct{ name, label string }{
-		{"stalls", "stalls"}, {"reroute.redirect", "last wrong redirect"}, {"moved", "last viewer moved"},
+		{"stalls", "stalls"}, {"browser_stalls", "stalls in browsers"}, {"reroute.redirect", "last wrong redirect"}, {"moved", "last viewer moved"},
 		{"start_up", "start-up, 95 of 100"}, {"writes", "longest without writes"}, {"lost", "lost"}, {"recovery", "whole again"},
 	} {
 		res := r.result(x.name)

@@ -24,6 +24,7 @@ const (
 	maxPlaces   = 16
 	maxViewers  = 2000 // near one region
 	maxCreators = 16
+	maxBrowsers = 4
 	maxLength   = 3 * time.Hour
 	minBuffer   = 2 * time.Second
 	maxBuffer   = 2 * time.Minute
@@ -181,6 +182,7 @@ func (c *checker) load(s *Scenario) {
 	if counts("$.load.viewers", l.Viewers, maxViewers) == 0 {
 		c.bad("$.load.viewers", "want at least one viewer: a drill nobody watches shows nothing")
 	}
+	browsers := counts("$.load.browsers", l.Browsers, maxBrowsers)
 	creators := counts("$.load.creators", l.Creators, maxCreators)
 	if d := l.Buffer.Std(); d < minBuffer || d > maxBuffer {
 		c.bad("$.load.buffer", "%v: want %v to %v", d, minBuffer, maxBuffer)
@@ -195,6 +197,9 @@ func (c *checker) load(s *Scenario) {
 		c.bad("$.watch", "%v: want 0s or more", s.Watch.Std())
 	}
 	o := s.Objectives
+	if browsers == 0 && o.BrowserStalls != nil {
+		c.bad("$.objectives.browser_stalls", "there are no browsers: add load.browsers, or leave it out")
+	}
 	if creators == 0 {
 		for path, asked := range map[string]bool{"writes": o.Writes != nil, "ready": o.Ready != nil} {
 			if asked {

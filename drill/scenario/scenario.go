@@ -58,6 +58,8 @@ type Load struct {
 	Viewers []int `yaml:"viewers"`
 	// Creators near each region, as Viewers.
 	Creators []int `yaml:"creators,omitempty"`
+	// Browsers near each region, as Viewers: our player in Chromium.
+	Browsers []int `yaml:"browsers,omitempty"`
 	// Buffer is how much video viewers hold in hand.
 	Buffer Duration `yaml:"buffer"`
 }
@@ -181,6 +183,8 @@ type Objectives struct {
 	Stalls *int `yaml:"stalls,omitempty"`
 	// PlainStalls are stalls of viewers in the plain form, who know no steering.
 	PlainStalls *int `yaml:"plain_stalls,omitempty"`
+	// BrowserStalls are stalls of browsers that had Load.Buffer in hand before.
+	BrowserStalls *int `yaml:"browser_stalls,omitempty"`
 	// Reroute is when the last wrong answer of a living router may come after a fault.
 	Reroute Reroute `yaml:"reroute,omitempty"`
 	// Moved is when the last steered viewer of what was lost has video from elsewhere.
@@ -257,6 +261,12 @@ func (s Scenario) LastEnd() time.Duration {
 		end = max(end, step.End())
 	}
 	return end
+}
+
+// WithoutBrowsers is the scenario for simulated viewers only.
+func (s Scenario) WithoutBrowsers() Scenario {
+	s.Load.Browsers, s.Objectives.BrowserStalls = nil, nil
+	return s
 }
 
 // Scale multiplies the load by f; whoever was there stays at least one.

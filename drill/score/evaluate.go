@@ -3,6 +3,7 @@ package score
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/drill/creators"
@@ -54,10 +55,11 @@ type judge struct {
 func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j := &judge{s: s, o: o}
 	obj := s.Objectives
-	j.stalls("stalls", "Stalls of steered viewers", obj.Stalls, func(e fleet.Event) bool { return e.Way != fleet.Plain })
+	j.stalls("stalls", "Stalls of steered viewers", obj.Stalls, func(e fleet.Event) bool { return e.Way != fleet.Plain && e.Way != fleet.Browser })
 	j.counts("early_stalls", "Stalls of viewers who hadn't filled their buffers", nil, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && !j.hadBuffer(e) })
 	j.stalledSeconds()
 	j.stalls("plain_stalls", "Stalls of viewers in the plain form", obj.PlainStalls, func(e fleet.Event) bool { return e.Way == fleet.Plain })
+	j.browserStalls(obj.BrowserStalls)
 	j.reroute("reroute.redirect", "Last wrong redirect of a living router", obj.Reroute.Redirect, fleet.ByRedirect)
 	j.reroute("reroute.steering", "Last wrong steering answer", obj.Reroute.Steering, fleet.BySteering)
 	j.reroute("reroute.dns", "Last wrong name server's answer", obj.Reroute.DNS, fleet.ByDNS)
@@ -173,6 +175,37 @@ func (j *judge) stalls(name, title string, goal *int, match func(fleet.Event) bo
 		return
 	}
 	j.counts(name, title, goal, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && j.hadBuffer(e) && match(e) })
+}
+
+// browserStalls counts those of real players. One that never had the scenario's
+// buffer in hand proves nothing.
+func (j *judge) browserStalls(goal *int) {
+	if goal == nil && len(j.o.Browsers) == 0 {
+		return
+	}
+	var why []string
+	for _, b := range j.o.Browsers {
+		if b.Filled.IsZero() || b.Filled.After(j.o.FaultBegan) {
+			why = append(why, fmt.Sprintf("the one near %s didn't have %v in hand before the fault", b.Near, j.s.Load.Buffer.Std()))
+		}
+		if b.Err != "" {
+			why = append(why, b.Err)
+		}
+	}
+	if len(j.o.Browsers) == 0 {
+		why = append(why, "there were none")
+	}
+	const name, title = "browser_stalls", "Stalls of real browsers"
+	if len(why) > 0 {
+		r := Result{Name: name, Title: title, Note: strings.Join(why, "; ")}
+		if goal != nil {
+			g := float64(*goal)
+			r.Goal = &g
+		}
+		j.add(r)
+		return
+	}
+	j.counts(name, title, goal, func(e fleet.Event) bool { return e.Kind == fleet.Stalled && e.Way == fleet.Browser && j.hadBuffer(e) })
 }
 
 // most names the most frequent.

@@ -3,6 +3,7 @@ package score
 import (
 	"time"
 
+	"github.com/meridian-video/meridian/drill/browsers"
 	"github.com/meridian-video/meridian/drill/creators"
 	"github.com/meridian-video/meridian/drill/fleet"
 	"github.com/meridian-video/meridian/drill/target"
@@ -48,6 +49,8 @@ type Observations struct {
 	Table *region.Table
 	// Viewers near each region, in table order.
 	Viewers []int
+	// Browsers are the real players among them.
+	Browsers []browsers.Seen
 	// ControlBegan, FaultBegan and End are the ends of the phases.
 	ControlBegan, FaultBegan, End time.Time
 	Steps                         []Happened

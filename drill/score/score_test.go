@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/drill/browsers"
 	"github.com/meridian-video/meridian/drill/creators"
 	"github.com/meridian-video/meridian/drill/fleet"
 	"github.com/meridian-video/meridian/drill/scenario"
@@ -27,7 +28,7 @@ func within(s float64) *scenario.Duration {
 
 func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
-		Stalls: ptr(0), PlainStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
+		Stalls: ptr(0), PlainStalls: ptr(0), BrowserStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
 		Moved:   within(8), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
@@ -38,7 +39,7 @@ func good(t *testing.T) Observations {
 	t.Helper()
 	table, err := region.Loopback()
 	require.NoError(t, err)
-	o := Observations{Table: table, Viewers: []int{2, 1}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
+	o := Observations{Table: table, Viewers: []int{2, 1}, Browsers: []browsers.Seen{{Near: "eu", Filled: at(9)}}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
 		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill, For: scenario.Duration(20 * time.Second)}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
 		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9, Admitted: 9},
 		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
@@ -112,12 +113,18 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		damage    func(o *Observations)
 		want      Verdict
 	}{
-		"stall":            {"stalls", func(o *Observations) { event(o, stall(25, fleet.DNS)) }, Fail},
-		"stall before":     {"stalls", func(o *Observations) { event(o, stall(5, fleet.DNS)) }, Pass},
-		"stall in both":    {"stalls", func(o *Observations) { event(o, stall(15, fleet.DNS), stall(25, fleet.DNS)) }, Unsure},
-		"plain stall":      {"plain_stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Fail},
-		"plain isn't ours": {"stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Pass},
-		"just begun":       {"stalls", func(o *Observations) { event(o, fleet.Event{At: at(25), Kind: fleet.Stalled, Had: 9}) }, Pass},
+		"stall":               {"stalls", func(o *Observations) { event(o, stall(25, fleet.DNS)) }, Fail},
+		"stall before":        {"stalls", func(o *Observations) { event(o, stall(5, fleet.DNS)) }, Pass},
+		"stall in both":       {"stalls", func(o *Observations) { event(o, stall(15, fleet.DNS), stall(25, fleet.DNS)) }, Unsure},
+		"plain stall":         {"plain_stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Fail},
+		"plain isn't ours":    {"stalls", func(o *Observations) { event(o, stall(25, fleet.Plain)) }, Pass},
+		"browser isn't fleet": {"stalls", func(o *Observations) { event(o, stall(25, fleet.Browser)) }, Pass},
+		"browser's stall":     {"browser_stalls", func(o *Observations) { event(o, stall(25, fleet.Browser)) }, Fail},
+		"browser never full":  {"browser_stalls", func(o *Observations) { o.Browsers[0].Filled = time.Time{} }, Fail},
+		"browser full late":   {"browser_stalls", func(o *Observations) { o.Browsers[0].Filled = at(21) }, Fail},
+		"browser crashed":     {"browser_stalls", func(o *Observations) { o.Browsers[0].Err = "it ended by itself" }, Fail},
+		"no browser":          {"browser_stalls", func(o *Observations) { o.Browsers = nil }, Fail},
+		"just begun":          {"stalls", func(o *Observations) { event(o, fleet.Event{At: at(25), Kind: fleet.Stalled, Had: 9}) }, Pass},
 		"never filled": {"stalls", func(o *Observations) {
 			for i := range o.Samples {
 				o.Samples[i].Median = 8
