@@ -125,6 +125,7 @@ func (a *component) Run(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("API TLS listener: %w", err), l.Close())
 		}
 	}
+	backups := newArchive(a.rt.Metrics)
 	jm, name := jobs.NewMetrics(a.rt.Metrics), a.rt.Region.Name+"/"+l.Addr().String()
 	publisher := &catalog.Publisher{Catalog: a.catalog, Objects: a.store, Events: a.conn, Signer: a.keys.record, Log: a.rt.Log, Metrics: catalog.NewMetrics(a.rt.Metrics)}
 	dispatcher := &jobs.Dispatcher{Catalog: a.catalog, Conn: a.conn, Name: name, Regions: a.rt.Table.Names(), Log: a.rt.Log, Metrics: jm}
@@ -156,6 +157,7 @@ func (a *component) Run(ctx context.Context) error {
 		g.Go(func() error { return publisher.Run(ctx) })
 		g.Go(func() error { return dispatcher.Run(ctx) })
 		g.Go(func() error { return janitor.Run(ctx) })
+		g.Go(func() error { backups.watch(ctx, a.catalog); return nil })
 		return nil
 	})
 	return g.Wait()

@@ -454,3 +454,11 @@ func mustJSON(t *testing.T, v any) string {
 	require.NoError(t, err)
 	return string(b)
 }
+
+// TestArchiving: a server without a repository says so.
+func TestArchiving(t *testing.T) {
+	c := open(t, testenv.Postgres(t))
+	a, err := c.Archiving(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, Archiving{}, a)
+}

@@ -227,12 +227,17 @@ func (o *operator) plays(asset string, frames int) {
 // leader is a connection to PostgreSQL's leader as its superuser.
 func (o *operator) leader() *pgx.Conn {
 	o.t.Helper()
-	password, err := o.Secret("postgres-superuser.secret")
-	require.NoError(o.t, err)
-	conn, err := pgx.Connect(o.t.Context(), "postgres://postgres:"+password+"@"+o.Table.PostgresDSNHosts("eu")+"/postgres?sslmode=disable&target_session_attrs=read-write")
+	conn, err := pgx.Connect(o.t.Context(), o.leaderDSN())
 	require.NoError(o.t, err)
 	o.t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
+}
+
+func (o *operator) leaderDSN() string {
+	o.t.Helper()
+	password, err := o.Secret("postgres-superuser.secret")
+	require.NoError(o.t, err)
+	return "postgres://postgres:" + password + "@" + o.Table.PostgresDSNHosts("eu") + "/postgres?sslmode=disable&target_session_attrs=read-write"
 }
 
 func eventually(t *testing.T, within time.Duration, try func() error) {

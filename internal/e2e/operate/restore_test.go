@@ -3,6 +3,7 @@ package operate
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/client"
 	"github.com/meridian-video/meridian/internal/testenv"
 )
@@ -75,6 +77,14 @@ func TestZEverythingIsLostAndRestored(t *testing.T) {
 		}
 		return err
 	})
+
+	cat, err := catalog.Open(o.leaderDSN(), 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	archiving, err := cat.Archiving(t.Context())
+	cat.Close()
+	require.NoError(t, err)
+	require.True(t, archiving.Enabled && !archiving.Failing)
+	require.WithinDuration(t, time.Now(), archiving.Archived, 2*time.Minute)
 
 	// All regions are lost.
 	require.NoError(t, conn.Close(t.Context()))
