@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meridian-video/meridian/internal/client"
 )
 
@@ -54,24 +56,24 @@ func (r *Runner) prepare(ctx context.Context) error {
 	if err := r.find(ctx, c); err != nil {
 		return fmt.Errorf("look for the videos of earlier drills: %w", err)
 	}
+	g, ctx := errgroup.WithContext(ctx)
 	if r.asset == "" {
 		r.say("making and uploading %d s of video to watch", watchedSeconds)
-		file := filepath.Join(r.dir, "watched.mp4")
-		if err := makeVideo(ctx, file, "640x360", watchedSeconds); err != nil {
+		g.Go(func() (err error) {
+			file := filepath.Join(r.dir, "watched.mp4")
+			if err = makeVideo(ctx, file, "640x360", watchedSeconds); err == nil {
+				r.asset, err = r.publish(ctx, c, file, watchedTitle, public)
+			}
 			return err
-		}
-		var err error
-		if r.asset, err = r.publish(ctx, c, file, watchedTitle, public); err != nil {
-			return err
-		}
+		})
 	}
 	if r.private == "" {
-		var err error
-		if r.private, err = r.publish(ctx, c, r.template, privateTitle, private); err != nil {
+		g.Go(func() (err error) {
+			r.private, err = r.publish(ctx, c, r.template, privateTitle, private)
 			return err
-		}
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // find looks for the videos of earlier drills.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meridian-video/meridian/drill/browsers"
 	"github.com/meridian-video/meridian/drill/creators"
 	"github.com/meridian-video/meridian/drill/fleet"
@@ -108,7 +110,7 @@ type run struct {
 	cpu     pressure
 	guard   *guard // nil without a private video
 
-	mu sync.Mutex // of o.Steps, while they happen
+	mu sync.Mutex // of o.Steps, while they happen, and o.LostWrites
 }
 
 // Run runs a scenario. An error means that it couldn't be run as written; what
@@ -117,7 +119,7 @@ func (r *Runner) Run(ctx context.Context, s scenario.Scenario) (score.Observatio
 	x := &run{Runner: r, s: s, rec: &fleet.Recorder{}}
 	x.o.Table, x.o.Viewers = r.Desc.Table, s.Load.Viewers
 	if err := x.setUp(ctx); err != nil {
-		return x.o, err
+		return x.o, errors.Join(err, x.clean())
 	}
 	err := x.live(ctx)
 	return x.o, errors.Join(err, x.clean())
@@ -180,14 +182,17 @@ func (x *run) hire(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(x.dir, x.s.Name), 0o700); err != nil {
 		return err
 	}
-	for _, r := range x.Desc.Table.Regions {
-		w, err := creators.NewWriter(ctx, r.Name, r.API, x.Desc.APIKey)
-		if err != nil {
+	x.writers = make([]*creators.Writer, len(x.Desc.Table.Regions))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, r := range x.Desc.Table.Regions {
+		g.Go(func() (err error) {
+			x.writers[i], err = creators.NewWriter(ctx, r.Name, r.API, x.Desc.APIKey)
 			return err
-		}
-		x.writers = append(x.writers, w)
+		})
 	}
-	return nil
+	err := g.Wait()
+	x.writers = slices.DeleteFunc(x.writers, func(w *creators.Writer) bool { return w == nil })
+	return err
 }
 
 // live runs the phases.
@@ -314,17 +319,26 @@ func (x *run) account(ctx context.Context) error {
 			x.o.AllReady = at
 		}
 	}
-	for _, w := range x.writers {
-		rctx, cancel := limit(nil)
-		_, err := x.await(rctx, func(ctx context.Context) error {
-			err := w.Check(ctx, x.apis(w.Region)[0])
-			if errors.Is(err, creators.ErrLost) {
-				x.o.LostWrites = append(x.o.LostWrites, err.Error())
-				return nil
-			}
-			return err
+	lost := make([]error, len(x.writers))
+	var checks sync.WaitGroup
+	for i, w := range x.writers {
+		checks.Go(func() {
+			rctx, cancel := limit(nil)
+			defer cancel()
+			_, lost[i] = x.await(rctx, func(ctx context.Context) error {
+				err := w.Check(ctx, x.apis(w.Region)[0])
+				if errors.Is(err, creators.ErrLost) {
+					x.mu.Lock()
+					defer x.mu.Unlock()
+					x.o.LostWrites = append(x.o.LostWrites, err.Error())
+					return nil
+				}
+				return err
+			})
 		})
-		cancel()
+	}
+	checks.Wait()
+	for _, err := range lost {
 		if err != nil {
 			x.o.LostWrites = append(x.o.LostWrites, err.Error())
 		}
@@ -398,13 +412,15 @@ func (x *run) await(ctx context.Context, ask func(context.Context) error) (time.
 func (x *run) clean() error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTime)
 	defer cancel()
-	var errs []error
+	errs := make([]error, len(x.writers)+1)
+	var cleaning sync.WaitGroup
 	if x.studio != nil {
-		errs = append(errs, x.studio.Clean(ctx))
+		cleaning.Go(func() { errs[len(x.writers)] = x.studio.Clean(ctx) })
 	}
-	for _, w := range x.writers {
-		errs = append(errs, w.Clean(ctx, x.apis(w.Region)))
+	for i, w := range x.writers {
+		cleaning.Go(func() { errs[i] = w.Clean(ctx, x.apis(w.Region)) })
 	}
+	cleaning.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete what the drill's creators made: %w", err)
 	}

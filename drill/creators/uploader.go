@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meridian-video/meridian/internal/client"
 	"github.com/meridian-video/meridian/internal/sleep"
 )
@@ -232,21 +234,33 @@ func (s *Studio) Clean(ctx context.Context) error {
 	}
 	c := s.client(s.cfg.Near[0])
 	defer c.Close()
-	var errs []error
+	var assets []string
 	for _, u := range s.Uploads() {
 		if u.Asset != "" {
-			errs = append(errs, remove(ctx, c, u.Asset))
+			assets = append(assets, u.Asset)
 		}
 	}
-	return errors.Join(errs...)
+	return remove(ctx, c, assets)
 }
 
-// remove deletes an asset; one that is gone is no error.
-func remove(ctx context.Context, c *client.Client, asset string) error {
-	err := c.DeleteAsset(ctx, asset)
-	var p *client.Problem
-	if errors.As(err, &p) && p.Code == "not-found" {
-		return nil
+// removeAtOnce bounds the deletions under way: the leader may be far.
+const removeAtOnce = 8
+
+// remove deletes assets; one that is gone is no error.
+func remove(ctx context.Context, c *client.Client, assets []string) error {
+	errs := make([]error, len(assets))
+	var g errgroup.Group
+	g.SetLimit(removeAtOnce)
+	for i, asset := range assets {
+		g.Go(func() error {
+			err := c.DeleteAsset(ctx, asset)
+			var p *client.Problem
+			if !errors.As(err, &p) || p.Code != "not-found" {
+				errs[i] = err
+			}
+			return nil
+		})
 	}
-	return err
+	_ = g.Wait() // errs has them all
+	return errors.Join(errs...)
 }

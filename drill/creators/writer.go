@@ -228,9 +228,9 @@ func (w *Writer) check(ctx context.Context, api string, p page) error {
 func (w *Writer) Clean(ctx context.Context, apis []string) error {
 	c := client.New(apis, w.key)
 	defer c.Close()
-	var errs []error
+	var assets []string
 	for _, p := range w.pages {
-		errs = append(errs, remove(ctx, c, p.asset))
+		assets = append(assets, p.asset)
 	}
-	return errors.Join(errs...)
+	return remove(ctx, c, assets)
 }
