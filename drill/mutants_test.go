@@ -28,8 +28,9 @@ type mutant struct {
 	// File has New in place of Old; a file that only the mutant has, if Old is empty.
 	File, Old, New string
 	// Clock builds it with a clock that can be wrong; Previous begins the drill with
-	// the program as it is.
-	Clock, Previous bool
+	// the program as it is; Apart is for what it breaks for good, so that each
+	// scenario has a platform of its own.
+	Clock, Previous, Apart bool
 }
 
 func mutants(t *testing.T) []mutant {
@@ -99,19 +100,26 @@ func TestScenariosFailBrokenBuilds(t *testing.T) {
 	for _, m := range mutants(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			names := slices.Sorted(maps.Keys(m.Fails))
-			args := append([]string{"run"}, names...)
+			var more []string
 			if m.Previous {
 				bin := filepath.Join(t.TempDir(), "previous")
 				command(t, "..", "go", "build", "-o", bin, ".")
-				args = append(args, "--previous", bin)
+				more = []string{"--previous", bin}
 			}
-			r := drillWith(t, m.build(t), args...)
-			for _, run := range r.Runs {
+			bin, most := m.build(t), len(names)
+			if m.Apart {
+				most = 1
+			}
+			var runs []report.Run
+			for some := range slices.Chunk(names, most) {
+				runs = append(runs, drillWith(t, bin, slices.Concat([]string{"run", "--no-browsers"}, some, more)...).Runs...)
+			}
+			for _, run := range runs {
 				verdict := verdictOn(run, m.Fails[run.Name])
 				testenv.Figure(t, "broken: "+m.Breaks+" "+run.Name, "%s by %s", verdict, m.Fails[run.Name])
 				assert.Equal(t, score.Fail, verdict, "%s by %s", run.Name, m.Fails[run.Name])
 			}
-			require.Len(t, r.Runs, len(names))
+			require.Len(t, runs, len(names))
 		})
 	}
 }
