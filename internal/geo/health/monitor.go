@@ -315,7 +315,10 @@ func (m *Monitor) apply(st *state) {
 // whether any differs from before. Loads and failures are the own view: what
 // others see of a region says little about how it serves from here.
 func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
-	type sums struct{ load, failing, slow, n float64 }
+	type sums struct {
+		load, failing, slow, n float64
+		suspect                bool // something is wrong with it, or with the way there
+	}
 	regions := map[string]*sums{}
 	s := m.board.Load()
 	for i, t := range m.targets {
@@ -325,16 +328,22 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 		if regions[t.Region] == nil {
 			regions[t.Region] = &sums{}
 		}
-		r, q := regions[t.Region], &st.trackers[i].quality
+		r, tr := regions[t.Region], &st.trackers[i]
+		if tr.down {
+			// Not reached from here at all: others judge it.
+			r.suspect = true
+			continue
+		}
 		r.n++
 		r.load += st.loads[i]
-		r.failing += q.failing()
-		if q.slow() {
+		r.failing += tr.quality.failing()
+		if tr.quality.slow(slowHigh) {
 			r.slow++
 		}
+		r.suspect = r.suspect || tr.quality.slow(slowSuspect) || tr.quality.failing() >= failSuspect
 	}
 	for name := range st.shedders {
-		if regions[name] == nil && st.shed[name] != (shed{}) {
+		if (regions[name] == nil || regions[name].n == 0) && st.shed[name] != (shed{}) {
 			// Lost: it comes back as good as new, or shows what it lacks again.
 			delete(st.shedders, name)
 			delete(st.shed, name)
@@ -342,14 +351,25 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 			changed = true
 		}
 	}
-	// Where everything is slow it is the way from here, or this machine.
-	everywhere := len(regions) > 1
-	for _, r := range regions {
-		everywhere = everywhere && r.slow > 0
+	// Where everything is wrong it is this machine, and where all other regions are,
+	// the way out of here. One other alone says nothing.
+	others, everywhere := 0, true
+	for name, r := range regions {
+		if name != m.opt.Region {
+			others++
+			everywhere = everywhere && r.suspect
+		}
+	}
+	if others < 2 {
+		own := regions[m.opt.Region]
+		everywhere = everywhere && others > 0 && own != nil && own.suspect
 	}
 	for name, r := range regions {
+		if r.n == 0 {
+			continue
+		}
 		if everywhere {
-			r.slow = 0
+			r.slow, r.failing = 0, 0
 		}
 		if st.shedders[name] == nil {
 			st.shedders[name] = &shedder{}

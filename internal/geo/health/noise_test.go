@@ -38,11 +38,18 @@ type world struct {
 	share   float64
 	slowed  string // its answers take slowBy
 	slowBy  time.Duration
+	line    string // all that goes into or out of this region is late, and some gets lost
 	noise   bool
 	starved []time.Time // routers, until when they get no processor in time
 	paused  map[string]time.Time
 	roundMs map[[2]string]int
 }
+
+// A bad line.
+const (
+	lineBy   = 200 * time.Millisecond
+	lineLoss = 0.04
+)
 
 var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 
@@ -106,6 +113,14 @@ func (w *world) fate(router int, to, url string) (wait time.Duration, status int
 	wait = time.Duration(float64(w.roundTrip(from, to)) * (1 + 0.3*w.r.Float64()))
 	if to == w.slowed {
 		wait += w.slowBy
+	}
+	if from != to && (from == w.line || to == w.line) {
+		for range 2 { // ways
+			wait += lineBy + time.Duration(w.r.Int64N(int64(lineBy/4)))
+			for w.r.Float64() < lineLoss { // sent again
+				wait += 300*time.Millisecond + wait
+			}
+		}
 	}
 	switch {
 	case to == w.killed:
@@ -284,6 +299,32 @@ func TestTimeToTheLastWrongBelief(t *testing.T) {
 	}
 }
 
+// TestNobodyIsShedOnReturn: routers find a region back at different moments, and what
+// one of them still misses is no partial failure.
+func TestNobodyIsShedOnReturn(t *testing.T) {
+	trials := 8
+	if testenv.IsLong() {
+		trials = 100
+	}
+	for i := range trials {
+		synctest.Test(t, func(t *testing.T) {
+			w := startWorld(t, uint64(i))
+			r := rand.New(rand.NewPCG(uint64(i), 3))
+			time.Sleep(20*time.Second + time.Duration(r.Int64N(int64(time.Second))))
+			lost := w.regions[i%len(w.regions)]
+			w.set(func() { w.silent = lost })
+			time.Sleep(10*time.Second + time.Duration(r.Int64N(int64(time.Second))))
+			w.set(func() { w.silent = "" })
+			for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(20 * time.Millisecond) {
+				for n, b := range w.boards {
+					back := b.Load().Region(lost)
+					require.Zero(t, back.Shed, "trial %d: %s is back for %v, and %s sheds it: %s", i, lost, time.Since(began), w.regions[n], back.ShedWhy)
+				}
+			}
+		})
+	}
+}
+
 // TestPartialFailureIsNoLoss: a region a third of whose answers are errors, or
 // which answers late, keeps a share of its viewers, at all routers and all the time.
 func TestPartialFailureIsNoLoss(t *testing.T) {
@@ -310,6 +351,45 @@ func TestPartialFailureIsNoLoss(t *testing.T) {
 					require.Zero(t, b.Load().Region("eu").Shed)
 				}
 			}
+		})
+	}
+}
+
+// TestABadLineIsOneRegions: where the line of a region is bad, others leave half of
+// its viewers to the next; its own router, which finds all others late, blames none.
+func TestABadLineIsOneRegions(t *testing.T) {
+	trials := 4
+	if testenv.IsLong() {
+		trials = 100
+	}
+	for i := range trials {
+		synctest.Test(t, func(t *testing.T) {
+			w := startWorld(t, uint64(i))
+			time.Sleep(30*time.Second + time.Duration(i)*77*time.Millisecond)
+			bad := w.regions[i%len(w.regions)]
+			w.set(func() { w.line = bad })
+			seen := map[string]float64{}
+			look := func(lasting time.Duration) {
+				for began := time.Now(); time.Since(began) < lasting; time.Sleep(50 * time.Millisecond) {
+					for n, b := range w.boards {
+						for _, g := range b.Load().Regions {
+							require.True(t, g.Up(), "%s at %s", g.Name, w.regions[n])
+							if g.Name != bad || w.regions[n] == bad {
+								require.Zero(t, g.Shed, "trial %d: %s is bad, and %s has %s shed: %s", i, bad, w.regions[n], g.Name, g.ShedWhy)
+								continue
+							}
+							seen[w.regions[n]] = max(seen[w.regions[n]], g.Shed)
+						}
+					}
+				}
+			}
+			look(time.Minute)
+			require.Len(t, seen, 2)
+			for at, share := range seen {
+				require.InDelta(t, slowShed, share, 0.4, at)
+			}
+			w.set(func() { w.line = "" })
+			look(30 * time.Second)
 		})
 	}
 }

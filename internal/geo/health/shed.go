@@ -28,14 +28,18 @@ const (
 	// From failHigh on twice the share of failed probes is shed, at most failMost,
 	// until it is below failLow.
 	failHigh, failLow, failMost = 0.15, 0.05, 0.9
+	// failSuspect is enough to suspect the way there, where all regions fail; they
+	// don't come to failHigh in the same moment.
+	failSuspect = 0.1
 
 	// A good probe is slow when it takes slowTimes more than probes of the edge usually
 	// take, which counts as at least slowLeast and at most slowMost. When slowHigh of
 	// the last slowWindow are, over six seconds, slowShed of the edge's viewers go
-	// elsewhere: a pause is no reason to.
-	slowTimes, slowShed  = 4, 0.5
-	slowLeast, slowMost  = 0.15, 0.4 // seconds
-	slowHigh, slowWindow = 9, 12
+	// elsewhere: a pause is no reason to. slowSuspect of them are enough to suspect the
+	// way there.
+	slowTimes, slowShed               = 4, 0.5
+	slowLeast, slowMost               = 0.15, 0.4 // seconds
+	slowHigh, slowSuspect, slowWindow = 9, 5, 12
 	// What is usual rises over riseTau and falls over fallTau.
 	riseTau, fallTau = 5 * time.Minute, 10 * time.Second
 )
@@ -103,7 +107,8 @@ func (q *quality) failing() float64 {
 	return float64(bits.OnesCount32(q.failed&window)) / failWindow
 }
 
-func (q *quality) slow() bool { return bits.OnesCount32(q.late&(1<<slowWindow-1)) >= slowHigh }
+// slow reports whether at least n of the last good probes were late.
+func (q *quality) slow(n int) bool { return bits.OnesCount32(q.late&(1<<slowWindow-1)) >= n }
 
 // shedder is one region's share of viewers turned away. The zero value turns
 // nobody away.

@@ -77,7 +77,7 @@ func TestPartialFailureShedsAShare(t *testing.T) {
 			at = at.Add(500 * time.Millisecond)
 			q.observe(o(i), took, at)
 			slow := 0.0
-			if q.slow() {
+			if q.slow(slowHigh) {
 				slow = 1
 			}
 			share, why = s.step(0.3, q.failing(), slow, at)

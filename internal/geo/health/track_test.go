@@ -139,5 +139,5 @@ func TestALossIsNoPartialFailure(t *testing.T) {
 	run(goodsUp, good)
 	require.False(t, tr.down)
 	require.Zero(t, tr.quality.failing())
-	require.False(t, tr.quality.slow())
+	require.False(t, tr.quality.slow(slowHigh))
 }
