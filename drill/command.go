@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type platformFlags struct {
 	Previous string  `help:"With --own: begin with the services of this program, the version before, for scenarios that upgrade." type:"existingfile" placeholder:"FILE"`
 	Viewers  float64 `help:"Multiply the number of viewers." default:"1" placeholder:"FACTOR"`
 	Browsers bool    `help:"Have real browsers watch where scenarios say so (the package chromium)." default:"true" negatable:""`
+	Askers   int     `help:"Ask the routers as so many people near each region, in place of as many as a scenario says." placeholder:"NUMBER"`
 	Read     bool    `help:"At the end of each scenario, read every byte of every store, not only sizes."`
 }
 
@@ -53,6 +55,9 @@ func (f *platformFlags) validate() error {
 	}
 	if f.Viewers <= 0 || f.Viewers > 50 {
 		return fmt.Errorf("--viewers %v: want more than 0, at most 50", f.Viewers)
+	}
+	if f.Askers < 0 || f.Askers > scenario.MaxAskers {
+		return fmt.Errorf("--askers %d: want 1 to %d", f.Askers, scenario.MaxAskers)
 	}
 	return nil
 }
@@ -193,6 +198,7 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 		if s = s.Scale(f.Viewers); !f.Browsers {
 			s = s.WithoutBrowsers()
 		}
+		s.Load.Askers = cmp.Or(f.Askers, s.Load.Askers, scenario.UsualAskers)
 		say("── " + s.Name + ": " + s.Title)
 		x, err := r.report(ctx, s)
 		out.Runs = append(out.Runs, x)

@@ -28,6 +28,28 @@ func TestCore(t *testing.T) {
 	require.NoError(t, r.Err())
 }
 
+// TestAnswers: hundreds of askers near each region, while one is lost in every way
+// or gets worse. What else the scenarios ask for is judged where fewer ask.
+func TestAnswers(t *testing.T) {
+	testenv.Long(t)
+	r := ownDrill(t, "run", "--askers", "200", "--viewers", "0.1", "--no-browsers",
+		"control", "kill-region", "hang-region", "silence-region", "deaf-region", "mute-region", "slow-region", "full-disk")
+	require.Len(t, r.Runs, 8)
+	for _, run := range r.Runs {
+		for _, step := range run.Steps {
+			require.Empty(t, step.Error)
+		}
+		judged := 0
+		for _, res := range run.Results {
+			if res.Name == "false_moves" || strings.HasPrefix(res.Name, "reroute.") {
+				judged++
+				require.Equal(t, score.Pass, res.Verdict, "%s: %+v", run.Name, res)
+			}
+		}
+		require.Positive(t, judged, run.Name)
+	}
+}
+
 // TestOthers runs all others but those that want another program.
 func TestOthers(t *testing.T) {
 	testenv.Long(t)

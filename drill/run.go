@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,6 +103,7 @@ type run struct {
 	s       scenario.Scenario
 	o       score.Observations
 	watches []*fleet.Watch // one at each place with viewers
+	edges   *fleet.Deliveries
 	fleet   *fleet.Fleet
 	real    *browsers.Group
 	rec     *fleet.Recorder
@@ -118,6 +120,7 @@ type run struct {
 func (r *Runner) Run(ctx context.Context, s scenario.Scenario) (score.Observations, error) {
 	x := &run{Runner: r, s: s, rec: &fleet.Recorder{}}
 	x.o.Table, x.o.Viewers = r.Desc.Table, s.Load.Viewers
+	x.edges = fleet.NewDeliveries(r.Desc)
 	if err := x.setUp(ctx); err != nil {
 		return x.o, errors.Join(err, x.clean())
 	}
@@ -131,7 +134,7 @@ func (x *run) setUp(ctx context.Context) error {
 	}
 	for i, n := range x.s.Load.Viewers {
 		if n > 0 {
-			x.watches = append(x.watches, fleet.NewWatch(x.Desc, x.Desc.Places[i], x.asset))
+			x.watches = append(x.watches, fleet.NewWatch(x.Desc, i, cmp.Or(x.s.Load.Askers, scenario.UsualAskers), x.asset))
 		}
 	}
 	if len(x.watches) == 0 {
@@ -208,6 +211,7 @@ func (x *run) live(ctx context.Context) error {
 	for _, w := range x.watches {
 		wg.Go(func() { w.Run(people) })
 	}
+	wg.Go(func() { x.edges.Run(people) })
 	creating, stopCreators := context.WithCancel(people)
 	made := make(chan struct{})
 	go func() { defer close(made); x.studio.Run(creating) }()
@@ -254,7 +258,7 @@ func (x *run) live(ctx context.Context) error {
 	<-made
 	x.o.Browsers = x.real.Seen()
 	x.o.Events, x.o.Samples, x.o.Pressure = x.rec.Events(), x.rec.Samples(), x.cpu.all()
-	x.o.Dropped = x.rec.Dropped()
+	x.o.Delivered, x.o.Dropped = x.edges.All(), x.rec.Dropped()+x.edges.Dropped()
 	for _, w := range x.watches {
 		x.o.Answers = append(x.o.Answers, w.Answers()...)
 		x.o.Dropped += w.Dropped()
@@ -431,9 +435,7 @@ func (x *run) clean() error {
 func regionsLost(active map[int]target.Fault, d *target.Description) []string {
 	var out []string
 	for _, i := range slices.Sorted(maps.Keys(active)) {
-		f := active[i]
-		r, _ := d.Table.Get(f.Region)
-		if len(f.Hits(d.Table)) == len(r.Edges) {
+		if f := active[i]; f.TakesRegion(d.Table) {
 			out = append(out, f.Region)
 		}
 	}

@@ -39,7 +39,7 @@ func short(fault scenario.Fault, viewers ...int) scenario.Scenario {
 	s.Objectives = scenario.Objectives{
 		Stalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: ptr(seconds(2)), Steering: ptr(seconds(2)), DNS: ptr(seconds(2))},
-		Moved:   ptr(seconds(4.8)), WrongRegion: ptr(seconds(2)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
+		Moved:   ptr(seconds(4.8)), FalseMoves: ptr(0), WrongRegion: ptr(seconds(2)), StartUp: ptr(seconds(4)), Writes: ptr(seconds(3)),
 		Ready: ptr(seconds(3)), Recovery: ptr(seconds(3)), Reconciled: ptr(seconds(3)),
 	}
 	return s
@@ -102,7 +102,7 @@ var drillCases = map[string]drillCase{
 		want: map[string]score.Verdict{"leaks": score.Fail, "denied": score.Fail, "lost": score.Fail, "recovery": score.Fail, "reconciled": score.Fail}},
 	"serves nothing, takes nothing": {fault: scenario.Kill, defects: drilltest.Defects{Unavailable: true, ReadOnly: true, Sticks: true}, viewers: []int{4}, sum: score.Fail,
 		want: map[string]score.Verdict{"start_up": score.Fail, "moved": score.Fail, "writes": score.Fail, "leaks": score.Pass, "denied": score.Pass, "lost": score.Fail, "ready": score.Fail}},
-	"far away":    {fault: scenario.Kill, defects: drilltest.Defects{Strange: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{"wrong_region": score.Unsure, "moved": score.Fail}, timed: true},
+	"far away":    {fault: scenario.Kill, defects: drilltest.Defects{Strange: true}, viewers: []int{4}, sum: score.Fail, want: map[string]score.Verdict{"wrong_region": score.Unsure, "false_moves": score.Unsure, "moved": score.Fail}, timed: true},
 	"slow always": {fault: scenario.Kill, defects: drilltest.Defects{Slow: 900 * time.Millisecond}, viewers: []int{4}, want: map[string]score.Verdict{"stalls": score.Unsure}, sum: score.Unsure, timed: true},
 }
 

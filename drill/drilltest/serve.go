@@ -145,8 +145,15 @@ func (s *site) names(packets net.PacketConn) {
 
 func (s *site) resolve(q *dns.Msg, from net.Addr) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
-	name := q.Question[0].Name
-	for _, e := range s.p.edges(s.p.home(from.String()))[:3] {
+	name, viewer := q.Question[0].Name, from.String()
+	if opt := q.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if subnet, ok := o.(*dns.EDNS0_SUBNET); ok {
+				viewer = net.JoinHostPort(subnet.Address.String(), "0")
+			}
+		}
+	}
+	for _, e := range s.p.edges(s.p.home(viewer))[:3] {
 		x, r, _ := s.p.table.Edge(e)
 		a := x.Addresses[0]
 		if strings.HasPrefix(name, "play.") {
@@ -187,6 +194,8 @@ func (s *site) edge(name string, w http.ResponseWriter, r *http.Request) {
 			prefix = base + runPath + rendition + "/"
 		}
 		s.media(w, rendition, prefix)
+	case p == "/health/segment":
+		_, _ = w.Write([]byte("a segment")) // the client has gone
 	case strings.HasPrefix(p, runPath):
 		s.segment(name, w, r)
 	default:

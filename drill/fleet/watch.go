@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,10 +18,8 @@ import (
 )
 
 const (
-	askEvery = 200 * time.Millisecond
-	// maxAsked bounds the questions on their way to one router, of one kind.
-	maxAsked = 8
-	askTime  = 3 * time.Second
+	// explainTime is how long a router may take to say what it believes.
+	explainTime = 3 * time.Second
 	// maxAnswers bounds what is kept.
 	maxAnswers = 200_000
 	maxAnswer  = 64 << 10
@@ -40,98 +38,73 @@ const (
 // Transports are all of them.
 var Transports = []Transport{ByRedirect, BySteering, ByDNS}
 
-// Answer is where a router sent a viewer.
+// Answer is where a router sent an asker.
 type Answer struct {
 	Asked, At time.Time
-	// Router is the region whose router was asked.
+	// Near is the region the asker is near, Asker its number there.
+	Near  string
+	Asker int
+	// Router is the region whose router answered.
 	Router    string
 	Transport Transport
-	// Edges it named: the redirect's, steering's first, all of a DNS answer.
+	// Edges it named, best first: the redirect's, steering's first, all of a DNS answer.
 	Edges []string
-	// Err is why there is no answer, empty if there is one.
+	// Err is why no router gave an answer, empty if one did.
 	Err string
 }
 
-// Watch asks every router, each askEvery and by every transport, from one place.
-// A question doesn't wait for the answer to the last one.
+// Watch is people near one region who ask the routers where to go, each once a
+// second by every transport and from an address of its own.
 type Watch struct {
-	t     *region.Table
-	asset string
-	dial  resolver.Dial
-	http  *http.Client
-	edges map[netip.Addr]string
+	t       *region.Table
+	near    string
+	asset   string
+	edges   map[netip.Addr][]string // each a name alone
+	routers map[string]string       // regions by router URL and name server
+	askers  []*asker
+	http    *http.Client
 
 	mu      sync.Mutex
 	answers []Answer
 	dropped int
 }
 
-// NewWatch returns one that asks from an address of its own at a place.
-func NewWatch(d *target.Description, at target.Place, asset string) *Watch {
-	w := &Watch{t: d.Table, asset: asset, dial: at.From(at.Sources[len(at.Sources)-1]), edges: map[netip.Addr]string{}}
+// NewWatch returns the askers, at least one, near the region with this index.
+func NewWatch(d *target.Description, index, askers int, asset string) *Watch {
+	at := d.Places[index]
+	w := &Watch{t: d.Table, near: at.Near, asset: asset, edges: map[netip.Addr][]string{}, routers: map[string]string{}}
 	for _, r := range d.Table.Regions {
+		w.routers[r.Router.URL], w.routers[r.Router.DNS] = r.Name, r.Name
 		for _, e := range r.Edges {
 			for _, a := range e.Addresses {
-				w.edges[a] = e.Name
+				w.edges[a] = []string{e.Name}
 			}
 		}
 	}
-	w.http = &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     &http.Transport{DialContext: w.dial, MaxIdleConnsPerHost: 2 * maxAsked, IdleConnTimeout: time.Minute},
+	for n := range askers {
+		w.askers = append(w.askers, newAsker(w, d, index, n))
 	}
+	w.http = newClient(at.From(at.Sources[len(at.Sources)-1]))
 	return w
+}
+
+// newClient follows no redirects. What it connects to are a handful of routers.
+func newClient(dial resolver.Dial) *http.Client {
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 2, MaxConnsPerHost: 2, IdleConnTimeout: time.Minute,
+			ReadBufferSize: 2 << 10, WriteBufferSize: 1 << 10, DisableCompression: true},
+	}
 }
 
 // Run asks until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	ask := map[Transport]func(context.Context, region.Region) ([]string, error){ByRedirect: w.redirect, BySteering: w.steering, ByDNS: w.names}
-	for _, r := range w.t.Regions {
-		for transport, f := range ask {
-			wg.Go(func() {
-				w.poll(ctx, r.Name, transport, func(ctx context.Context) ([]string, error) { return f(ctx, r) })
-			})
-		}
+	for _, a := range w.askers {
+		wg.Go(func() { a.run(ctx) })
 	}
 	wg.Wait()
 	w.http.CloseIdleConnections()
-}
-
-func (w *Watch) poll(ctx context.Context, router string, by Transport, ask func(context.Context) ([]string, error)) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	slots := make(chan struct{}, maxAsked)
-	tick := time.NewTicker(askEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			continue // it answers none of those under way
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			a := Answer{Asked: time.Now(), Router: router, Transport: by}
-			actx, cancel := context.WithTimeout(ctx, askTime)
-			defer cancel()
-			var err error
-			a.Edges, err = ask(actx)
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil {
-				a.Err = brief(err)
-			}
-			a.At = time.Now()
-			w.keep(a)
-		})
-	}
 }
 
 func (w *Watch) keep(a Answer) {
@@ -158,12 +131,30 @@ func (w *Watch) Dropped() int {
 	return w.dropped
 }
 
-func (w *Watch) get(ctx context.Context, u string) (*http.Response, []byte, error) {
+// named are the edges at addresses.
+func (w *Watch) named(list ...netip.Addr) ([]string, error) {
+	var out []string
+	for _, a := range list {
+		e, ok := w.edges[a]
+		if !ok {
+			return nil, fmt.Errorf("sent to %s, which is no edge", a)
+		}
+		if out == nil {
+			out = e // mostly all there is
+		} else if !slices.Contains(out, e[0]) {
+			out = append(out[:len(out):len(out)], e[0])
+		}
+	}
+	return out, nil
+}
+
+// get asks a router, and returns the answer with its whole body.
+func get(ctx context.Context, c *http.Client, u string) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	res, err := w.http.Do(req)
+	res, err := c.Do(req)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = errTimeout
@@ -173,68 +164,6 @@ func (w *Watch) get(ctx context.Context, u string) (*http.Response, []byte, erro
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	return res, b, err
-}
-
-func (w *Watch) redirect(ctx context.Context, r region.Region) ([]string, error) {
-	res, _, err := w.get(ctx, r.Router.URL+"/v/-/"+w.asset+"/master.m3u8")
-	if err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(res.Header.Get("Location"))
-	if err != nil || res.StatusCode != http.StatusFound {
-		return nil, statusError(res.StatusCode)
-	}
-	return w.named(u.Hostname())
-}
-
-func (w *Watch) named(host string) ([]string, error) {
-	a, err := netip.ParseAddr(host)
-	if err != nil {
-		return nil, fmt.Errorf("sent to %q: want an edge's address", host)
-	}
-	e, ok := w.edges[a]
-	if !ok {
-		return nil, fmt.Errorf("sent to %s, which is no edge", a)
-	}
-	return []string{e}, nil
-}
-
-func (w *Watch) steering(ctx context.Context, r region.Region) ([]string, error) {
-	var all []string
-	for _, x := range w.t.Regions {
-		for _, e := range x.Edges {
-			all = append(all, e.Name)
-		}
-	}
-	// Without a current pathway: where a session that has none yet would go.
-	res, b, err := w.get(ctx, r.Router.URL+"/steer?a="+w.asset+"&s=watch&p="+strings.Join(all, ","))
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, statusError(res.StatusCode)
-	}
-	m, err := ParseManifest(b)
-	if err != nil {
-		return nil, err
-	}
-	return m.Priority[:1], nil
-}
-
-func (w *Watch) names(ctx context.Context, r region.Region) ([]string, error) {
-	list, _, err := resolver.Query(ctx, w.dial, r.Router.DNS, "edge."+w.t.Zone)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, a := range list {
-		e, ok := w.edges[a]
-		if !ok {
-			return nil, fmt.Errorf("named %s, which is no edge", a)
-		}
-		out = append(out, e)
-	}
-	return out, nil
 }
 
 // Everyone is nil when every router of the table finds every edge working and
@@ -248,9 +177,9 @@ func (w *Watch) Everyone(ctx context.Context) error {
 }
 
 func (w *Watch) explains(ctx context.Context, r region.Region) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(ctx, explainTime)
 	defer cancel()
-	res, b, err := w.get(ctx, r.Router.URL+"/explain?format=json")
+	res, b, err := get(ctx, w.http, r.Router.URL+"/explain?format=json")
 	if err != nil {
 		return fmt.Errorf("router of %s: %s", r.Name, brief(err))
 	}

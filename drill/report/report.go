@@ -54,6 +54,7 @@ type Run struct {
 	// Error is why it couldn't be run as written.
 	Error    string         `json:"error,omitempty"`
 	Viewers  []int          `json:"viewers"`
+	Askers   int            `json:"askers"`
 	Creators int            `json:"creators"`
 	Results  []score.Result `json:"results"`
 	Steps    []Step         `json:"steps"`
@@ -108,7 +109,7 @@ func NewRun(s scenario.Scenario, text string, o score.Observations, err error, b
 		}
 		return round(t.Sub(began).Seconds())
 	}
-	r := Run{Name: s.Name, Title: s.Title, Shows: s.Shows, Began: began.UTC(), Seconds: round(time.Since(began).Seconds()), Viewers: o.Viewers, Creators: o.Creators,
+	r := Run{Name: s.Name, Title: s.Title, Shows: s.Shows, Began: began.UTC(), Seconds: round(time.Since(began).Seconds()), Viewers: o.Viewers, Askers: s.Load.Askers, Creators: o.Creators,
 		ControlBegan: since(o.ControlBegan), FaultBegan: since(o.FaultBegan), Whole: since(o.Whole), End: since(o.End),
 		Uploads: o.Uploads, Dropped: o.Dropped, Scenario: text, Steps: []Step{}}
 	for _, h := range o.Steps {

@@ -184,6 +184,9 @@ func (c *checker) load(s *Scenario) {
 	}
 	browsers := counts("$.load.browsers", l.Browsers, maxBrowsers)
 	creators := counts("$.load.creators", l.Creators, maxCreators)
+	if l.Askers < 0 || l.Askers > MaxAskers {
+		c.bad("$.load.askers", "%d: want 0 to %d", l.Askers, MaxAskers)
+	}
 	if d := l.Buffer.Std(); d < minBuffer || d > maxBuffer {
 		c.bad("$.load.buffer", "%v: want %v to %v", d, minBuffer, maxBuffer)
 	}
@@ -303,6 +306,7 @@ func (c *checker) objectives(s *Scenario) {
 	}
 	count("stalls", o.Stalls)
 	count("plain_stalls", o.PlainStalls)
+	count("false_moves", o.FalseMoves)
 	count("moves", o.Moves)
 	count("failed_opens", o.FailedOpens)
 	count("corrupt", o.Corrupt)

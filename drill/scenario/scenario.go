@@ -62,7 +62,17 @@ type Load struct {
 	Browsers []int `yaml:"browsers,omitempty"`
 	// Buffer is how much video viewers hold in hand.
 	Buffer Duration `yaml:"buffer"`
+	// Askers are people near each region with viewers who ask the routers where to
+	// go, each once a second by every transport; 0 are UsualAskers.
+	Askers int `yaml:"askers,omitempty"`
 }
+
+// UsualAskers are enough to see routers' last wrong answers; MaxAskers is as many
+// addresses as there are near a region.
+const (
+	UsualAskers = 15
+	MaxAskers   = 250
+)
 
 // Fault is what happens.
 type Fault string
@@ -192,6 +202,9 @@ type Objectives struct {
 	// WrongRegion is how many seconds a viewer may be sent to another region than
 	// the nearest living one, on average.
 	WrongRegion *Duration `yaml:"wrong_region,omitempty"`
+	// FalseMoves are askers whom a router sent away from the nearest region though
+	// nothing was done to it, or, where something was, farther than to the next nearest.
+	FalseMoves *int `yaml:"false_moves,omitempty"`
 	// Moves are steered viewers who were served from another region than the nearest,
 	// for scenarios in which nobody has to.
 	Moves *int `yaml:"moves,omitempty"`

@@ -63,6 +63,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.reroute("reroute.redirect", "Last wrong redirect of a living router", obj.Reroute.Redirect, fleet.ByRedirect)
 	j.reroute("reroute.steering", "Last wrong steering answer", obj.Reroute.Steering, fleet.BySteering)
 	j.reroute("reroute.dns", "Last wrong name server's answer", obj.Reroute.DNS, fleet.ByDNS)
+	j.falseMoves(obj.FalseMoves)
 	j.moved(obj.Moved)
 	j.wrongRegion(obj.WrongRegion)
 	j.moves(obj.Moves)
@@ -120,8 +121,11 @@ func (j *judge) add(r Result) {
 }
 
 func join(a, b string) string {
-	if a == "" {
+	switch {
+	case a == "":
 		return b
+	case b == "":
+		return a
 	}
 	return a + "; " + b
 }

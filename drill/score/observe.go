@@ -57,6 +57,7 @@ type Observations struct {
 	Events                        []fleet.Event
 	Samples                       []fleet.Sample
 	Answers                       []fleet.Answer
+	Delivered                     []fleet.Delivery
 	// Dropped is what recorders had no room for.
 	Dropped int
 	// Writes by the region whose API was asked; nil without creators.

@@ -30,7 +30,7 @@ func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
 		Stalls: ptr(0), PlainStalls: ptr(0), BrowserStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
-		Moved:   within(8), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
+		Moved:   within(8), FalseMoves: ptr(0), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
 
 // good are observations that pass: control from 10, eu killed at 20, undone from
@@ -56,8 +56,12 @@ func good(t *testing.T) Observations {
 			if s >= 22 && s < 40 {
 				e = []string{"us-1"}
 			}
-			o.Answers = append(o.Answers, fleet.Answer{Asked: at(float64(s) - 0.05), At: at(float64(s) + 0.5), Router: "us", Transport: by, Edges: e})
+			o.Answers = append(o.Answers, fleet.Answer{Asked: at(float64(s) - 0.05), At: at(float64(s) + 0.5), Near: "eu", Router: "us", Transport: by, Edges: e})
 		}
+		if s < 20 || s >= 40 {
+			o.Delivered = append(o.Delivered, fleet.Delivery{At: at(float64(s)), Edge: "eu-1"})
+		}
+		o.Delivered = append(o.Delivered, fleet.Delivery{At: at(float64(s)), Edge: "us-1"})
 	}
 	o.Events = []fleet.Event{
 		{At: at(1), Kind: fleet.Served, Way: fleet.Steering, Viewer: 0, Region: "eu", Edge: "eu-1"},
@@ -66,6 +70,11 @@ func good(t *testing.T) Observations {
 		{At: at(23), Kind: fleet.Served, Way: fleet.Steering, Viewer: 0, Region: "us", Edge: "us-1", Text: "eu-1"},
 	}
 	return o
+}
+
+// answered adds an answer to somebody near a region.
+func answered(o *Observations, s float64, by fleet.Transport, near string, edges ...string) {
+	o.Answers = append(o.Answers, fleet.Answer{At: at(s), Asked: at(s - 0.1), Near: near, Router: "ap", Transport: by, Edges: edges})
 }
 
 func result(t *testing.T, list []Result, name string) Result {
@@ -87,6 +96,7 @@ func TestGoodObservationsPass(t *testing.T) {
 	}
 	require.Equal(t, Pass, Sum(list, o.Steps))
 	require.InDelta(t, 1.5, *result(t, list, "reroute.redirect").Value, 1e-9)
+	require.Equal(t, "1 sent elsewhere at all", result(t, list, "false_moves").Note)
 	require.InDelta(t, 3, *result(t, list, "moved").Value, 1e-9)
 	require.InDelta(t, 2, *result(t, list, "wrong_region").Value, 1e-9)
 	require.InDelta(t, 1, *result(t, list, "writes").Value, 1e-9)
@@ -132,15 +142,56 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		}, Fail},
 		"nobody watched": {"stalls", func(o *Observations) { o.Samples = nil }, Fail},
 		"late answer": {"reroute.dns", func(o *Observations) {
-			o.Answers = append(o.Answers, fleet.Answer{At: at(23), Asked: at(22.9), Router: "ap", Transport: fleet.ByDNS, Edges: []string{"us-1", "eu-2"}})
+			answered(o, 23, fleet.ByDNS, "eu", "us-1", "eu-2")
 		}, Fail},
-		"dead router's": {"reroute.dns", func(o *Observations) {
-			o.Answers = append(o.Answers, fleet.Answer{At: at(23), Asked: at(22.9), Router: "eu", Transport: fleet.ByDNS, Edges: []string{"eu-2"}})
+		"delivered until then": {"reroute.dns", func(o *Observations) {
+			answered(o, 23, fleet.ByDNS, "eu", "us-1", "eu-2")
+			o.Delivered = append(o.Delivered, fleet.Delivery{At: at(21.2), Edge: "eu-2"})
 		}, Pass},
+		"never lost": {"reroute.dns", func(o *Observations) {
+			o.Delivered = append(o.Delivered, fleet.Delivery{At: at(30), Edge: "eu-2"})
+		}, Fail},
+		"ends in order": {"reroute.dns", func(o *Observations) {
+			o.Steps[0].Fault.Fault = scenario.Stop
+			answered(o, 23, fleet.ByDNS, "eu", "us-1", "eu-2")
+			o.Delivered = append(o.Delivered, fleet.Delivery{At: at(21.2), Edge: "eu-2"})
+		}, Fail},
 		"after it returned": {"reroute.dns", func(o *Observations) {
-			o.Answers = append(o.Answers, fleet.Answer{At: at(41), Asked: at(40.9), Router: "ap", Transport: fleet.ByDNS, Edges: []string{"eu-2"}})
+			answered(o, 41, fleet.ByDNS, "eu", "eu-2")
 		}, Pass},
+		"moved for nothing": {"false_moves", func(o *Observations) {
+			answered(o, 30, fleet.ByRedirect, "ap", "us-1")
+		}, Fail},
+		"moved too far": {"false_moves", func(o *Observations) {
+			answered(o, 30, fleet.BySteering, "eu", "ap-1")
+		}, Fail},
+		"returns gently": {"false_moves", func(o *Observations) {
+			answered(o, 55, fleet.BySteering, "eu", "us-1")
+		}, Pass},
+		"second best": {"false_moves", func(o *Observations) {
+			answered(o, 30, fleet.ByDNS, "ap", "ap-2", "us-1")
+		}, Pass},
+		"always moves": {"false_moves", func(o *Observations) {
+			answered(o, 15, fleet.ByRedirect, "ap", "us-1")
+			answered(o, 30, fleet.ByRedirect, "ap", "us-1")
+		}, Unsure},
+		"all lost": {"false_moves", func(o *Observations) {
+			lost := o.Steps[0]
+			for _, name := range []string{"us", "ap"} {
+				lost.Fault.Region = name
+				o.Steps = append(o.Steps, lost)
+			}
+			answered(o, 30, fleet.ByRedirect, "ap", "us-1")
+		}, Pass},
+		"a bad line": {"false_moves", func(o *Observations) {
+			o.Steps[0].Fault.Fault = scenario.Slow
+			answered(o, 30, fleet.ByRedirect, "ap", "us-1")
+		}, Fail},
+		"a full disk": {"false_moves", func(o *Observations) {
+			o.Steps[0].Fault.Fault = scenario.Fill
+		}, Fail},
 		"no answers":          {"reroute.steering", func(o *Observations) { o.Answers = nil }, Fail},
+		"no askers":           {"false_moves", func(o *Observations) { o.Answers = nil }, Fail},
 		"never moved":         {"moved", func(o *Observations) { o.Events = o.Events[:4] }, Fail},
 		"moved late":          {"moved", func(o *Observations) { o.Events[4].At = at(29) }, Fail},
 		"sent far":            {"wrong_region", func(o *Observations) { wrongFrom(o, 24, 35) }, Fail},

@@ -92,9 +92,10 @@ func (f Fault) Hits(t *region.Table) []string {
 	return out
 }
 
-// HitsRouter reports whether a fault takes the region's router away.
-func (f Fault) HitsRouter() bool {
-	return f.takesAway() && (f.Process == "" || f.Process == "geodns")
+// TakesRegion reports whether a fault takes all edges of its region away.
+func (f Fault) TakesRegion(t *region.Table) bool {
+	r, ok := t.Get(f.Region)
+	return ok && len(f.Hits(t)) == len(r.Edges)
 }
 
 // Resolve finds the region of a step.

@@ -43,12 +43,12 @@ func TestHits(t *testing.T) {
 	for _, worse := range []scenario.Fault{scenario.Slow, scenario.Fill} {
 		f := Fault{Step: scenario.Step{Fault: worse}, Region: "us"}
 		require.Empty(t, f.Hits(table), "what is worse is still there")
-		require.False(t, f.HitsRouter())
+		require.False(t, f.TakesRegion(table))
 	}
 	require.Nil(t, Fault{Region: "mars"}.Hits(table))
-	require.True(t, Fault{}.HitsRouter())
-	require.True(t, Fault{Step: scenario.Step{Process: "geodns"}}.HitsRouter())
-	require.False(t, Fault{Step: scenario.Step{Process: "edge-1"}}.HitsRouter())
+	require.False(t, Fault{Region: "mars"}.TakesRegion(table))
+	require.True(t, Fault{Region: "us"}.TakesRegion(table))
+	require.False(t, Fault{Region: "us", Step: scenario.Step{Process: "edge-1"}}.TakesRegion(table))
 	require.Equal(t, "silence us (in)", Fault{Step: scenario.Step{Fault: scenario.Silence, Direction: scenario.In}, Region: "us"}.String())
 }
 

@@ -123,19 +123,36 @@ func Query(ctx context.Context, dial Dial, server, name string) ([]netip.Addr, t
 		return nil, 0, err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	q := new(dns.Msg).SetQuestion(dns.CanonicalName(name), dns.TypeA)
-	c := &dns.Conn{Conn: conn}
-	if err := c.WriteMsg(q); err != nil {
-		return nil, 0, fmt.Errorf("name server %s: %w", server, err)
-	}
-	answer, err := c.ReadMsg()
+	list, ttl, err := Exchange(ctx, conn, new(dns.Msg).SetQuestion(dns.CanonicalName(name), dns.TypeA))
 	if err != nil {
 		return nil, 0, fmt.Errorf("name server %s: %w", server, err)
 	}
-	if answer.Id != q.Id || answer.Rcode != dns.RcodeSuccess {
-		return nil, 0, fmt.Errorf("name server %s: %s", server, dns.RcodeToString[answer.Rcode])
+	return list, ttl, nil
+}
+
+// Exchange asks a question for A records over a connection (UDP) and returns the
+// addresses in the order they were answered, and their TTL. Answers to questions
+// asked before are passed over. It ends with ctx, which must end.
+func Exchange(ctx context.Context, conn net.Conn, q *dns.Msg) ([]netip.Addr, time.Duration, error) {
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, 0, err
+	}
+	// A moment long gone ends what waits.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	c := &dns.Conn{Conn: conn, UDPSize: dns.DefaultMsgSize}
+	if err := c.WriteMsg(q); err != nil {
+		return nil, 0, err
+	}
+	answer := new(dns.Msg)
+	for answer.Id != q.Id || !answer.Response {
+		var err error
+		if answer, err = c.ReadMsg(); err != nil {
+			return nil, 0, err
+		}
+	}
+	if answer.Rcode != dns.RcodeSuccess {
+		return nil, 0, errors.New(dns.RcodeToString[answer.Rcode])
 	}
 	var out []netip.Addr
 	var ttl uint32
@@ -147,7 +164,7 @@ func Query(ctx context.Context, dial Dial, server, name string) ([]netip.Addr, t
 		}
 	}
 	if len(out) == 0 {
-		return nil, 0, fmt.Errorf("name server %s: no address for %s", server, name)
+		return nil, 0, fmt.Errorf("no address for %s", q.Question[0].Name)
 	}
 	return out, time.Duration(ttl) * time.Second, nil
 }
