@@ -135,6 +135,10 @@ bench-pertitle: install-develop ## Per-title encoding beside the ordinary ladder
 bench-dns: install-bench ## The name server beside gdnsd and Knot (ARGS="-rounds 5")
 	@$(GO) run ./bench/dns $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: install tools build ## Last wrong answers and false moves, 200 people near each region asking (root; ARGS="-faults kill,hang -rounds 3")
+	@$(GO) run ./bench/failover $(ARGS)
+
 .PHONY: bench-players
 bench-players: install-bench tools ## Stock players, and ours, while regions are lost (root; ARGS="-players hls.js,mpv -faults kill")
 	@sh tools/players.sh
