@@ -40,7 +40,9 @@ const (
 	turnAfter, turnWithin = 10 * time.Second, 25 * time.Second
 	// grace is how much longer than the film a player may take.
 	grace = 40 * time.Second
-	poll  = 100 * time.Millisecond
+	// settling is about how long a platform on a quiet machine takes to be whole again.
+	settling = 15 * time.Second
+	poll     = 100 * time.Millisecond
 	// stillness is how long this program must have stood still for a run to be worth
 	// nothing; it is repeated up to tries times.
 	stillness = 2 * time.Second
@@ -204,6 +206,19 @@ func batches(all []*watcher, together int) [][]*watcher {
 	return out
 }
 
+// length is how many batches there are, and the longest they may take together: as
+// long as they take when in each of them a player gets stuck.
+func (o options) length(p plan) (n int, most time.Duration) {
+	for i, buffer := range p.buffers {
+		for _, fault := range p.faults {
+			if fault != turn || i == 0 {
+				n += o.rounds * len(batches(p.watchers(buffer, i == 0), o.together))
+			}
+		}
+	}
+	return n, time.Duration(n) * (time.Duration(o.seconds)*time.Second + grace + settling)
+}
+
 func rank(w *watcher) int {
 	if w.native {
 		return 1
@@ -219,6 +234,8 @@ func measure(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("isolated regions need root")
 	}
+	n, most := o.length(plan)
+	fmt.Printf("%d batches, %v at most once the film is up, on a quiet machine\n", n, most.Round(time.Minute))
 	b := &bench{options: o}
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
