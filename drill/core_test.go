@@ -33,7 +33,7 @@ func TestCore(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	testenv.Long(t)
 	r := ownDrill(t, "run", "--askers", "200", "--viewers", "0.1", "--no-browsers",
-		"control", "kill-region", "hang-region", "silence-region", "deaf-region", "mute-region", "slow-region", "full-disk")
+		"control", "kill-region", "hang-region", "silence-region", "deaf-region", "mute-region", "full-disk", "slow-region")
 	require.Len(t, r.Runs, 8)
 	for _, run := range r.Runs {
 		for _, step := range run.Steps {
