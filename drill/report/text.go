@@ -34,7 +34,10 @@ func goal(r score.Result) string {
 // Print writes a run for a terminal.
 func (r Run) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "%s\t%s\t%s\t\t\n", r.Name, strings.ToUpper(string(r.Verdict)), r.Error)
+	fmt.Fprintf(t, "%s  %s\n", r.Name, strings.ToUpper(string(r.Verdict)))
+	if r.Error != "" {
+		fmt.Fprintln(t, "  "+strings.ReplaceAll(r.Error, "\n", "\n  "))
+	}
 	for _, s := range r.Steps {
 		if s.Error != "" {
 			fmt.Fprintf(t, "  %s\t\t\t\t%s\n", s.What, s.Error)
