@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
+	"github.com/meridian-video/meridian/edge-cache/h2"
 	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/edge-cache/pages"
 	"github.com/meridian-video/meridian/edge-cache/peer"
@@ -216,8 +217,10 @@ func (e *edge) serve(ctx context.Context) error {
 // serveFast serves until ctx ends, with a fast path before srv, which speaks TLS
 // where it is configured to. window may be nil.
 func serveFast(ctx context.Context, srv *http.Server, l net.Listener, g *gate, r fastpath.Responder, window *pages.Window, log *slog.Logger) error {
+	two := h2.New(h2.Config{Handler: srv.Handler, Responder: r, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
+		WriteSize: deliver.WriteSize, MaxHeaderBytes: srv.MaxHeaderBytes, Panicked: panicked(log)})
 	fl, err := fastpath.New(l, fastpath.Config{Panicked: panicked(log), HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: deliver.WriteTimeout,
-		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit, Window: window, TLS: srv.TLSConfig.Clone()}, r)
+		WriteSize: deliver.WriteSize, MaxConnections: g.maxConnections, Traffic: &g.traffic, Admit: g.admit, Window: window, TLS: srv.TLSConfig.Clone(), HTTP2: two.Session}, r)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

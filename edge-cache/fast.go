@@ -52,7 +52,7 @@ func newFast(h *handler) *fast {
 }
 
 // Respond implements fastpath.Responder.
-func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
+func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	fields := false // of CMCD
 	for _, field := range r.Fields {
 		if field.HasPrefix("cmcd-") {
@@ -107,7 +107,7 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 		if q.told || fields {
 			f.observe(q.report, r.Fields)
 		}
-		return fastpath.Answer{Head: head.append(buf, time.Time{}, now, f.dateAt(now)), Body: p.body, Kind: int(t.kind)}, true
+		return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Text: f.dateAt(now)}}, Body: p.body, Kind: int(t.kind)}, true
 	}
 	var scratch [512]byte
 	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...))
@@ -118,7 +118,7 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 	if t.token != token.None {
 		slot = 1
 	}
-	head, ok := o.Memo(slot).(*preparedHead)
+	head, ok := o.Memo(slot).(*fastpath.Head)
 	if !ok {
 		mime, control := t.delivery()
 		head = prepareHead(objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
@@ -127,7 +127,8 @@ func (f *fast) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) 
 	if q.told || fields {
 		f.observe(q.report, r.Fields)
 	}
-	return fastpath.Answer{Head: head.append(buf, o.Info().Fetched, now, f.dateAt(now)), Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
+	return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Number: max(0, int64(now.Sub(o.Info().Fetched)/time.Second))}, {Text: f.dateAt(now)}},
+		Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
 }
 
 // splitQuery is a raw query in parts: what is before and after the CMCD argument.
@@ -205,15 +206,9 @@ func immaterial(f fastpath.Field) bool {
 	return f.HasPrefix("sec-") || f.HasPrefix("x-forwarded-")
 }
 
-// preparedHead is a response head with room for Age and Date.
-type preparedHead struct {
-	before, after []byte
-	aged          bool
-}
-
-// prepareHead takes the header fields from serveContent and writes them as
-// net/http does: sorted, then Date.
-func prepareHead(c *content, status string) *preparedHead {
+// prepareHead takes the header fields from serveContent; Age, where the content has
+// one, and Date are left open.
+func prepareHead(c *content, status string) *fastpath.Head {
 	w := &headWriter{header: http.Header{}}
 	commonHeader(w.header)
 	w.header.Set("Cache-Status", status)
@@ -221,29 +216,13 @@ func prepareHead(c *content, status string) *preparedHead {
 	if err := serveContent(w, r.WithContext(context.Background()), c, &answer{}); err != nil || w.status != http.StatusOK {
 		panic(fmt.Sprintf("a plain HEAD answered with %d, %v", w.status, err)) // it has neither condition nor range
 	}
-	p := &preparedHead{aged: w.header.Get("Age") != ""}
-	if p.aged {
-		w.header.Set("Age", ageMark)
+	fields := fastpath.SortedFields(w.header)
+	for i := range fields {
+		if f := &fields[i]; f.Name == "Age" {
+			f.Value, f.Open = "", true
+		}
 	}
-	var b strings.Builder
-	b.WriteString("HTTP/1.1 200 OK\r\n")
-	_ = w.header.Write(&b)
-	before, after, _ := strings.Cut(b.String(), ageMark)
-	p.before, p.after = []byte(before), []byte(after+"Date: ")
-	return p
-}
-
-const ageMark = "{age}"
-
-// append writes the head; fetched is when the object came, for Age.
-func (p *preparedHead) append(b []byte, fetched, now time.Time, date string) []byte {
-	b = append(b, p.before...)
-	if p.aged {
-		b = strconv.AppendInt(b, max(0, int64(now.Sub(fetched)/time.Second)), 10)
-	}
-	b = append(b, p.after...)
-	b = append(b, date...)
-	return append(b, "\r\n\r\n"...)
+	return fastpath.NewHead(http.StatusOK, append(fields, fastpath.HeadField{Name: "Date", Open: true}))
 }
 
 // headWriter keeps a response's header.

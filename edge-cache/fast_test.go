@@ -138,15 +138,14 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		w.edge.handler.guard.finder = known{rec}
 		f := newFast(w.edge.handler)
 		r := &fastpath.Request{Target: []byte(path), Fields: []fastpath.Field{{Name: []byte("User-Agent"), Value: []byte("x")}}}
-		buf := make([]byte, 0, 4096)
-		a, ok := f.Respond(r, buf)
+		a, ok := f.Respond(r)
 		require.True(t, ok)
 		told := &fastpath.Request{Target: []byte(path + "?CMCD=bl%3D100%2Cbs%2Cot%3Dv%2Cmtp%3D25400%2Cbr%3D6000"), Fields: r.Fields}
 		fields := &fastpath.Request{Target: r.Target, Fields: append(r.Fields, fastpath.Field{Name: []byte("CMCD-Request"), Value: []byte("bl=100,su")})}
 		starved := testutil.ToFloat64(w.edge.handler.metrics.players.starved)
 		for _, r := range []*fastpath.Request{r, told, fields} {
 			require.LessOrEqual(t, testing.AllocsPerRun(200, func() {
-				a, ok = f.Respond(r, buf)
+				a, ok = f.Respond(r)
 				f.Responded(&a, 1, time.Millisecond, nil)
 			}), float64(raceAllocs))
 			require.True(t, ok)

@@ -98,20 +98,18 @@ func (l *http3Listener) advertiseFast(r fastpath.Responder) fastpath.Responder {
 	if !ok {
 		return r
 	}
-	return &advertised{r, fmt.Sprintf("Alt-Svc: h3=\":%d\"; ma=%d\r\n\r\n", a.Port, altSvcAge)}
+	return &advertised{r, fastpath.NewHead(0, []fastpath.HeadField{{Name: "Alt-Svc", Value: fmt.Sprintf(`h3=":%d"; ma=%d`, a.Port, altSvcAge)}})}
 }
 
 type advertised struct {
 	fastpath.Responder
-	end string // of a head
+	more *fastpath.Head
 }
 
 // Respond implements fastpath.Responder.
-func (r *advertised) Respond(req *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
-	a, ok := r.Responder.Respond(req, buf)
-	if ok {
-		a.Head = append(a.Head[:len(a.Head)-len("\r\n")], r.end...)
-	}
+func (r *advertised) Respond(req *fastpath.Request) (fastpath.Answer, bool) {
+	a, ok := r.Responder.Respond(req)
+	a.More = r.more
 	return a, ok
 }
 

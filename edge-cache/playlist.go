@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 )
@@ -88,7 +89,7 @@ type playlist struct {
 	body  []byte
 	etag  string
 	ended bool
-	head  atomic.Pointer[preparedHead]
+	head  atomic.Pointer[fastpath.Head]
 }
 
 func makePlaylist(records []hls.Record, of target, prefix string) (*playlist, error) {

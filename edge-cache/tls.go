@@ -60,8 +60,6 @@ func (t *TLS) serve(ctx context.Context, from certificate.Source, h http.Handler
 	}
 	log.Info("listening with TLS", "addr", l.Addr().String(), "http3", t.HTTP3)
 	srv := newServer(tcp, log)
-	// What a stream may hold open is bounded as connections are.
-	srv.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	srv.TLSConfig = cfg
 	wg.Go(func() error { return serveFast(ctx, srv, l, g, r, nil, log) })
 	if err := wg.Wait(); !errors.Is(err, http.ErrServerClosed) {

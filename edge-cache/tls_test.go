@@ -48,7 +48,7 @@ func selfSigned(t testing.TB, cfg TLS) *x509.CertPool {
 // handlers leaves all to the handler.
 type handlers struct{}
 
-func (handlers) Respond(*fastpath.Request, []byte) (fastpath.Answer, bool) {
+func (handlers) Respond(*fastpath.Request) (fastpath.Answer, bool) {
 	return fastpath.Answer{}, false
 }
 func (handlers) Responded(*fastpath.Answer, int64, time.Duration, error) {}

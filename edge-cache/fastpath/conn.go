@@ -76,10 +76,11 @@ func (w *writing) free() {
 	writings.Put(w)
 }
 
-// begin prepares the answer; its head lies in room.
+// begin prepares the answer; its head goes into room.
 func (w *writing) begin(a *Answer, room []byte, window *pages.Window, now time.Time) {
-	*w = writing{answer: *a, size: len(a.Head), began: now, head: a.Head, body: a.Body}
-	switch n := len(a.Head); {
+	head := a.appendHead(room[:0])
+	*w = writing{answer: *a, size: len(head), began: now, head: head, body: a.Body}
+	switch n := len(head); {
 	case len(a.Body) == 0:
 	case n+len(a.Body) <= len(room):
 		// A copy costs less than a second vector.

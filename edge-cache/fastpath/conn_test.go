@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -62,7 +61,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(bodyOf(n))
 }
 
-func (s *site) Respond(r *Request, buf []byte) (Answer, bool) {
+func (s *site) Respond(r *Request) (Answer, bool) {
 	n, err := strconv.Atoi(string(r.Target[1:]))
 	if err != nil || n < 0 || n%2 == 1 { // odd ones are left to net/http
 		return Answer{}, false
@@ -71,9 +70,9 @@ func (s *site) Respond(r *Request, buf []byte) (Answer, bool) {
 		panic("as asked")
 	}
 	s.quick.Add(1)
-	buf = fmt.Appendf(buf, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\nDate: %s\r\n\r\n", n, date)
+	head := NewHead(http.StatusOK, []HeadField{{Name: "Content-Length", Open: true}, {Name: "Content-Type", Value: "text/plain"}, {Name: "Date", Value: date}})
 	slot, _ := s.slots.LoadOrStore(n, new(pages.Slot))
-	return Answer{Head: buf, Body: bodyOf(n), Slot: slot.(*pages.Slot)}, true
+	return Answer{Head: head, Values: [2]Value{{Number: int64(n)}}, Body: bodyOf(n), Slot: slot.(*pages.Slot)}, true
 }
 
 func (s *site) Responded(_ *Answer, _ int64, _ time.Duration, err error) {

@@ -97,6 +97,27 @@ func parse(b []byte, r *Request) (n int, v verdict) {
 	return n, v
 }
 
+// Begin makes r a request that came over another version of HTTP; false when it
+// isn't plain. What it is given must stay as it is while r is used.
+func (r *Request) Begin(target, host []byte) bool {
+	r.Target, r.Host, r.Fields = target, host, r.store[:0]
+	return validTarget(target) && validHost(host)
+}
+
+// Add adds a field, whose name is in lower case; false when r is no longer plain.
+func (r *Request) Add(name, value []byte) bool {
+	if len(r.Fields) == maxFields || classOf(name) != classNone {
+		return false
+	}
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c >= 0x7f {
+			return false
+		}
+	}
+	r.Fields = append(r.Fields, Field{name, value})
+	return true
+}
+
 // cutLine takes the first line off b, which ends with CRLF.
 func cutLine(b []byte) (line, rest []byte) {
 	i := bytes.IndexByte(b, '\r')

@@ -23,26 +23,15 @@ import (
 // Responder answers plain GET requests. Its methods are called concurrently and
 // must not block.
 type Responder interface {
-	// Respond returns the answer to r, or false to leave it to net/http. It
-	// appends the head to buf. It must give what net/http's handler would.
-	Respond(r *Request, buf []byte) (Answer, bool)
+	// Respond returns the answer to r, or false to leave it to the handler, of whose
+	// answers it must be one.
+	Respond(r *Request) (Answer, bool)
 	// Responded is told how writing an answer went: body bytes sent, time since
-	// the request was read, and why it ended early. The answer's head is gone.
+	// the request was read, and why it ended early.
 	Responded(a *Answer, sent int64, took time.Duration, err error)
 }
 
-// Answer is a whole response.
-type Answer struct {
-	// Head is status line and fields, with the empty line after them.
-	Head []byte
-	Body []byte
-	// Slot is where a copy of Body may be; nil where there is to be none.
-	Slot *pages.Slot
-	// Kind is the responder's own.
-	Kind int
-}
-
-// Config of a Listener. Window, Admit, Traffic, Panicked and TLS are optional.
+// Config of a Listener. Window, Admit, Traffic, Panicked, TLS and HTTP2 are optional.
 type Config struct {
 	// HeaderTimeout bounds the time from a head's first byte to its last, and that
 	// of a handshake.
@@ -64,8 +53,11 @@ type Config struct {
 	// Panicked is told of a panic of the responder, with the stack in place; the
 	// request is then net/http's. Without it the panic ends the process.
 	Panicked func(any)
-	// TLS encrypts the connections. Those of HTTP/2 are net/http's from the start.
+	// TLS encrypts the connections.
 	TLS *tls.Config
+	// HTTP2 answers on encrypted connections that agreed on it; nil: TLS must not
+	// offer it.
+	HTTP2 func(*Conn) Session
 }
 
 // Traffic counts what goes through listeners.
@@ -99,7 +91,7 @@ type Listener struct {
 	loops     []*loop
 	running   sync.WaitGroup
 	// queue holds what net/http hasn't accepted yet. There is room for all connections.
-	queue chan net.Conn
+	queue chan *handed
 
 	mu      sync.Mutex
 	stopped bool
@@ -126,7 +118,7 @@ func New(nl net.Listener, cfg Config, r Responder) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{cfg: cfg, addr: nl.Addr(), socket: socket, procs: runtime.GOMAXPROCS(0), responder: r, slots: make(chan struct{}, cfg.MaxConnections), stop: make(chan struct{}),
-		queue: make(chan net.Conn, cfg.MaxConnections), handed: map[*handed]struct{}{}, streams: map[*stream]struct{}{},
+		queue: make(chan *handed, cfg.MaxConnections), handed: map[*handed]struct{}{}, streams: map[*stream]struct{}{},
 		failed: make(chan struct{}), closed: make(chan struct{}, 1)}
 	raw, err := socket.SyscallConn()
 	if err == nil {
@@ -161,7 +153,7 @@ func New(nl net.Listener, cfg Config, r Responder) (*Listener, error) {
 
 // respond asks the responder. One request that it can't bear costs nobody else
 // their connection.
-func (l *Listener) respond(r *Request, buf []byte) (a Answer, ok bool) {
+func (l *Listener) respond(r *Request) (a Answer, ok bool) {
 	if l.cfg.Panicked != nil {
 		defer func() {
 			if p := recover(); p != nil {
@@ -170,7 +162,7 @@ func (l *Listener) respond(r *Request, buf []byte) (a Answer, ok bool) {
 			}
 		}()
 	}
-	return l.responder.Respond(r, buf)
+	return l.responder.Respond(r)
 }
 
 func (l *Listener) openLoops() error {
@@ -220,11 +212,7 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		select {
-		case c := <-l.queue:
-			h, ok := c.(*handed)
-			if !ok {
-				return c, nil
-			}
+		case h := <-l.queue:
 			if err := h.open(); err != nil {
 				h.abort()
 				continue
@@ -259,12 +247,8 @@ func (l *Listener) Close() error {
 	}
 	for {
 		select {
-		case c := <-l.queue:
-			if h, ok := c.(*handed); ok {
-				h.abort()
-			} else {
-				err = errors.Join(err, c.Close())
-			}
+		case h := <-l.queue:
+			h.abort()
 		default:
 			return err
 		}
@@ -422,16 +406,14 @@ func tune(fd int) {
 }
 
 // pass gives net/http a connection; false when it takes none any more.
-func (l *Listener) pass(c net.Conn) bool {
+func (l *Listener) pass(h *handed) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
 		return false
 	}
-	if h, ok := c.(*handed); ok {
-		l.handed[h] = struct{}{}
-	}
-	l.queue <- c // there is room
+	l.handed[h] = struct{}{}
+	l.queue <- h // there is room
 	return true
 }
 

@@ -325,7 +325,7 @@ func (lo *loop) serve(c *conn, now time.Time) {
 					lo.again(c)
 					return
 				}
-				a, ok := lo.l.respond(&lo.req, lo.out[:0])
+				a, ok := lo.l.respond(&lo.req)
 				if ok {
 					r += n
 					requests++

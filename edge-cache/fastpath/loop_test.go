@@ -131,12 +131,13 @@ func TestSentFromCopies(t *testing.T) {
 
 // fixed answers every request with the same.
 type fixed struct {
-	head, body []byte
-	slot       pages.Slot
+	head *Head
+	body []byte
+	slot pages.Slot
 }
 
-func (f *fixed) Respond(_ *Request, buf []byte) (Answer, bool) {
-	return Answer{Head: append(buf, f.head...), Body: f.body, Slot: &f.slot}, true
+func (f *fixed) Respond(*Request) (Answer, bool) {
+	return Answer{Head: f.head, Body: f.body, Slot: &f.slot}, true
 }
 func (f *fixed) Responded(*Answer, int64, time.Duration, error) {}
 
@@ -148,7 +149,7 @@ func TestNoAllocations(t *testing.T) {
 			cfg := patient
 			cfg.Window = pages.Open(8<<20, func(err error) { t.Error(err) })
 			defer cfg.Window.Close()
-			l, err := New(nl, cfg, &fixed{head: fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", n), body: bodyOf(n)})
+			l, err := New(nl, cfg, &fixed{head: NewHead(http.StatusOK, []HeadField{{Name: "Content-Length", Value: fmt.Sprint(n)}}), body: bodyOf(n)})
 			require.NoError(t, err)
 			defer l.Drain(t.Context())
 			defer func() { require.NoError(t, l.Close()) }()

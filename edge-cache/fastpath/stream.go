@@ -24,73 +24,7 @@ type stream struct {
 	mu      sync.Mutex
 	busy    bool // an answer is being written
 	stopped bool
-}
-
-// wire is the connection below TLS: it counts, and gathers what belongs together.
-type wire struct {
-	*net.TCPConn
-	l    *Listener
-	base *conn
-	once sync.Once
-
-	gather bool
-	held   *[]byte
-}
-
-// gatherSize is how much is written at once, in records of 16 KiB.
-const gatherSize = 128 << 10
-
-var gathered = sync.Pool{New: func() any { b := make([]byte, 0, gatherSize); return &b }}
-
-func (w *wire) Write(b []byte) (int, error) {
-	if !w.gather {
-		n, err := w.TCPConn.Write(b)
-		w.l.cfg.Traffic.Sent.Add(int64(n))
-		return n, err
-	}
-	if w.held == nil {
-		w.held = gathered.Get().(*[]byte)
-	}
-	if len(*w.held)+len(b) > gatherSize {
-		if err := w.flush(); err != nil {
-			return 0, err
-		}
-	}
-	*w.held = append(*w.held, b...)
-	return len(b), nil
-}
-
-func (w *wire) flush() error {
-	n, err := w.TCPConn.Write(*w.held)
-	w.l.cfg.Traffic.Sent.Add(int64(n))
-	*w.held = (*w.held)[:0]
-	return err
-}
-
-// together writes what write writes in few pieces.
-func (w *wire) together(write func() error) error {
-	w.gather = true
-	err := write()
-	w.gather = false
-	if w.held != nil {
-		if err == nil {
-			err = w.flush()
-		}
-		*w.held = (*w.held)[:0]
-		gathered.Put(w.held)
-		w.held = nil
-	}
-	return err
-}
-
-// RemoteAddr implements net.Conn. The socket doesn't know once the client has gone.
-func (w *wire) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(w.base.addr) }
-
-// Close implements net.Conn.
-func (w *wire) Close() error {
-	err := w.TCPConn.Close()
-	w.once.Do(func() { w.l.forget(w.base.leave) })
-	return err
+	session Session // of HTTP/2; nil without
 }
 
 // stream begins with an encrypted connection.
@@ -107,7 +41,11 @@ func (l *Listener) stream(c *conn) {
 		l.forget(c.leave)
 		return
 	}
-	s.wire = &wire{TCPConn: tcp, l: l, base: c}
+	if s.wire, err = newWire(tcp, l, c); err != nil {
+		_ = tcp.Close()
+		l.forget(c.leave)
+		return
+	}
 	s.tls = tls.Server(s.wire, l.cfg.TLS)
 	s.start(func() { s.greet() })
 }
@@ -133,7 +71,7 @@ func (s *stream) leaves() {
 	s.l.mu.Unlock()
 }
 
-// greet answers the handshake, and then requests, which are net/http's over HTTP/2.
+// greet answers the handshake, and then requests.
 func (s *stream) greet() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.l.cfg.HeaderTimeout)
 	err := s.tls.HandshakeContext(ctx)
@@ -147,14 +85,26 @@ func (s *stream) greet() {
 		_ = s.wire.Close()
 		return
 	}
-	if p := s.tls.ConnectionState().NegotiatedProtocol; p != "" && p != "http/1.1" {
-		s.leaves()
-		if !s.l.pass(s.tls) {
-			_ = s.wire.Close()
-		}
+	if s.tls.ConnectionState().NegotiatedProtocol == "h2" && s.l.cfg.HTTP2 != nil {
+		s.multiplex()
 		return
 	}
 	s.serve(nil)
+}
+
+// multiplex answers over HTTP/2.
+func (s *stream) multiplex() {
+	m := s.l.cfg.HTTP2(&Conn{s})
+	s.mu.Lock()
+	s.session = m
+	stopped := s.stopped
+	s.mu.Unlock()
+	if stopped {
+		m.Stop()
+	}
+	m.Serve()
+	s.leaves()
+	_ = s.wire.Close()
 }
 
 // plainHTTP reports whether a record's header looks like a request.
@@ -178,8 +128,11 @@ func (s *stream) stop(drop bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
-	if drop || !s.busy {
-		_ = s.wire.TCPConn.Close() // serve gets an error
+	switch {
+	case drop || !s.busy && s.session == nil:
+		_ = s.wire.TCPConn.Close() // who reads gets an error
+	case s.session != nil:
+		s.session.Stop()
 	}
 }
 
@@ -202,11 +155,8 @@ func (s *stream) leave() bool {
 // work is what a stream needs while it has a request.
 type work struct {
 	req Request
-	out [recordSize]byte
+	out [RecordSize]byte
 }
-
-// recordSize is what a record holds at most.
-const recordSize = 16 << 10
 
 var works = sync.Pool{New: func() any { return new(work) }}
 
@@ -305,30 +255,30 @@ func (s *stream) read(b *buffer) (*buffer, error) {
 // answer offers the request to the responder and writes what it says; false when
 // it is net/http's.
 func (s *stream) answer(wk *work, now time.Time) (bool, error) {
-	a, ok := s.l.respond(&wk.req, wk.out[:0])
+	a, ok := s.l.respond(&wk.req)
 	if !ok {
 		return false, nil
 	}
 	if !s.enter() {
 		return false, net.ErrClosed
 	}
-	head := len(a.Head)
-	sent, err := s.write(&a, wk.out[:], now)
-	s.l.responder.Responded(&a, max(0, sent-int64(head)), time.Since(now), err)
+	head := a.appendHead(wk.out[:0])
+	sent, err := s.write(head, wk.out[:], a.Body, now)
+	s.l.responder.Responded(&a, max(0, sent-int64(len(head))), time.Since(now), err)
 	if !s.leave() && err == nil {
 		err = net.ErrClosed
 	}
 	return true, err
 }
 
-// write sends the answer; its head lies in room.
-func (s *stream) write(a *Answer, room []byte, now time.Time) (sent int64, err error) {
-	n := len(a.Head)
+// write sends head and body; head lies in room, where there is enough.
+func (s *stream) write(head, room, body []byte, now time.Time) (sent int64, err error) {
+	n := len(head)
 	if n > len(room) {
-		room = append([]byte(nil), a.Head...)
+		room = head
 	}
-	k := copy(room[n:], a.Body)
-	first, body := room[:n+k], a.Body[k:]
+	k := copy(room[n:], body)
+	first, body := room[:n+k], body[k:]
 	if len(body) == 0 {
 		return s.send(first, now)
 	}

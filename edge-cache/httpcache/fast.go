@@ -2,7 +2,6 @@ package httpcache
 
 import (
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 
 // Respond implements fastpath.Responder: it answers from fresh responses that are
 // whole in memory and the only one of their URI, as ServeHTTP does.
-func (p *Proxy) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
+func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	for _, f := range r.Fields {
 		if f.Is("cache-control") || f.Is("pragma") || f.Is("via") {
 			return fastpath.Answer{}, false
@@ -45,12 +44,8 @@ func (p *Proxy) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool)
 		head = p.prepare(s)
 		o.SetMemo(0, head)
 	}
-	buf = append(buf, head.parts[0]...)
-	buf = strconv.AppendInt(buf, int64(age/time.Second), 10)
-	buf = append(buf, head.parts[1]...)
-	buf = strconv.AppendInt(buf, int64((s.lifetime-age)/time.Second), 10)
-	buf = append(buf, head.parts[2]...)
-	return fastpath.Answer{Head: buf, Body: o.Whole(), Slot: o.Slot()}, true
+	return fastpath.Answer{Head: head.Head, Values: [2]fastpath.Value{{Number: int64(age / time.Second)}, {Number: int64((s.lifetime - age) / time.Second)}},
+		Body: o.Whole(), Slot: o.Slot()}, true
 }
 
 // Responded implements fastpath.Responder.
@@ -76,35 +71,31 @@ func (x *index) only(uri []byte) *response {
 	return e.responses[0]
 }
 
-// preparedHead is a response head with room for Age, then the remaining lifetime.
+// preparedHead is a response's head with Age and then the remaining lifetime open.
 type preparedHead struct {
-	of    *response
-	parts [3]string
+	*fastpath.Head
+	of *response
 }
 
-const (
-	ageMark = "{age}"
-	ttlMark = "{ttl}"
-)
+const ttlMark = "{ttl}"
 
-// prepare takes the fields from what ServeHTTP answers a HEAD with and writes them
-// as net/http does. Marks in the origin's own fields are no matter: Age and the
-// last member of Cache-Status are the only places looked at.
+// prepare takes the fields from what ServeHTTP answers a HEAD with. Age and the end
+// of Cache-Status are the cache's own, whatever the origin's fields say.
 func (p *Proxy) prepare(s *response) *preparedHead {
 	w := &headWriter{header: http.Header{}}
 	x := &exchange{p: p, w: w, r: &http.Request{Method: http.MethodHead, Header: http.Header{}}}
 	x.head(s, "hit; ttl="+ttlMark)
 	x.deliver(s, nil, s.size)
-	w.header["Age"] = []string{ageMark}
-	var b strings.Builder
-	b.WriteString("HTTP/1.1 200 OK\r\n")
-	_ = w.header.Write(&b)
-	text := b.String() + "\r\n"
-	age := strings.Index(text, "\r\nAge: "+ageMark+"\r\n") + len("\r\nAge: ")
-	line := age + strings.Index(text[age:], "\r\nCache-Status: ") + 2
-	end := line + strings.Index(text[line:], "\r\n")
-	ttl := end - len(ttlMark)
-	return &preparedHead{of: s, parts: [3]string{text[:age], text[age+len(ageMark) : ttl], text[end:]}}
+	fields := fastpath.SortedFields(w.header)
+	for i := range fields {
+		switch f := &fields[i]; f.Name {
+		case "Age":
+			f.Value, f.Open = "", true
+		case "Cache-Status":
+			f.Value, f.Open = strings.TrimSuffix(f.Value, ttlMark), true
+		}
+	}
+	return &preparedHead{fastpath.NewHead(http.StatusOK, fields), s}
 }
 
 // headWriter keeps a response's header.

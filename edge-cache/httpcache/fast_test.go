@@ -23,8 +23,8 @@ type counted struct {
 	n atomic.Int64
 }
 
-func (c *counted) Respond(r *fastpath.Request, buf []byte) (fastpath.Answer, bool) {
-	a, ok := c.Proxy.Respond(r, buf)
+func (c *counted) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
+	a, ok := c.Proxy.Respond(r)
 	if ok {
 		c.n.Add(1)
 	}

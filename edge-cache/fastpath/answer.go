@@ -1,0 +1,115 @@
+package fastpath
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/meridian-video/meridian/edge-cache/pages"
+)
+
+// Answer is a whole response.
+type Answer struct {
+	Head *Head
+	// Values are what Head leaves open, in its order.
+	Values [2]Value
+	// More has fields to come after those of Head, none of them open; nil without.
+	More *Head
+	Body []byte
+	// Slot is where a copy of Body may be; nil where there is to be none.
+	Slot *pages.Slot
+	// Kind is the responder's own.
+	Kind int
+}
+
+// Value is the end of a field's value: Text, or Number where that is empty.
+type Value struct {
+	Text   string
+	Number int64
+}
+
+// Append writes the value.
+func (v Value) Append(b []byte) []byte {
+	if v.Text != "" {
+		return append(b, v.Text...)
+	}
+	return strconv.AppendInt(b, v.Number, 10)
+}
+
+// HeadField is a field of a prepared head.
+type HeadField struct {
+	Name, Value string
+	// Open: a value of the answer follows Value.
+	Open bool
+}
+
+// Head is a response head prepared for many answers.
+type Head struct {
+	// Status is 0 for fields that come behind another head's.
+	Status int
+	Fields []HeadField
+	// Memo is for what a version of HTTP makes of the head.
+	Memo atomic.Value
+
+	text []string // of HTTP/1.1, between what is open
+}
+
+// NewHead prepares a head whose fields go out as given. At most as many are open as
+// an answer has values.
+func NewHead(status int, fields []HeadField) *Head {
+	h := &Head{Status: status, Fields: fields}
+	var b strings.Builder
+	if status != 0 {
+		fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
+	}
+	for _, f := range fields {
+		b.WriteString(f.Name + ": " + f.Value)
+		if f.Open {
+			h.text = append(h.text, b.String())
+			b.Reset()
+		}
+		b.WriteString("\r\n")
+	}
+	h.text = append(h.text, b.String())
+	if len(h.text) > len(Answer{}.Values)+1 {
+		panic(fmt.Sprintf("a head leaves %d values open", len(h.text)-1))
+	}
+	return h
+}
+
+var newlines = strings.NewReplacer("\n", " ", "\r", " ")
+
+// SortedFields are the fields net/http writes for h, in its order.
+func SortedFields(h http.Header) []HeadField {
+	var fields []HeadField
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			continue
+		}
+		for _, v := range values {
+			fields = append(fields, HeadField{Name: name, Value: strings.Trim(newlines.Replace(v), " \t")})
+		}
+	}
+	slices.SortStableFunc(fields, func(a, b HeadField) int { return cmp.Compare(a.Name, b.Name) })
+	return fields
+}
+
+// appendHead writes the head as HTTP/1.1 has it, with the empty line after it.
+func (a *Answer) appendHead(b []byte) []byte {
+	for i, t := range a.Head.text {
+		if i > 0 {
+			b = a.Values[i-1].Append(b)
+		}
+		b = append(b, t...)
+	}
+	if a.More != nil {
+		b = append(b, a.More.text[0]...)
+	}
+	return append(b, "\r\n"...)
+}
