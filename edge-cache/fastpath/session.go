@@ -46,7 +46,7 @@ func (c *Conn) Flush() error {
 	w := c.s.wire
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, err := w.flush(w.all)
+	_, err := w.flush(true)
 	return err
 }
 
@@ -55,7 +55,7 @@ func (c *Conn) TryFlush() (bool, error) {
 	w := c.s.wire
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.flush(w.some)
+	return w.flush(false)
 }
 
 // SetReadDeadline bounds Read.
@@ -78,9 +78,10 @@ func (c *Conn) State() tls.ConnectionState { return c.s.tls.ConnectionState() }
 // the client's is still on its way here.
 func (c *Conn) CloseWrite(linger time.Duration) {
 	until := time.Now().Add(linger)
+	err := c.s.tls.CloseWrite()
 	_ = c.SetReadDeadline(until)
-	_ = c.SetWriteDeadline(until)
-	if c.s.tls.CloseWrite() == nil && c.Flush() == nil && c.s.wire.TCPConn.CloseWrite() == nil {
+	_ = c.SetWriteDeadline(until) // which CloseWrite has set to now
+	if err == nil && c.Flush() == nil && c.s.wire.TCPConn.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.s.wire.TCPConn, lingerBytes))
 	}
 }

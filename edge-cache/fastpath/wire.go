@@ -24,8 +24,9 @@ type wire struct {
 	held   *[]byte // nil when it would be empty
 	off    int     // of held is written
 	err    error   // of the last call
-	// The calls of some and all; made once, they cost nothing.
-	some, all func(fd uintptr) bool
+	// The calls of flush; made once, they cost nothing.
+	some func(fd uintptr)
+	all  func(fd uintptr) bool
 }
 
 // RecordSize is what a record of TLS holds at most.
@@ -47,7 +48,7 @@ func newWire(c *net.TCPConn, l *Listener, base *conn) (*wire, error) {
 		return nil, err
 	}
 	w := &wire{TCPConn: c, raw: raw, l: l, base: base}
-	w.some = func(fd uintptr) bool { w.put(int(fd)); return true }
+	w.some = func(fd uintptr) { w.put(int(fd)) }
 	w.all = func(fd uintptr) bool { return w.put(int(fd)) }
 	return w, nil
 }
@@ -76,7 +77,7 @@ func (w *wire) Write(b []byte) (int, error) {
 		return n, err
 	}
 	if w.held != nil && len(*w.held)+len(b) > gatherSize {
-		if _, err := w.flush(w.all); err != nil {
+		if _, err := w.flush(true); err != nil {
 			return 0, err
 		}
 	}
@@ -104,13 +105,18 @@ func (w *wire) put(fd int) bool {
 	return true
 }
 
-// flush writes what is held: all of it, or as much as the socket takes. It reports
-// whether nothing is left. The caller holds mu.
-func (w *wire) flush(call func(uintptr) bool) (bool, error) {
+// flush writes what is held: all of it, within the deadline, or as much as the
+// socket takes. It reports whether nothing is left. The caller holds mu.
+func (w *wire) flush(all bool) (bool, error) {
 	if w.held == nil {
 		return true, nil
 	}
-	err := w.raw.Write(call)
+	var err error
+	if all {
+		err = w.raw.Write(w.all)
+	} else {
+		err = w.raw.Control(w.some)
+	}
 	err = errors.Join(err, w.err)
 	if err == nil && w.off < len(*w.held) {
 		return false, nil
@@ -137,7 +143,7 @@ func (w *wire) together(write func() error) error {
 		w.release()
 		return err
 	}
-	_, ferr := w.flush(w.all)
+	_, ferr := w.flush(true)
 	return errors.Join(err, ferr)
 }
 

@@ -163,18 +163,19 @@ func (c *conn) reset(s *stream, code http2.ErrCode, cause error) {
 // drop ends a stream of a connection that ends.
 func (c *conn) drop(s *stream, cause error) { c.close(s, cause, true) }
 
-// recent remembers how the last streams ended, by bit 0 of their ids, which in
-// clients' is always set: 1 where frames may still come.
+// recent remembers how the last streams ended: ids, shifted to the left, with bit 0
+// set where frames may still come.
 type recent struct {
 	ids  [64]uint32
 	next uint8
 }
 
 func (r *recent) add(id uint32, reset bool) {
-	if !reset {
-		id--
+	id <<= 1
+	if reset {
+		id++
 	}
-	r.ids[r.next%uint8(len(r.ids))] = id
+	r.ids[int(r.next)%len(r.ids)] = id
 	r.next++
 }
 
@@ -182,8 +183,8 @@ func (r *recent) add(id uint32, reset bool) {
 // still come for it.
 func (r *recent) find(id uint32) (known, reset bool) {
 	for _, x := range r.ids {
-		if x|1 == id && x != 0 {
-			return true, x == id
+		if x>>1 == id {
+			return true, x&1 == 1
 		}
 	}
 	return false, false
