@@ -32,6 +32,7 @@ type fast struct {
 }
 
 type fastMetrics struct {
+	how      string
 	requests prometheus.Counter
 	fast     prometheus.Counter
 	bytes    prometheus.Counter
@@ -45,7 +46,7 @@ func newFast(h *handler) *fast {
 		if k == kindMedia {
 			how = composedLabel
 		}
-		f.kinds[k] = fastMetrics{h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how), h.metrics.fast.WithLabelValues(k.String(), how),
+		f.kinds[k] = fastMetrics{how, h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how), h.metrics.fast.WithLabelValues(k.String(), how),
 			h.metrics.bytes.WithLabelValues(how), h.metrics.seconds.WithLabelValues(how)}
 	}
 	return f
@@ -104,15 +105,30 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 			head = prepareHead(f.h.composedContent(p), f.h.composedStatus())
 			p.head.Store(head)
 		}
-		if q.told || fields {
-			f.observe(q.report, r.Fields)
+		if r.Selects() {
+			a, ok := f.selected(r, f.h.composedContent(p), f.h.composedStatus(), t.kind, now)
+			if ok {
+				f.observe(q, fields, r.Fields)
+			}
+			return a, ok
 		}
+		f.observe(q, fields, r.Fields)
 		return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Text: f.dateAt(now)}}, Body: p.body, Kind: int(t.kind)}, true
 	}
 	var scratch [512]byte
 	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...))
 	if o == nil || len(o.Whole()) == 0 {
 		return fastpath.Answer{}, false
+	}
+	if r.Selects() {
+		mime, control := t.delivery()
+		c := objectContent(o, mime, control)
+		c.body = whole(o.Whole())
+		a, ok := f.selected(r, c, f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}), t.kind, now)
+		if ok {
+			f.observe(q, fields, r.Fields)
+		}
+		return a, ok
 	}
 	slot := 0
 	if t.token != token.None {
@@ -124,11 +140,22 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		head = prepareHead(objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
 		o.SetMemo(slot, head)
 	}
-	if q.told || fields {
-		f.observe(q.report, r.Fields)
-	}
+	f.observe(q, fields, r.Fields)
 	return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Number: max(0, int64(now.Sub(o.Info().Fetched)/time.Second))}, {Text: f.dateAt(now)}},
 		Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
+}
+
+// selected answers a HEAD, or a GET with a range or conditions.
+func (f *fast) selected(r *fastpath.Request, c *content, status string, k kind, now time.Time) (fastpath.Answer, bool) {
+	w, req := r.NewSelection()
+	commonHeader(w.Header())
+	w.Header().Set("Cache-Status", status)
+	if err := serveContent(w, req, c, &answer{}); err != nil {
+		return fastpath.Answer{}, false // the handler's to say
+	}
+	a, ok := w.Answer(f.dateAt(now))
+	a.Kind = int(k)
+	return a, ok
 }
 
 // splitQuery is a raw query in parts: what is before and after the CMCD argument.
@@ -151,11 +178,15 @@ func mayAsk(query string) bool {
 	return strings.IndexByte(query, '%') >= 0 || strings.Contains(query, "steering")
 }
 
-// observe counts what the player says, as cutReport and told.fields read it.
-func (f *fast) observe(report string, fields []fastpath.Field) {
+// observe counts what the player says, if it does, as cutReport and told.fields read
+// it: in the query, or in fields.
+func (f *fast) observe(q splitQuery, there bool, fields []fastpath.Field) {
+	if !q.told && !there {
+		return
+	}
 	var t told
-	if report != "" {
-		t.any, t.err = true, t.report.ParseQuery(report)
+	if q.report != "" {
+		t.any, t.err = true, t.report.ParseQuery(q.report)
 	} else {
 		for _, x := range fieldOf {
 			for _, field := range fields {
@@ -171,7 +202,11 @@ func (f *fast) observe(report string, fields []fastpath.Field) {
 // Responded implements fastpath.Responder.
 func (f *fast) Responded(a *fastpath.Answer, sent int64, took time.Duration, err error) {
 	m := &f.kinds[a.Kind]
-	m.requests.Inc()
+	if a.Head.Status == http.StatusOK {
+		m.requests.Inc()
+	} else {
+		f.h.metrics.requests.WithLabelValues(kind(a.Kind).String(), strconv.Itoa(a.Head.Status), m.how).Inc()
+	}
 	m.fast.Inc()
 	m.bytes.Add(float64(sent))
 	m.seconds.Observe(took.Seconds())

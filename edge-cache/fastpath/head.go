@@ -1,6 +1,9 @@
 package fastpath
 
-import "bytes"
+import (
+	"bytes"
+	"net/http"
+)
 
 // maxFields bounds the header fields of a request the fast path answers.
 const maxFields = 32
@@ -8,15 +11,20 @@ const maxFields = 32
 // Field is one header field as it came.
 type Field struct{ Name, Value []byte }
 
-// Request is a plain GET: HTTP/1.1, one Host, no body, no condition, no range,
-// nothing that ends or changes the connection. Its bytes are those of the
-// connection's buffer and valid only during the call.
+// Request is a plain GET: one Host, no body, no condition, no range, nothing that
+// ends or changes the connection. Over HTTP/2 it may be a HEAD, and select. Its bytes
+// are the connection's and valid only during the call.
 type Request struct {
 	// Target is path and query, undecoded: only characters that URIs may hold.
 	Target []byte
 	// Fields holds all header fields but Host and "Connection: keep-alive".
 	Fields []Field
 	Host   []byte
+	// Head: it is a HEAD.
+	Head bool
+	// Select has the fields that ask for another answer than the whole object, with
+	// their canonical names: Range and conditions; nil without.
+	Select http.Header
 
 	store [maxFields]Field
 }
@@ -99,14 +107,15 @@ func parse(b []byte, r *Request) (n int, v verdict) {
 
 // Begin makes r a request that came over another version of HTTP; false when it
 // isn't plain. What it is given must stay as it is while r is used.
-func (r *Request) Begin(target, host []byte) bool {
-	r.Target, r.Host, r.Fields = target, host, r.store[:0]
+func (r *Request) Begin(target, host []byte, head bool) bool {
+	r.Target, r.Host, r.Fields, r.Head, r.Select = target, host, r.store[:0], head, nil
 	return validTarget(target) && validHost(host)
 }
 
 // Add adds a field, whose name is in lower case; false when r is no longer plain.
 func (r *Request) Add(name, value []byte) bool {
-	if len(r.Fields) == maxFields || classOf(name) != classNone {
+	class := classOf(name)
+	if len(r.Fields) == maxFields || class != classNone && class != classSelecting {
 		return false
 	}
 	for _, c := range value {
@@ -114,8 +123,72 @@ func (r *Request) Add(name, value []byte) bool {
 			return false
 		}
 	}
+	if class == classSelecting {
+		if r.Select == nil {
+			r.Select = http.Header{}
+		}
+		r.Select.Add(string(name), string(value))
+		return true
+	}
 	r.Fields = append(r.Fields, Field{name, value})
 	return true
+}
+
+// Selects reports whether another answer than the whole object is wanted.
+func (r *Request) Selects() bool { return r.Head || r.Select != nil }
+
+// Selection takes the answer of a handler to a request that selects, as far as it is
+// one part of a whole body. It is an http.ResponseWriter.
+type Selection struct {
+	header http.Header
+	status int
+	body   []byte
+	other  bool // it isn't
+}
+
+// NewSelection returns one, and the request to serve with it.
+func (r *Request) NewSelection() (*Selection, *http.Request) {
+	req := &http.Request{Method: http.MethodGet, Header: r.Select}
+	if r.Head {
+		req.Method = http.MethodHead
+	}
+	return &Selection{header: http.Header{}}, req
+}
+
+// Header implements http.ResponseWriter.
+func (s *Selection) Header() http.Header { return s.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *Selection) WriteHeader(status int) { s.status = status }
+
+// Write implements http.ResponseWriter. It keeps b, which must continue what it was
+// given before.
+func (s *Selection) Write(b []byte) (int, error) {
+	n := len(s.body)
+	switch {
+	case n == 0:
+		s.body = b
+	case n+len(b) <= cap(s.body) && &s.body[:n+1][n] == &b[0]:
+		s.body = s.body[:n+len(b)]
+	default:
+		s.other = true // several ranges
+	}
+	return len(b), nil
+}
+
+// Answer returns what was selected, with the Date given; false when that is the
+// handler's to answer.
+func (s *Selection) Answer(date string) (Answer, bool) {
+	switch s.status {
+	case http.StatusOK, http.StatusPartialContent, http.StatusNotModified:
+	default:
+		return Answer{}, false
+	}
+	fields := SortedFields(s.header)
+	if s.header["Date"] == nil {
+		fields = append(fields, HeadField{Name: "Date", Value: date})
+	}
+	return Answer{Head: NewHead(s.status, fields), Body: s.body}, !s.other
 }
 
 // cutLine takes the first line off b, which ends with CRLF.

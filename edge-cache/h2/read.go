@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"net/http"
 	"time"
 	"unsafe"
 
@@ -158,7 +159,8 @@ func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)
 
 // respond has the responder answer a plain request.
 func (c *conn) respond(h *head, now time.Time) bool {
-	if !h.end || h.method != "GET" || h.scheme != "https" || !c.fast.Begin(bytesOf(h.path), bytesOf(h.authority)) {
+	head := h.method == http.MethodHead
+	if !h.end || h.method != http.MethodGet && !head || h.scheme != "https" || !c.fast.Begin(bytesOf(h.path), bytesOf(h.authority), head) {
 		return false
 	}
 	for i := range h.fields {
@@ -385,7 +387,7 @@ func (c *conn) onReset(f *http2.RSTStreamFrame) error {
 	s := c.streams[f.StreamID]
 	switch {
 	case s != nil:
-		c.close(s, errReset, true)
+		c.close(s, errReset, false)
 		return c.cost(fussReset)
 	case f.StreamID > c.lastID:
 		return fault{http2.ErrCodeProtocol, "RST_STREAM of a stream that wasn't begun"}

@@ -39,6 +39,13 @@ func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	if o == nil {
 		return fastpath.Answer{}, false
 	}
+	if r.Selects() {
+		w, req := r.NewSelection()
+		x := &exchange{p: p, w: w, r: req}
+		x.head(s, "hit; ttl="+seconds(s.lifetime-age))
+		x.deliver(s, o, s.size)
+		return w.Answer("") // it has the Date it came with
+	}
 	head, ok := o.Memo(0).(*preparedHead)
 	if !ok || head.of != s {
 		head = p.prepare(s)
@@ -49,9 +56,9 @@ func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 }
 
 // Responded implements fastpath.Responder.
-func (p *Proxy) Responded(_ *fastpath.Answer, sent int64, took time.Duration, _ error) {
+func (p *Proxy) Responded(a *fastpath.Answer, sent int64, took time.Duration, _ error) {
 	if f := p.cfg.Answered; f != nil {
-		f("hit", http.StatusOK, sent, took)
+		f("hit", a.Head.Status, sent, took)
 	}
 }
 

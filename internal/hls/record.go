@@ -59,26 +59,61 @@ type Segment struct {
 	Key int64 `json:"key,omitempty"`
 }
 
-var (
-	assetID  = regexp.MustCompile(`^[a-z2-7]{26}$`)
-	runID    = regexp.MustCompile(`^r[1-9][0-9]{0,5}$`)
-	partID   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	initName = regexp.MustCompile(`^init-[0-9a-f]{8}\.mp4$`)
-	hash     = regexp.MustCompile(`^[0-9a-f]{64}$`)
-)
+var hash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // ValidAssetID reports whether s has the form of an asset id: 128 bits in
 // lower-case base32 without padding.
-func ValidAssetID(s string) bool { return assetID.MatchString(s) }
+func ValidAssetID(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !lower(c) && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return len(s) == 26
+}
+
+// These forms are looked at with every request of a viewer: expressions would be a
+// twentieth of answering it.
+
+func lower(c byte) bool { return c >= 'a' && c <= 'z' }
+func digit(c byte) bool { return c >= '0' && c <= '9' }
 
 // ValidRun reports whether s has the form of a run id.
-func ValidRun(s string) bool { return runID.MatchString(s) }
+func ValidRun(s string) bool {
+	if len(s) < 2 || len(s) > 7 || s[0] != 'r' || s[1] == '0' {
+		return false
+	}
+	for i := 1; i < len(s); i++ {
+		if !digit(s[i]) {
+			return false
+		}
+	}
+	return true
+}
 
 // ValidName reports whether s can be a track or rendition id.
-func ValidName(s string) bool { return partID.MatchString(s) }
+func ValidName(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !lower(c) && (i == 0 || !digit(c) && c != '-') {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 32
+}
 
 // ValidInit reports whether s is the file name of an initialisation segment.
-func ValidInit(s string) bool { return initName.MatchString(s) }
+func ValidInit(s string) bool {
+	hex, ok := strings.CutPrefix(s, "init-")
+	if !ok || len(hex) != 8+len(".mp4") || hex[8:] != ".mp4" {
+		return false
+	}
+	for i := range 8 {
+		if c := hex[i]; !digit(c) && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
 
 // isText reports whether a track's name says that it is of text.
 func isText(track string) bool { return strings.HasPrefix(track, "t") }
@@ -149,7 +184,7 @@ func (r Record) Validate() error {
 	}
 	count := -1
 	for id, rs := range r.Renditions {
-		if !ValidName(id) || !initName.MatchString(rs.Init) && !(rs.Init == "" && isText(r.Track)) {
+		if !ValidName(id) || !ValidInit(rs.Init) && !(rs.Init == "" && isText(r.Track)) {
 			bad("rendition %q, init %q: not valid names", id, rs.Init)
 		}
 		if count >= 0 && len(rs.Segments) != count {
