@@ -264,14 +264,10 @@ func (c *conn) readAll() error {
 			c.in.unhurried()
 		}
 		f, err := c.framer.ReadFrameForHeader(fh)
-		var bad http2.StreamError
-		if errors.As(err, &bad) {
-			if fh.Type == http2.FrameHeaders {
-				return fault{bad.Code, "bad HEADERS"} // of which the table isn't known
-			}
-			err = c.refuse(bad.StreamID, bad.Code)
-		} else if err == nil {
+		if err == nil {
 			err = c.handle(f)
+		} else {
+			err = c.badFrame(fh, err)
 		}
 		if err != nil {
 			return err
@@ -280,6 +276,18 @@ func (c *conn) readAll() error {
 			return err
 		}
 	}
+}
+
+// badFrame ends the stream of a frame that can't be understood, where that is enough.
+func (c *conn) badFrame(fh http2.FrameHeader, err error) error {
+	var bad http2.StreamError
+	switch {
+	case !errors.As(err, &bad):
+		return err
+	case fh.Type == http2.FrameHeaders:
+		return fault{bad.Code, "bad HEADERS"} // the table isn't known any more
+	}
+	return c.refuse(bad.StreamID, bad.Code)
 }
 
 // maxOut is how much of frames may wait before nothing more is read.
