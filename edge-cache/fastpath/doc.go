@@ -8,8 +8,8 @@
 // are. Every other request goes to net/http, which accepts the connection from the
 // Listener with every byte already read, and the connection comes back once it has
 // been answered: net/http finds it ended. An encrypted connection has a goroutine
-// in place of a loop, as most of its answer is encryption; HTTP/2 is net/http's
-// from the handshake on.
+// in place of a loop, as most of its answer is encryption; one that agreed on HTTP/2
+// is a Session's from the handshake on.
 //
 // Why a loop of its own: Go's poller wakes a second thread with every batch of
 // ready connections, to look for work that there isn't. A loop waits in a system

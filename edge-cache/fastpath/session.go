@@ -67,9 +67,6 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.s.wire.TCPConn.Set
 // RemoteAddr is the client's.
 func (c *Conn) RemoteAddr() net.Addr { return c.s.wire.RemoteAddr() }
 
-// LocalAddr is the server's.
-func (c *Conn) LocalAddr() net.Addr { return c.s.wire.LocalAddr() }
-
 // State tells what was agreed on.
 func (c *Conn) State() tls.ConnectionState { return c.s.tls.ConnectionState() }
 
