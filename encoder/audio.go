@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -46,15 +48,14 @@ func (e *Encoder) audio(ctx context.Context, t Task) error {
 			return t.Finish(ctx)
 		}
 	}
-	var run plan.Run
-	if err := json.Unmarshal(p.Encoder, &run); err != nil {
+	if err := json.Unmarshal(p.Encoder, &j.run); err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	if j.in, err = e.open(ctx, t, run); err != nil {
+	if j.in, err = e.open(ctx, t, j.run); err != nil {
 		return err
 	}
 	defer j.in.Close()
-	if err := j.encode(ctx, run.Seekable); err != nil {
+	if err := j.encode(ctx); err != nil {
 		return j.in.blame(err)
 	}
 	return nil
@@ -66,6 +67,7 @@ type audioJob struct {
 	plan  catalog.Plan
 	track catalog.PlanTrack
 	spec  plan.AudioTrack
+	run   plan.Run
 	in    *input
 	// chunk and segment are the next to be committed.
 	chunk, segment int
@@ -102,7 +104,7 @@ func (j *audioJob) grid() fmp4.AudioGrid {
 	return fmp4.AudioGrid{SampleRate: plan.SampleRate, Seconds: j.spec.SegmentSeconds}
 }
 
-func (j *audioJob) encode(ctx context.Context, seekable bool) error {
+func (j *audioJob) encode(ctx context.Context) error {
 	var err error
 	if j.init, err = fmp4.AudioInit(plan.SampleRate, language3(j.spec.Language)); err != nil {
 		return err
@@ -117,12 +119,12 @@ func (j *audioJob) encode(ctx context.Context, seekable bool) error {
 		return err
 	}
 	defer release()
-	gain, err := j.e.gain(ctx, j.t, j.in, j.spec, plan.Duration(j.plan), seekable)
+	gain, err := j.e.gain(ctx, j.t, j.in, j.spec, plan.Duration(j.plan), j.run)
 	if err != nil {
 		return err
 	}
-	sound := soundOf(j.in, j.spec)
-	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, seekable, gain.dB, gain.limit
+	sound := soundOf(j.in, j.spec, from)
+	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, j.run.Seekable, gain.dB, gain.limit
 	limits := j.e.soundLimits()
 	limits.Wall = wall(plan.Duration(j.plan), 1)
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: sound.Args()})
@@ -150,9 +152,14 @@ func (j *audioJob) encode(ctx context.Context, seekable bool) error {
 	return j.commit(ctx, true)
 }
 
-// soundOf is a whole track at the level it has.
-func soundOf(in *input, spec plan.AudioTrack) ffmpeg.Audio {
-	return ffmpeg.Audio{URL: in.url, Stream: spec.Stream, Zero: spec.Zero, ZeroBase: hls.Rational{Num: spec.Num, Den: spec.Den},
+// soundOf is a track at the level it has, to be read from a frame on.
+func soundOf(in *input, spec plan.AudioTrack, from int64) ffmpeg.Audio {
+	span := probe.Everything(spec.Stream)
+	if from > 0 {
+		zero := time.Duration(max(0, float64(spec.Zero*spec.Num)/float64(spec.Den)) * float64(time.Second))
+		span.From = in.movie.Around(spec.Stream, zero+time.Duration(from*fmp4.FrameSamples)*time.Second/plan.SampleRate-time.Second, 0).From
+	}
+	return ffmpeg.Audio{URL: in.part(span), Stream: spec.Stream, Zero: spec.Zero, ZeroBase: hls.Rational{Num: spec.Num, Den: spec.Den},
 		SampleRate: plan.SampleRate, Bitrate: spec.Bitrate, PadTo: spec.PadTo}
 }
 

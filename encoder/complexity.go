@@ -24,7 +24,7 @@ const maxComplexity = 64 << 10
 
 // complexity measures a source for its ladder. What can't be measured, or not in
 // time, gets the ordinary ladder; the plan and the log say so.
-func (e *Encoder) complexity(ctx context.Context, t Task, url string, src probe.Source, index probe.Index, p plan.Profile) (plan.Complexity, error) {
+func (e *Encoder) complexity(ctx context.Context, t Task, s *served, src probe.Source, index probe.Index, p plan.Profile) (plan.Complexity, error) {
 	if src.Video == nil || !p.PerTitle.Enabled {
 		return plan.Complexity{}, nil
 	}
@@ -37,7 +37,10 @@ func (e *Encoder) complexity(ctx context.Context, t Task, url string, src probe.
 	defer func() { e.metrics.stage("complexity", time.Since(began)) }()
 	limited, cancel := context.WithTimeoutCause(ctx, e.complexityLimit, fmt.Errorf("it took longer than %s", e.complexityLimit))
 	defer cancel()
-	measured, err := e.measureWindows(limited, url, windows)
+	for i, w := range windows {
+		windows[i].URL = s.part(plan.WindowSpan(index, w))
+	}
+	measured, err := e.measureWindows(limited, windows)
 	switch {
 	case ctx.Err() != nil:
 		return plan.Complexity{}, context.Cause(ctx)
@@ -64,12 +67,11 @@ func reason(err error) string {
 
 // measureWindows measures windows side by side, in their order. ctx bounds how long
 // that takes.
-func (e *Encoder) measureWindows(ctx context.Context, url string, windows []ffmpeg.Complexity) ([]plan.Measured, error) {
+func (e *Encoder) measureWindows(ctx context.Context, windows []ffmpeg.Complexity) ([]plan.Measured, error) {
 	out := make([]plan.Measured, len(windows))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, w := range windows {
-		w.URL = url
 		g.Go(func() error {
 			release, err := e.hold(gctx, windowMemory(w))
 			if err != nil {

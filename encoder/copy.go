@@ -22,7 +22,7 @@ func (j *videoJob) copyCommand(seek int64) (c ffmpeg.Command, offset int64) {
 	tl := j.spec.Timeline
 	limits := j.e.opt.Child
 	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 1)
-	copied := ffmpeg.Copy{URL: j.in.url, Stream: j.spec.Stream, SeekMicros: seek, Timescale: tl.Scale}
+	copied := ffmpeg.Copy{URL: j.url(seek), Stream: j.spec.Stream, SeekMicros: seek, Timescale: tl.Scale}
 	if last := j.chunks[len(j.chunks)-1]; !last.Last && seek < 0 {
 		// Groups of pictures are closed, so that what is shown before is also first in the file.
 		for _, c := range j.chunks {

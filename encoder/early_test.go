@@ -20,6 +20,7 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/jobs"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // longFile repeats the film sample, its index in front.
@@ -150,6 +151,7 @@ func TestCopyBeginsEarly(t *testing.T) {
 // An audio track begins when what its level is sampled from is there, and waits for
 // the rest without a gap. What it waits for in vain another attempt goes on with.
 func TestEarlySound(t *testing.T) {
+	testenv.Long(t)
 	data := longFile(t, "sound.mp4", "150", "-movflags", "+faststart")
 	plain := func(o *Options) { o.Profile.PerTitle.Enabled = false }
 	whole := newBenchBytes(t, data, plain)
@@ -193,13 +195,13 @@ func TestEarlySound(t *testing.T) {
 	require.Equal(t, whole.board.chunks["a0"][len(whole.board.chunks["a0"])-1].End(), last.End())
 }
 
-// Containers that don't tell at their beginning what they hold wait for their end.
+// What doesn't tell at its beginning what it holds, or too little for a first chunk,
+// waits for its end.
 func TestNotEarly(t *testing.T) {
 	for name, args := range map[string][]string{
 		"end.mp4":        nil,
 		"fragments.mp4":  {"-movflags", "+frag_keyframe+empty_moov"},
 		"film.ts":        nil,
-		"film.mkv":       nil,
 		"cues.mkv":       {"-cues_to_front", "1"},
 		"sound-only.m4a": {"-vn", "-movflags", "+faststart"},
 	} {

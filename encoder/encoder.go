@@ -35,6 +35,8 @@ type Claim interface {
 	Profile(ctx context.Context) (string, error)
 	CommittedChunks(ctx context.Context) ([]hls.Record, error)
 	CommitPlan(ctx context.Context, p catalog.Plan) error
+	// GrowPlan commits a plan that grows, and gives the task back as Await does.
+	GrowPlan(ctx context.Context, p catalog.Plan, bytes int64) error
 	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
 	CommitExtras(ctx context.Context, x hls.Extras) error
 	Finish(ctx context.Context) error
@@ -81,6 +83,7 @@ type Encoder struct {
 	// These are as the constants; tests have less patience.
 	complexityLimit time.Duration
 	partPatience    time.Duration
+	movies          movies
 
 	mu    sync.Mutex
 	plans map[string]catalog.Plan
@@ -183,7 +186,7 @@ func (e *Encoder) Handle(ctx context.Context, t Task) error {
 	return err
 }
 
-// runPlan returns the run's plan; it never changes once committed.
+// runPlan returns the run's plan; it never changes once it is complete.
 func (e *Encoder) runPlan(ctx context.Context, t Task) (catalog.Plan, error) {
 	key := t.Asset + "/" + t.RunName()
 	e.mu.Lock()
@@ -193,8 +196,8 @@ func (e *Encoder) runPlan(ctx context.Context, t Task) (catalog.Plan, error) {
 		return p, nil
 	}
 	p, err := t.Plan(ctx)
-	if err != nil {
-		return catalog.Plan{}, err
+	if err != nil || p.Growing {
+		return p, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -216,90 +219,6 @@ func trackOf(p catalog.Plan, id string, into any) (catalog.PlanTrack, error) {
 		}
 	}
 	return catalog.PlanTrack{}, fmt.Errorf("plan has no track %q", id)
-}
-
-// input is a source opened for ffmpeg.
-type input struct {
-	*source.File
-	url    string
-	remove func()
-}
-
-func (i *input) Close() {
-	i.remove()
-	i.File.Close()
-}
-
-// open makes the source a run's tasks read readable at a URL: the upload, or
-// its remux.
-func (e *Encoder) open(ctx context.Context, t Task, run plan.Run) (*input, error) {
-	var parts []source.Part
-	for _, p := range run.Parts {
-		parts = append(parts, source.Part{Key: p.Key, Size: p.Size})
-	}
-	fetch := fetcher{e.store, t.Placement}
-	serve := func(f *source.File) *input {
-		url, remove := e.server.Add(f)
-		return &input{File: f, url: url, remove: remove}
-	}
-	if len(parts) > 0 {
-		return serve(source.Open(ctx, fetch, parts)), nil
-	}
-	src, err := t.Source(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if src.Complete {
-		return serve(source.Open(ctx, fetch, partsOf(src))), nil
-	}
-	if src.Size < 0 {
-		return nil, fmt.Errorf("source of %s is not complete", t.Asset)
-	}
-	g := source.Growth{Size: src.Size, Patience: e.partPatience, Parts: func(ctx context.Context) ([]source.Part, error) {
-		src, err := t.Source(ctx)
-		return partsOf(src), err
-	}}
-	switch t.Kind {
-	case catalog.KindPlan:
-		g.Patience = planPatience
-	case catalog.KindAudio:
-		g.Waits = soundWaits // it reads to the end
-	}
-	return serve(source.OpenGrowing(ctx, fetch, partsOf(src), g)), nil
-}
-
-// How long reads wait for bytes of a source that have not arrived. A task that wanted
-// them is then given back.
-const (
-	// partPatience is less than ffmpeg waits.
-	partPatience = 25 * time.Second
-	// planPatience is longer than looking at what is there takes.
-	planPatience = 5 * time.Second
-	// soundWaits is how long an audio task waits in all. What it gives back another
-	// one goes on with, and joins.
-	soundWaits = 2 * time.Minute
-)
-
-func partsOf(src catalog.Source) []source.Part {
-	parts := make([]source.Part, len(src.Parts))
-	for i, p := range src.Parts {
-		parts[i] = source.Part{Key: src.Key(p), Size: p.Size}
-	}
-	return parts
-}
-
-// blame returns the failure to fetch the source, if there was one, instead of
-// what it made of the child; or that bytes were missing, if anything failed.
-func (i *input) blame(err error) error {
-	if ferr := i.Err(); ferr != nil {
-		return ferr
-	}
-	if err != nil {
-		if m := i.Missing(); m != nil {
-			return m
-		}
-	}
-	return err
 }
 
 type fetcher struct {

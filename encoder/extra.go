@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -279,13 +281,20 @@ func (j *extraJob) posters(pub *publisher) error {
 	}
 	defer in.Close()
 	top := j.spec.Rungs[0]
-	v := ffmpeg.Video{URL: in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: j.spec.Timeline.Num, Den: j.spec.Timeline.Den},
+	v := ffmpeg.Video{Stream: j.spec.Stream, TimeBase: hls.Rational{Num: j.spec.Timeline.Num, Den: j.spec.Timeline.Den},
 		Start: c.Start, End: c.Start + 1, Every: 1, Rotate: j.spec.Rotate, Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged}
 	for i, p := range posterSizes(j.spec, top) {
 		v.Rungs = []ffmpeg.Rung{{Width: p.Width, Height: p.Height}}
 		var picture []byte
 		for _, seek := range c.Seeks {
 			v.SeekMicros = seek
+			span := probe.Span{Stream: j.spec.Stream, From: math.MinInt64, To: v.End}
+			if seek >= 0 {
+				span.From = j.spec.Timeline.PTS(seek)
+			}
+			if v.URL = in.part(span); c.Bytes != nil && run.Growth != nil {
+				v.URL = in.stretch(run.Growth.Layout, c.Bytes.From, c.Bytes.To)
+			}
 			out, err := j.ffmpeg(pub.ctx, ffmpeg.Poster(v))
 			if err != nil {
 				return in.blame(err)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -100,8 +101,15 @@ func (c *claim) Source(context.Context) (catalog.Source, error) {
 	defer c.b.mu.Unlock()
 	return c.b.source, nil
 }
-func (c *claim) Plan(context.Context) (catalog.Plan, error) { return *c.b.plan, nil }
-func (c *claim) Finish(context.Context) error               { return nil }
+func (c *claim) Plan(context.Context) (catalog.Plan, error) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	if c.b.plan == nil {
+		return catalog.Plan{}, catalog.ErrNotFound
+	}
+	return *c.b.plan, nil
+}
+func (c *claim) Finish(context.Context) error { return nil }
 func (c *claim) Await(_ context.Context, bytes int64) error {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
@@ -139,6 +147,16 @@ func (c *claim) CommitPlan(_ context.Context, p catalog.Plan) error {
 	defer c.b.mu.Unlock()
 	c.b.plan = &p
 	return nil
+}
+
+func (c *claim) GrowPlan(ctx context.Context, p catalog.Plan, bytes int64) error {
+	// As it is stored.
+	var stored catalog.Plan
+	b, err := json.Marshal(p)
+	if err == nil {
+		err = json.Unmarshal(b, &stored)
+	}
+	return errors.Join(err, c.CommitPlan(ctx, stored), c.Await(ctx, bytes))
 }
 
 func (c *claim) CommitChunk(_ context.Context, ch catalog.ChunkCommit) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
 )
 
 // loudnessLimit ends sampling that hangs; the track is then left as it is.
@@ -34,7 +35,7 @@ type gain struct {
 // gain measures a track and returns what brings it to its target. The same
 // source gives the same gain, so a task that takes over joins at the same
 // level. A track that can't be measured is left as it is: it is heard all the same.
-func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTrack, length time.Duration, seekable bool) (gain, error) {
+func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTrack, length time.Duration, run plan.Run) (gain, error) {
 	if spec.Loudness == 0 {
 		return gain{}, nil
 	}
@@ -45,10 +46,10 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 	var args []string
 	if whole {
 		limits.Wall, least = wall(length, 1), 0
-		args = soundOf(in, spec).LoudnessArgs()
+		args = soundOf(in, spec, 0).LoudnessArgs()
 	} else {
 		limits.Wall = loudnessLimit
-		args = sample(in, spec, length, seekable).Args()
+		args = sample(in, spec, length, run).Args()
 	}
 	level, err := measure(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: 1, Limits: limits})
 	var child *ffmpeg.Error
@@ -69,19 +70,29 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 }
 
 // sample chooses what of a track is measured.
-func sample(in *input, spec plan.AudioTrack, length time.Duration, seekable bool) ffmpeg.Loudness {
-	l := ffmpeg.Loudness{URL: in.url, Stream: spec.Stream, Length: plan.LoudnessWindow}
+func sample(in *input, spec plan.AudioTrack, length time.Duration, run plan.Run) ffmpeg.Loudness {
+	l := ffmpeg.Loudness{Stream: spec.Stream, Length: plan.LoudnessWindow}
 	if length <= plan.LoudnessShort {
+		l.Windows = []ffmpeg.LoudnessWindow{{URL: in.part(probe.Everything(spec.Stream))}}
+		l.Length = 0
+		return l
+	}
+	if g := run.Growth; g != nil {
+		t := plan.NewTimeline(spec.Num, spec.Den, spec.Zero)
+		for _, b := range g.Sampled(t, length, l.Length, plan.LoudnessWindows) {
+			l.Windows = append(l.Windows, ffmpeg.LoudnessWindow{URL: in.stretch(g.Layout, b.From, b.To), Start: -1})
+		}
 		return l
 	}
 	zero := spec.Zero * spec.Num * 1_000_000 / spec.Den
 	n := plan.LoudnessWindows
-	if !seekable {
+	if !run.Seekable {
 		n = 1 // the beginning is what can be reached in time
 		l.Length = plan.LoudnessWindow * plan.LoudnessWindows
 	}
 	for i := range n {
-		l.Windows = append(l.Windows, max(0, zero)+(length.Microseconds()-l.Length.Microseconds())*int64(i)/int64(n))
+		at := time.Duration(max(0, zero)+(length.Microseconds()-l.Length.Microseconds())*int64(i)/int64(n)) * time.Microsecond
+		l.Windows = append(l.Windows, ffmpeg.LoudnessWindow{URL: in.part(in.movie.Around(spec.Stream, at, l.Length)), Start: at})
 	}
 	return l
 }

@@ -33,9 +33,27 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 		return err
 	}
 	defer release()
+	if t.Attempt > 1 {
+		p, err := t.Plan(ctx)
+		if err == nil {
+			return e.grow(ctx, t, in, p)
+		}
+		if !errors.Is(err, catalog.ErrNotFound) {
+			return err
+		}
+	}
 	early := in.Readable() < in.Size()
 	if early {
-		needs, ok, err := probe.Head(ctx, in)
+		l, needs, ok, err := probe.ReadLayout(ctx, in)
+		switch {
+		case err != nil:
+			return in.blame(err)
+		case ok:
+			return e.begin(ctx, t, in, l)
+		case needs > 0:
+			return t.Await(ctx, in.Needed(needs))
+		}
+		needs, ok, err = probe.Head(ctx, in)
 		if err != nil {
 			return in.blame(err)
 		}
@@ -69,7 +87,7 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if err != nil {
 		return catalog.Plan{}, err
 	}
-	x, err := e.examine(ctx, t, in.url, in, profile)
+	x, err := e.examine(ctx, t, in.served, in, profile)
 	src := x.source
 	var parts []plan.Part
 	if errors.Is(err, probe.ErrRemux) && in.Readable() == in.Size() {
@@ -137,11 +155,11 @@ type examined struct {
 	complexity plan.Complexity
 }
 
-// examine probes, indexes and measures the file at url. probe.ErrRemux comes with
-// the source as far as it is known.
-func (e *Encoder) examine(ctx context.Context, t Task, url string, f probe.File, p plan.Profile) (examined, error) {
+// examine probes, indexes and measures a file. probe.ErrRemux comes with the source
+// as far as it is known.
+func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, p plan.Profile) (examined, error) {
 	began := time.Now()
-	src, err := e.prober.Probe(ctx, url, f.Size())
+	src, err := e.prober.Probe(ctx, s.part(), f.Size())
 	e.metrics.stage("probe", time.Since(began))
 	if err != nil {
 		return examined{}, err
@@ -152,18 +170,18 @@ func (e *Encoder) examine(ctx context.Context, t Task, url string, f probe.File,
 	}
 	if src.Video == nil {
 		if src.Duration == 0 {
-			x.source.Duration, err = e.prober.AudioDuration(ctx, url, src.Audio[0].Stream)
+			x.source.Duration, err = e.prober.AudioDuration(ctx, s.url, src.Audio[0].Stream)
 		}
 		return x, err
 	}
 	began = time.Now()
-	index, err := e.prober.Index(ctx, url, f, src)
+	index, err := e.prober.Index(ctx, s.url, f, src)
 	e.metrics.stage("index", time.Since(began))
 	if err != nil {
 		return x, err
 	}
 	x.index = &index
-	x.complexity, err = e.complexity(ctx, t, url, src, index, p)
+	x.complexity, err = e.complexity(ctx, t, s, src, index, p)
 	return x, err
 }
 
@@ -223,9 +241,12 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 		return fail(fmt.Errorf("remux: %w", err))
 	}
 	local := localFile{f, info.Size()}
-	url, remove := e.server.Add(local)
-	defer remove()
-	x, err := e.examine(ctx, t, url, local, p)
+	s := e.serve(local)
+	defer s.hide()
+	if s.movie, err = probe.ReadMovie(ctx, local); err != nil {
+		return fail(err)
+	}
+	x, err := e.examine(ctx, t, s, local, p)
 	if err != nil {
 		if errors.Is(err, probe.ErrRemux) {
 			err = &probe.InputError{Code: probe.CodeDamaged, Detail: "the frames have no usable times"}

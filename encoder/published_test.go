@@ -161,10 +161,10 @@ func TestLoudnessOfWindows(t *testing.T) {
 	defer in.Close()
 	spec := plan.AudioTrack{Num: 1, Den: 1_000_000, Loudness: -16}
 	// Half of it is 20 dB louder and counts alone: the rest is below the gate.
-	got, err := b.gain(t.Context(), task, in, spec, 2*time.Minute, true)
+	got, err := b.gain(t.Context(), task, in, spec, 2*time.Minute, plan.Run{Seekable: true})
 	require.NoError(t, err)
 	require.InDelta(t, 5.8, got.dB, 0.4)
-	got, err = b.gain(t.Context(), task, in, spec, 2*time.Minute, false)
+	got, err = b.gain(t.Context(), task, in, spec, 2*time.Minute, plan.Run{})
 	require.NoError(t, err)
 	require.InDelta(t, maxGain, got.dB, 0.01, "only the quiet beginning was heard")
 }
@@ -186,24 +186,24 @@ func TestLoudnessOfTheWhole(t *testing.T) {
 	require.NoError(t, err)
 	defer in.Close()
 	spec := plan.AudioTrack{Num: 1, Den: 1_000_000, Loudness: -16, LoudnessMeasure: plan.LoudnessSampled, PadTo: 91 * plan.SampleRate}
-	level, err := b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	level, err := b.gain(t.Context(), task, in, spec, 91*time.Second, plan.Run{Seekable: true})
 	require.NoError(t, err)
 	require.Equal(t, gain{dB: maxGain, limit: true}, level, "no window shows the loud end")
 
 	// A measurement that takes too long is another worker's to try, then left out.
 	b.opt.Child.Idle = time.Nanosecond
 	spec.LoudnessMeasure = plan.LoudnessWhole
-	_, err = b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	_, err = b.gain(t.Context(), task, in, spec, 91*time.Second, plan.Run{Seekable: true})
 	var child *ffmpeg.Error
 	require.ErrorAs(t, err, &child)
 	require.Equal(t, ffmpeg.ReasonIdle, child.Reason)
 	task.Failures = 1
-	level, err = b.gain(t.Context(), task, in, spec, 91*time.Second, true)
+	level, err = b.gain(t.Context(), task, in, spec, 91*time.Second, plan.Run{Seekable: true})
 	require.NoError(t, err)
 	require.Zero(t, level)
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("given up"))
-	_, err = b.gain(ctx, task, in, spec, 91*time.Second, true)
+	_, err = b.gain(ctx, task, in, spec, 91*time.Second, plan.Run{Seekable: true})
 	require.ErrorContains(t, err, "given up")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -53,15 +54,14 @@ func (e *Encoder) video(ctx context.Context, t Task) error {
 	if len(job.chunks) == 0 {
 		return t.Finish(ctx)
 	}
-	var run plan.Run
-	if err := json.Unmarshal(p.Encoder, &run); err != nil {
+	if err := json.Unmarshal(p.Encoder, &job.run); err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	if job.in, err = e.open(ctx, t, run); err != nil {
+	if job.in, err = e.open(ctx, t, job.run); err != nil {
 		return err
 	}
 	defer job.in.Close()
-	err = job.run(ctx)
+	err = job.do(ctx)
 	var missing *source.MissingError
 	if errors.As(err, &missing) {
 		// What is left of it is begun once more, not many times.
@@ -77,6 +77,7 @@ type videoJob struct {
 	plan  catalog.Plan
 	track catalog.PlanTrack
 	spec  plan.VideoTrack
+	run   plan.Run
 	in    *input
 	// chunks are those left to do, frames how many the committed ones had; needs is
 	// how much of the source all want.
@@ -134,7 +135,7 @@ func (j *videoJob) list(ctx context.Context) error {
 	return nil
 }
 
-func (j *videoJob) run(ctx context.Context) error {
+func (j *videoJob) do(ctx context.Context) error {
 	seeks := j.chunks[0].Seeks
 	for i, seek := range seeks {
 		err := j.encode(ctx, seek, i == len(seeks)-1)
@@ -156,7 +157,7 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 	head, last := j.chunks[0], j.chunks[len(j.chunks)-1]
 	offset := (outputOffset*tl.Den + tl.Num - 1) / tl.Num // in source time base units
 	v := ffmpeg.Video{
-		URL: j.in.url, Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
+		URL: j.url(seek), Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
 		Start: head.Start, End: last.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
 		Every: j.spec.Every, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
 		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged,
@@ -197,6 +198,22 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 				j.t.Draining()
 			}
 		}}, offset*tl.Num*(tl.Scale/tl.Den) - head.start
+}
+
+// url shows what the task needs when it decodes from seek.
+func (j *videoJob) url(seek int64) string {
+	last := j.chunks[len(j.chunks)-1]
+	if from := j.chunks[0].Bytes; from != nil && last.Bytes != nil && j.run.Growth != nil {
+		return j.in.stretch(j.run.Growth.Layout, from.From, last.Bytes.To)
+	}
+	span := probe.Span{Stream: j.spec.Stream, From: math.MinInt64, To: last.End}
+	if last.Last {
+		span.To = math.MaxInt64
+	}
+	if seek >= 0 {
+		span.From = j.spec.Timeline.PTS(seek)
+	}
+	return j.in.part(span)
 }
 
 // seconds of video the task is about.
@@ -415,6 +432,9 @@ func (j *videoJob) verify(c *chunk) error {
 			return &probe.InputError{Code: probe.CodeDamaged, Detail: "a part of the video can't be decoded"}
 		case j.t.Failures == 0 || int64(len(r.pts)) > c.frames:
 			return err
+		case j.run.Growth != nil:
+			// Another run, of all of the source, may know better.
+			return &probe.InputError{Code: probe.CodeDamaged, Detail: err.Error()}
 		case len(r.pts) != len(c.rungs[0].pts):
 			return err
 		case i == 0:

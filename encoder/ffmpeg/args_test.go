@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,10 +29,10 @@ func TestArgs(t *testing.T) {
 		"audio-takeover": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000,
 			From: 185 * 1024, PadTo: 480000, Seek: true, GainDB: 3.5, Limit: true}.Args(),
 		"audio-takeover-noseek": Audio{URL: url, ZeroBase: hls.Rational{Num: 1, Den: 1_000_000}, SampleRate: 48000, Bitrate: 128000, From: 185 * 1024}.Args(),
-		"loudness":              Loudness{URL: url, Stream: 1}.Args(),
+		"loudness":              Loudness{Stream: 1, Windows: []LoudnessWindow{{URL: url}}}.Args(),
 		"loudness-whole": Audio{URL: url, Stream: 1, Zero: 512, ZeroBase: hls.Rational{Num: 1, Den: 15360}, SampleRate: 48000, Bitrate: 128000,
 			From: 185 * 1024, PadTo: 480000, Seek: true, GainDB: 3.5}.LoudnessArgs(),
-		"loudness-windows": Loudness{URL: url, Stream: 2, Windows: []int64{0, 60_000_000}, Length: 6_000_000_000}.Args(),
+		"loudness-windows": Loudness{Stream: 2, Windows: []LoudnessWindow{{URL: url}, {URL: url, Start: time.Minute}}, Length: 6 * time.Second}.Args(),
 		"copy":             Copy{URL: url, SeekMicros: 2_000_000, Timescale: 12800}.Args(),
 		"sprites":          Sprites{URL: url, Width: 160, Height: 90, Columns: 10, Rows: 10}.Args(),
 		"preview":          Preview{URL: url, Width: 320, Height: 180, Rate: 10, Frames: 48, Quality: 60, Slot: 30720, Length: 12288}.Args(),

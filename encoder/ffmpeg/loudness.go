@@ -14,25 +14,33 @@ import (
 // Loudness measures the programme loudness of an audio track (EBU R 128) over
 // windows of it.
 type Loudness struct {
-	URL    string
 	Stream int
-	// Windows begin at these source times, in microseconds, and last Length
-	// each; none measures all of the track.
-	Windows []int64
+	// Windows last Length each; 0 measures all of the track.
+	Windows []LoudnessWindow
 	Length  time.Duration
+}
+
+// LoudnessWindow is where a window is to be read, and its first source time; a
+// negative one is the beginning, whatever its time.
+type LoudnessWindow struct {
+	URL   string
+	Start time.Duration
 }
 
 // Args returns ffmpeg's arguments; ParseLoudness understands what comes out of OutputPath(0).
 func (l Loudness) Args() []string {
 	a := append(common(), "-copyts", "-seek_timestamp", "1")
 	var chains, joined strings.Builder
-	n := max(1, len(l.Windows))
-	for i := range n {
-		if len(l.Windows) > 0 {
-			a = append(a, "-ss", seconds(l.Windows[i]), "-t", seconds(l.Length.Microseconds()))
+	n := len(l.Windows)
+	for i, w := range l.Windows {
+		if l.Length > 0 {
+			if w.Start >= 0 {
+				a = append(a, "-ss", seconds(w.Start.Microseconds()))
+			}
+			a = append(a, "-t", seconds(l.Length.Microseconds()))
 		}
 		a = append(a, "-vn", "-sn", "-dn")
-		a = append(a, input(l.URL)...)
+		a = append(a, input(w.URL)...)
 		fmt.Fprintf(&chains, "[%d:%d]asetpts=N/SR/TB,aresample=48000,aformat=sample_fmts=fltp:channel_layouts=stereo[w%d];", i, l.Stream, i)
 		fmt.Fprintf(&joined, "[w%d]", i)
 	}

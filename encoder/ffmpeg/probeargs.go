@@ -11,11 +11,11 @@ func ProbeArgs(url string) []string {
 		"-show_entries", "packet=stream_index,pts,flags", "-of", "json", "-o", OutputPath(0))
 }
 
-// IndexArgs are ffprobe's arguments to list "pts=…|duration=…|size=…|flags=…" of every
+// IndexArgs are ffprobe's arguments to list "pts=…|duration=…|size=…|pos=…|flags=…" of every
 // packet of a stream, or of every decoded frame.
 func IndexArgs(url string, stream int, decode bool) []string {
 	a := append([]string{"-hide_banner", "-loglevel", "error"}, input(url)...)
-	what := "packet=pts,duration,size,flags"
+	what := "packet=pts,duration,size,pos,flags"
 	if decode {
 		what = "frame=pts,pkt_duration,pkt_size,key_frame"
 	}

@@ -35,6 +35,18 @@ func (t Timeline) Micros(pts int64) int64 {
 	return int64(math.Ceil(float64(pts) * float64(t.Num) / float64(t.Den) * 1e6))
 }
 
+// PTS is the last source time that Micros makes so many microseconds, or fewer.
+func (t Timeline) PTS(micros int64) int64 {
+	pts := int64(float64(micros) * float64(t.Den) / float64(t.Num) / 1e6)
+	for t.Micros(pts) > micros {
+		pts--
+	}
+	for t.Micros(pts+1) <= micros {
+		pts++
+	}
+	return pts
+}
+
 // segmentStarts returns the index of the first frame of every segment: the
 // first frame at or after each multiple of seconds. A span without frames
 // begins no segment.
@@ -61,10 +73,8 @@ func segmentStarts(pts []int64, t Timeline, seconds int) []int {
 // segment: long chunks end where the next one starts cheaply.
 func chunkLengths(segments, longest int, speed float64, preroll func(segment int) int64) []int {
 	var out []int
-	speed = min(max(speed, 1.25), 2)
 	for start := 0; start < segments; {
-		n := int(math.Floor((speed-1)*float64(start) + 1))
-		n = min(max(n, 1), longest, segments-start)
+		n := min(chunkLength(start, longest, speed), segments-start)
 		if n >= flexible && start+n < segments {
 			best := n
 			for shorter := n - 1; shorter >= n-n/4; shorter-- {
@@ -78,6 +88,12 @@ func chunkLengths(segments, longest int, speed float64, preroll func(segment int
 		start += n
 	}
 	return out
+}
+
+// chunkLength is the most segments a chunk may have that begins with one of them.
+func chunkLength(start, longest int, speed float64) int {
+	n := int(math.Floor((min(max(speed, 1.25), 2)-1)*float64(start) + 1))
+	return min(max(n, 1), longest)
 }
 
 // flexible is from how many segments on a chunk may be up to a quarter shorter.

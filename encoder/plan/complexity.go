@@ -139,6 +139,19 @@ func Windows(src probe.Source, x probe.Index, p Profile) (windows []ffmpeg.Compl
 	return windows, ""
 }
 
+// WindowSpan is what a window needs of its stream.
+func WindowSpan(x probe.Index, w ffmpeg.Complexity) probe.Span {
+	i, _ := slices.BinarySearch(x.PTS, w.Start)
+	span := probe.Span{Stream: w.Stream, From: w.Start, To: math.MaxInt64}
+	if i += w.Frames*w.Every + windowSlack; i < len(x.PTS) {
+		span.To = x.PTS[i]
+	}
+	return span
+}
+
+// windowSlack is some frames more than a window has.
+const windowSlack = 16
+
 // longestGap is the longest time from one keyframe to the next, or the end.
 func longestGap(x probe.Index, t Timeline) int64 {
 	gap, last := int64(0), int64(0)

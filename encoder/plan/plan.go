@@ -26,6 +26,8 @@ type Run struct {
 	PerTitle *PerTitleRun `json:"per_title,omitempty"`
 	// Seekable says that audio tasks may seek in the source.
 	Seekable bool `json:"seekable"`
+	// Growth is of a run that was begun before its source told all its frames.
+	Growth *Growth `json:"growth,omitempty"`
 }
 
 // Part is one object of a remuxed source.
@@ -74,6 +76,8 @@ type Chunk struct {
 	// Segment is the position of the chunk's first segment.
 	Segment int  `json:"segment"`
 	Last    bool `json:"last,omitempty"`
+	// Bytes is where the chunk is read instead of seeking, in a run that has grown.
+	Bytes *Bytes `json:"bytes,omitempty"`
 }
 
 // AudioTrack is the encoder's part of an audio track.
@@ -176,40 +180,50 @@ func Make(src probe.Source, index *probe.Index, c Complexity, p Profile, speed S
 		// Headers of audio files tell little about where a seek lands.
 		run.Seekable = false
 	}
-	taken := names{}
-	soundNeeds := int64(0)
+	soundNeeds, textNeeds := int64(0), int64(0)
 	if index != nil {
 		soundNeeds = index.NeedsOthers(soundUntil(out, p))
+		if len(src.Text) > 0 {
+			textNeeds = index.NeedsOthers(math.MaxInt64)
+		}
 	}
+	others, err := otherTracks(src, zero, p, soundNeeds, textNeeds)
+	if err != nil {
+		return catalog.Plan{}, err
+	}
+	out.Tracks = append(out.Tracks, others...)
+	out.Encoder, err = json.Marshal(run)
+	return out, err
+}
+
+// otherTracks are those of sound and, beside a picture, text. zero is what they have in common.
+func otherTracks(src probe.Source, zero AudioTrack, p Profile, soundNeeds, textNeeds int64) ([]catalog.PlanTrack, error) {
+	var out []catalog.PlanTrack
+	taken := names{}
 	for i, a := range src.Audio[:min(len(src.Audio), p.MaxAudioTracks)] {
 		t, err := audio(i, a, src.Audio, zero, p, taken)
 		if err != nil {
-			return catalog.Plan{}, err
+			return nil, err
 		}
 		t.Needs = soundNeeds
-		out.Tracks = append(out.Tracks, t)
+		out = append(out, t)
 	}
-	if src.Video != nil {
-		textZero := src.TextZero
-		if textZero == 0 {
-			textZero = int64(float64(index.PTS[0]) * float64(zero.Num) / float64(zero.Den) * 1e6)
-		}
-		taken := names{}
-		needs := int64(0)
-		if len(src.Text) > 0 {
-			needs = index.NeedsOthers(math.MaxInt64)
-		}
-		for i, s := range src.Text[:min(len(src.Text), maxTextTracks)] {
-			t, err := text(i, s, textZero, taken, needs)
-			if err != nil {
-				return catalog.Plan{}, err
-			}
-			out.Tracks = append(out.Tracks, t)
-		}
+	if src.Video == nil {
+		return out, nil
 	}
-	var err error
-	out.Encoder, err = json.Marshal(run)
-	return out, err
+	textZero := src.TextZero
+	if textZero == 0 {
+		textZero = int64(float64(zero.Zero) * float64(zero.Num) / float64(zero.Den) * 1e6)
+	}
+	taken = names{}
+	for i, s := range src.Text[:min(len(src.Text), maxTextTracks)] {
+		t, err := text(i, s, textZero, taken, textNeeds)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
 }
 
 // names makes names of a group's renditions differ (RFC 8216bis 4.4.6.1.1).
@@ -290,39 +304,14 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 	if copying {
 		copied, all = all[:1], all[1:]
 	}
-	decode := decodeCost * float64(v.Width*v.Height) * fps
-	// The lowest rungs that keep pace together are v0; slower ones come later.
-	split, sum := 0, decode
-	for i := len(all) - 1; i >= 0; i-- {
-		sum += float64(all[i].Width*all[i].Height) * fps
-		if i < len(all)-1 && speed.Pixels/sum < keepsPace {
-			split = i + 1
-			break
-		}
-	}
-	base := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: x.Repeats, Rotate: v.Rotate,
-		SourcePixels: int64(v.Width) * int64(v.Height), Deinterlace: v.Interlaced, ToneMap: v.HDR, Untagged: v.Untagged, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads}
+	split := slower(all, decodeRate(v, fps), fps, speed)
 	var tracks []catalog.PlanTrack
 	for n, rungs := range [][]Rung{all[split:], all[:split], copied} {
 		if len(rungs) == 0 {
 			continue
 		}
 		isCopy := n == 2
-		tr := base
-		tr.Copy = isCopy
-		tr.Rungs = rungs
-		tr.PixelRate = decode
-		for _, r := range rungs {
-			tr.PixelRate += float64(r.Width*r.Height) * fps
-		}
-		pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n == 1, Timescale: t.Scale}
-		if isCopy {
-			pt.ID = "vc"
-		}
-		for _, r := range rungs {
-			pt.Renditions = append(pt.Renditions, hls.Rendition{ID: r.ID, Track: pt.ID, Kind: hls.Video, Codecs: r.Codecs(),
-				Width: r.Width, Height: r.Height, FrameRate: rate, Bandwidth: r.Peak()})
-		}
+		pt, tr := videoTrack(n, rungs, v, x.Repeats, every, fps, rate, t, p)
 		if isCopy {
 			// What a source does within two seconds is known once they are copied.
 			pt.Renditions[0].Bandwidth = max(rungs[0].Peak(), 3*src.BitRate)
@@ -354,17 +343,53 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 				joins[i] = i > first
 			}
 		}
-		chunks, err := cut(pts, x, t, starts, lengths, joins)
-		if err != nil {
+		var err error
+		if pt.Chunks, err = cut(pts, x, t, starts, lengths, joins); err != nil {
 			return nil, nil, err
 		}
-		pt.Chunks = chunks
 		if pt.Encoder, err = json.Marshal(tr); err != nil {
 			return nil, nil, err
 		}
 		tracks = append(tracks, pt)
 	}
 	return tracks, predictions, nil
+}
+
+// decodeRate is what decoding costs, in pixels encoded per second of video.
+func decodeRate(v probe.Video, fps float64) float64 {
+	return decodeCost * float64(v.Width*v.Height) * fps
+}
+
+// slower is how many of the highest rungs come later: the lowest that keep pace
+// together are v0.
+func slower(all []Rung, decode, fps float64, speed Speed) int {
+	sum := decode
+	for i := len(all) - 1; i >= 0; i-- {
+		sum += float64(all[i].Width*all[i].Height) * fps
+		if i < len(all)-1 && speed.Pixels/sum < keepsPace {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// videoTrack is the n-th track of a picture, without chunks: v0, v1 or vc.
+func videoTrack(n int, rungs []Rung, v probe.Video, repeats bool, every int, fps float64, rate hls.Rational, t Timeline, p Profile) (catalog.PlanTrack, VideoTrack) {
+	tr := VideoTrack{Stream: v.Stream, Timeline: t, Every: every, Repeats: repeats, Rotate: v.Rotate, SourcePixels: int64(v.Width) * int64(v.Height),
+		Deinterlace: v.Interlaced, ToneMap: v.HDR, Untagged: v.Untagged, Preset: p.Preset, CRF: p.CRF, Threads: p.Threads,
+		Copy: n == 2, Rungs: rungs, PixelRate: decodeRate(v, fps)}
+	for _, r := range rungs {
+		tr.PixelRate += float64(r.Width*r.Height) * fps
+	}
+	pt := catalog.PlanTrack{ID: "v" + strconv.Itoa(n), Kind: hls.Video, Late: n == 1, Timescale: t.Scale}
+	if n == 2 {
+		pt.ID = "vc"
+	}
+	for _, r := range rungs {
+		pt.Renditions = append(pt.Renditions, hls.Rendition{ID: r.ID, Track: pt.ID, Kind: hls.Video, Codecs: r.Codecs(),
+			Width: r.Width, Height: r.Height, FrameRate: rate, Bandwidth: r.Peak()})
+	}
+	return pt, tr
 }
 
 // keepEvery is of how many frames one is kept.
@@ -386,30 +411,17 @@ func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, joined [
 	needs := x.Needs(ends)
 	segment := 0
 	for i, n := range lengths {
+		pc, c := chunkOf(pts, starts, segment, n, ends[i], t)
 		first := starts[segment]
-		last, end := len(pts), ends[i]
-		if segment+n < len(starts) {
-			last = starts[segment+n]
-		}
-		c := Chunk{Start: pts[first], End: end, Segment: segment, Last: segment+n == len(starts), Seeks: seeks(x.Keys, pts[first], t)}
-		for _, s := range starts[segment+1 : segment+n] {
-			c.Keyframes = append(c.Keyframes, pts[s-1]+pts[s])
-		}
+		c.Segment, c.Last, c.Seeks = segment, segment+n == len(starts), seeks(x.Keys, pts[first], t)
 		if first == 0 {
 			c.Seeks = []int64{-1}
-		} else {
-			c.Boundary = pts[first-1] + pts[first]
 		}
-		expected := make([]int64, 0, last-first)
-		for _, p := range pts[first:last] {
-			expected = append(expected, t.At(p))
-		}
-		c.Hash = FramesHash(expected)
 		enc, err := json.Marshal(c)
 		if err != nil {
 			return nil, err
 		}
-		pc := catalog.PlanChunk{Joined: joined[i], Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n, Encoder: enc}
+		pc.Joined, pc.Encoder = joined[i], enc
 		if needs != nil {
 			pc.Needs = needs[i]
 		}
@@ -417,6 +429,27 @@ func cut(pts []int64, x probe.Index, t Timeline, starts, lengths []int, joined [
 		segment += n
 	}
 	return out, nil
+}
+
+// chunkOf is the chunk of n segments from one of them on, which ends at end.
+func chunkOf(pts []int64, starts []int, segment, n int, end int64, t Timeline) (catalog.PlanChunk, Chunk) {
+	first, last := starts[segment], len(pts)
+	if segment+n < len(starts) {
+		last = starts[segment+n]
+	}
+	c := Chunk{Start: pts[first], End: end}
+	for _, s := range starts[segment+1 : segment+n] {
+		c.Keyframes = append(c.Keyframes, pts[s-1]+pts[s])
+	}
+	if first > 0 {
+		c.Boundary = pts[first-1] + pts[first]
+	}
+	expected := make([]int64, 0, last-first)
+	for _, p := range pts[first:last] {
+		expected = append(expected, t.At(p))
+	}
+	c.Hash = FramesHash(expected)
+	return catalog.PlanChunk{Start: t.At(c.Start), End: t.At(c.End), Frames: int64(len(expected)), Segments: n}, c
 }
 
 // seeks returns where decoding may start for a frame at pts.

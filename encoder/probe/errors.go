@@ -17,6 +17,8 @@ const (
 	CodeDuration    Code = "duration-too-long"
 	CodeStreams     Code = "too-many-streams"
 	CodeDamaged     Code = "damaged"
+	// CodeChanged is a file whose beginning promised something else; another run begins.
+	CodeChanged Code = "not-as-it-began"
 	// CodeProfile is what was asked for, not the file.
 	CodeProfile Code = "unknown-profile"
 )

@@ -125,48 +125,75 @@ func (p Prober) AudioDuration(ctx context.Context, url string, stream int) (time
 	return end, rerr
 }
 
-// parseIndex reads lines of key=value fields: pts, duration or pkt_duration, size
-// or pkt_size, and flags (of packets) or key_frame (of frames).
-func parseIndex(r io.Reader, v Video) (Index, error) {
-	var b indexBuilder
+// indexLine is what a line of IndexArgs' output tells of a packet or frame.
+type indexLine struct {
+	pts, duration int64
+	size          int32
+	// pos is where it is in the file, -1 if that isn't told.
+	pos int64
+	// timed says that pts is one.
+	timed, key, discard bool
+}
+
+// readPackets reads lines of key=value fields: pts, duration or pkt_duration, size or
+// pkt_size, pos, and flags (of packets) or key_frame (of frames).
+func readPackets(r io.Reader, add func(indexLine) error) error {
 	s := bufio.NewScanner(r)
-	missing := 0
 	for s.Scan() {
-		pts, duration, size, key, discard := int64(math.MinInt64), int64(0), int32(0), false, false
+		if s.Text() == "" {
+			continue
+		}
+		l := indexLine{pos: -1}
 		for field := range strings.SplitSeq(strings.TrimSpace(s.Text()), "|") {
 			name, value, _ := strings.Cut(field, "=")
 			switch name {
 			case "pts":
-				if n, err := strconv.ParseInt(value, 10, 64); err == nil {
-					pts = n
+				if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= -maxTime && n <= maxTime {
+					l.pts, l.timed = n, true
 				}
 			case "duration", "pkt_duration":
 				if n, err := strconv.ParseInt(value, 10, 64); err == nil && n > 0 && n < maxTime {
-					duration = n
+					l.duration = n
 				}
 			case "size", "pkt_size":
 				if n, err := strconv.ParseInt(value, 10, 32); err == nil && n > 0 {
-					size = int32(n)
+					l.size = int32(n)
+				}
+			case "pos":
+				if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= 0 && n < maxTime {
+					l.pos = n
 				}
 			case "flags":
-				key, discard = strings.Contains(value, "K"), strings.Contains(value, "D")
+				l.key, l.discard = strings.Contains(value, "K"), strings.Contains(value, "D")
 			case "key_frame":
-				key = value == "1"
+				l.key = value == "1"
 			}
 		}
-		if discard || s.Text() == "" {
-			continue
-		}
-		if pts < -maxTime || pts > maxTime {
-			missing++
-			continue
-		}
-		if err := b.add(pts, duration, size, key); err != nil {
-			return Index{}, err
+		if err := add(l); err != nil {
+			return err
 		}
 	}
 	if err := s.Err(); err != nil {
-		return Index{}, fmt.Errorf("frame index: %w", err)
+		return fmt.Errorf("frame index: %w", err)
+	}
+	return nil
+}
+
+func parseIndex(r io.Reader, v Video) (Index, error) {
+	var b indexBuilder
+	missing := 0
+	err := readPackets(r, func(l indexLine) error {
+		switch {
+		case l.discard:
+			return nil
+		case !l.timed:
+			missing++
+			return nil
+		}
+		return b.add(l.pts, l.duration, l.size, l.key)
+	})
+	if err != nil {
+		return Index{}, err
 	}
 	if missing > 0 && missing*10 > len(b.pts) {
 		return Index{}, fmt.Errorf("%w: %d frames without a time", ErrRemux, missing)

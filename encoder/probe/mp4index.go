@@ -22,6 +22,9 @@ var errNoTables = errors.New("sample tables are not usable")
 // maxMoov bounds the movie header; twelve hours at 60 frames per second need about 40 MB.
 const maxMoov = 256 << 20
 
+// maxFtyp bounds the list of what a file is compatible with.
+const maxFtyp = 4 << 10
+
 // track is what the index needs of one track.
 type track struct {
 	id    uint32
@@ -34,6 +37,8 @@ type track struct {
 	stsc  *mp4.StscBox
 	// chunks are where chunks of media begin in the file.
 	chunks []uint64
+	// framed tracks are of pictures or sound; odd ones have boxes that only ffmpeg understands.
+	framed, odd bool
 }
 
 // movie is what the index needs of a moov box.
@@ -45,7 +50,7 @@ type movie struct {
 
 // readMP4 builds the index from the sample tables of a QuickTime or MP4 file.
 func readMP4(ctx context.Context, f File, v Video) (Index, error) {
-	b, err := findMoov(ctx, f)
+	_, b, err := findMoov(ctx, f)
 	if err != nil {
 		return Index{}, err
 	}
@@ -73,13 +78,20 @@ func readMP4(ctx context.Context, f File, v Video) (Index, error) {
 	return Index{}, errNoTables
 }
 
-// findMoov walks the top-level boxes.
-func findMoov(ctx context.Context, f File) ([]byte, error) {
+// findMoov walks the top-level boxes. ftyp is nil if the file doesn't begin with it.
+func findMoov(ctx context.Context, f File) (ftyp, moov []byte, err error) {
 	var h [16]byte
+	read := func(at, size int64) ([]byte, error) {
+		b := make([]byte, size)
+		if _, err := f.ReadAt(ctx, b, at); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		return b, nil
+	}
 	for at, boxes := int64(0), 0; at+8 <= f.Size() && boxes < 10_000; boxes++ {
 		n, err := f.ReadAt(ctx, h[:min(16, f.Size()-at)], at)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, err
+			return nil, nil, err
 		}
 		size := int64(binary.BigEndian.Uint32(h[:4]))
 		switch {
@@ -89,21 +101,22 @@ func findMoov(ctx context.Context, f File) ([]byte, error) {
 			size = f.Size() - at
 		}
 		if size < 8 || size > f.Size()-at {
-			return nil, errNoTables
+			return nil, nil, errNoTables
 		}
-		if string(h[4:8]) == "moov" {
-			if size > maxMoov {
-				return nil, errNoTables
+		switch kind := string(h[4:8]); {
+		case kind == "moov" && size <= maxMoov:
+			moov, err = read(at, size)
+			return ftyp, moov, err
+		case kind == "moov", kind == "ftyp" && size > maxFtyp:
+			return nil, nil, errNoTables
+		case kind == "ftyp" && at == 0:
+			if ftyp, err = read(at, size); err != nil {
+				return nil, nil, err
 			}
-			b := make([]byte, size)
-			if _, err := f.ReadAt(ctx, b, at); err != nil && !errors.Is(err, io.EOF) {
-				return nil, err
-			}
-			return b, nil
 		}
 		at += size
 	}
-	return nil, errNoTables
+	return nil, nil, errNoTables
 }
 
 // containers are walked through; of everything else only the leaves named in
@@ -145,15 +158,23 @@ func parseMoov(b []byte) (m movie, err error) {
 		}
 		return nil
 	}
-	if binary.BigEndian.Uint32(b) == 1 {
+	if len(b) < 8 || binary.BigEndian.Uint32(b) == 1 {
 		return movie{}, errNoTables
 	}
 	return m, walk(b[8:])
 }
 
 func (m *movie) leaf(kind string, b []byte, t *track) error {
-	if kind == "mvex" {
+	switch {
+	case kind == "mvex":
 		m.fragmented = true
+		return nil
+	case t == nil:
+	case kind == "hdlr":
+		t.framed = t.framed || len(b) >= 20 && slices.Contains([]string{"vide", "soun"}, string(b[16:20]))
+		return nil
+	case slices.Contains(unclippable, kind), kind == "sbgp" && len(b) >= 16 && slices.Contains([]string{"rap ", "sync"}, string(b[12:16])):
+		t.odd = true
 		return nil
 	}
 	if kind != "mvhd" && (t == nil || !slices.Contains([]string{"tkhd", "mdhd", "elst", "stts", "ctts", "stss", "stsz", "stsc", "stco", "co64"}, kind)) {

@@ -115,6 +115,26 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 	if State(a.State) == Ready || State(a.State) == Failed || State(a.State) == Uploading {
 		return insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...)
 	}
+	failed, err := q.GetRun(ctx, asset, r)
+	if err != nil {
+		return err
+	}
+	var plan Plan
+	if failed.Plan != nil {
+		if err := json.Unmarshal(failed.Plan, &plan); err != nil {
+			return fmt.Errorf("plan of %s: %w", runOf(r), err)
+		}
+	}
+	if plan.Growing || plan.Grown {
+		grace := time.Duration(0)
+		if State(a.State) == Playable {
+			grace = workGrace // there are viewers
+		}
+		if err := insertCleanup(ctx, q, a, run, "run", grace, runPrefixes(asset, run)...); err != nil {
+			return err
+		}
+		return startRun(ctx, q, a, run+1, failed.Profile)
+	}
 	return failAsset(ctx, q, a, run, f)
 }
 

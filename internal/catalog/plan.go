@@ -19,7 +19,7 @@ const (
 func (p Plan) validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("plan: "+format, a...)) }
-	if p.Target < 1 || p.DurationMS < 1 || p.Frames < 0 {
+	if p.Target < 1 || p.DurationMS < 1 && !p.Growing || p.Frames < 0 {
 		bad("target %d s, duration %d ms, %d frames: out of range", p.Target, p.DurationMS, p.Frames)
 	}
 	if len(p.Tracks) == 0 || len(p.Tracks) > maxTracks {
@@ -52,7 +52,7 @@ func (p Plan) validate() error {
 			}
 			seen["/"+r.ID] = true
 		}
-		if t.Kind == hls.Video && len(t.Chunks) == 0 || len(t.Chunks) > maxChunks {
+		if t.Kind == hls.Video && len(t.Chunks) == 0 && !p.Growing || len(t.Chunks) > maxChunks {
 			bad("track %s: %d chunks", t.ID, len(t.Chunks))
 		}
 		for i, c := range t.Chunks {
@@ -75,8 +75,22 @@ func TrackTaskID(asset, run, track string, chunk int) string {
 	return fmt.Sprintf("%s/%s/%s/%05d", asset, run, track, chunk)
 }
 
-func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, t PlanTrack) error {
+// insertTrack makes a track's renditions and tasks; of one that has some of its chunks
+// already, the tasks of the others.
+func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, t PlanTrack, have []PlanTrack) error {
+	old, known := 0, false
+	for _, h := range have {
+		if h.ID == t.ID {
+			old, known = len(h.Chunks), true
+		}
+	}
+	if known && (old > len(t.Chunks) || old < len(t.Chunks) && t.Chunks[old].Joined) {
+		return fmt.Errorf("plan of %s: track %s doesn't go on where it ended", plan.ID, t.ID)
+	}
 	for _, r := range t.Renditions {
+		if known {
+			break
+		}
 		description, err := json.Marshal(r)
 		if err != nil {
 			return err
@@ -97,7 +111,7 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 		return q.InsertTask(ctx, task)
 	}
 	for i, c := range t.Chunks {
-		if c.Joined {
+		if c.Joined || i < old {
 			continue
 		}
 		frames := c.Frames

@@ -151,7 +151,7 @@ type APIKey struct {
 	RevokedAt *time.Time
 }
 
-// Plan is what a run encodes, fixed before its first chunk. Fields named
+// Plan is what a run encodes, fixed before its first chunk, but for Growing. Fields named
 // Encoder are the encoder's own and opaque to everybody else.
 type Plan struct {
 	// Target is EXT-X-TARGETDURATION in seconds.
@@ -162,6 +162,11 @@ type Plan struct {
 	Frames  int64           `json:"frames"`
 	Tracks  []PlanTrack     `json:"tracks"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
+	// Growing plans are of a source whose frames are known only as they arrive: chunks
+	// and tracks follow, and nothing of the run is shown. Grown ones have been so; should
+	// their run fail, another begins, for which the source is judged anew.
+	Growing bool `json:"growing,omitempty"`
+	Grown   bool `json:"grown,omitempty"`
 }
 
 // PlanTrack is what is encoded together.

@@ -42,6 +42,16 @@ func (t *Task) CommitPlan(ctx context.Context, p Plan) error {
 	return err
 }
 
+// GrowPlan gives a plan task back with a plan that grows, until its source has so many
+// bytes or is complete.
+func (t *Task) GrowPlan(ctx context.Context, p Plan, bytes int64) error {
+	err := t.again(ctx, func(ctx context.Context) error { return t.worker.Catalog.GrowPlan(ctx, t.Task, p, bytes) })
+	if err == nil {
+		t.done.Store(true)
+	}
+	return err
+}
+
 // CommitChunk makes an encoded chunk count, whose segments are stored. It ends a
 // video task unless More follows; an audio task ends with the record marked Last.
 // Afterwards the record is PUT; should that fail, the publisher does it.

@@ -181,4 +181,5 @@ type Worker struct {
 	Slots  int32
 	SeenAt time.Time
 	Early  bool
+	Grows  bool
 }

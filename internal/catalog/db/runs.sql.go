@@ -312,11 +312,29 @@ func (q *Queries) Renditions(ctx context.Context, asset string, run int32) ([]Re
 	return items, nil
 }
 
+const setGrowingPlan = `-- name: SetGrowingPlan :execrows
+UPDATE runs r SET plan = $1, state = 'encoding' FROM tasks t
+WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running' AND r.asset = t.asset AND r.n = t.run
+  AND (r.state = 'planned' AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.grows AND w.seen_at > now() - interval '1 minute')
+    OR r.state = 'encoding' AND r.plan @> '{"growing": true}')
+`
+
+// The plan so far, fenced by the plan task's attempt; none while a worker was seen lately
+// that doesn't know of such plans.
+func (q *Queries) SetGrowingPlan(ctx context.Context, plan json.RawMessage, task string, attempt int32) (int64, error) {
+	result, err := q.db.Exec(ctx, setGrowingPlan, plan, task, attempt)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const setPlan = `-- name: SetPlan :execrows
 WITH held AS (
     UPDATE tasks t SET state = 'done', ended_at = now(), lease_until = NULL
     WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running'
-      AND EXISTS (SELECT 1 FROM runs p WHERE p.asset = t.asset AND p.n = t.run AND p.state = 'planned')
+      AND EXISTS (SELECT 1 FROM runs p WHERE p.asset = t.asset AND p.n = t.run
+          AND (p.state = 'planned' OR p.state = 'encoding' AND p.plan @> '{"growing": true}'))
     RETURNING t.asset, t.run
 )
 UPDATE runs r SET plan = $1, state = 'encoding' FROM held WHERE r.asset = held.asset AND r.n = held.run

@@ -69,8 +69,8 @@ func (q *Queries) BeatTask(ctx context.Context, arg BeatTaskParams) (int64, erro
 }
 
 const beatWorker = `-- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, early) VALUES ($1, $2, $3, true)
-ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, early = true, seen_at = now()
+INSERT INTO workers (id, region, slots, early, grows) VALUES ($1, $2, $3, true, true)
+ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, early = true, grows = true, seen_at = now()
 `
 
 func (q *Queries) BeatWorker(ctx context.Context, iD string, region string, slots int32) error {

@@ -156,8 +156,8 @@ UPDATE tasks SET state = 'queued', spec = @spec, failures = @failures, error_det
 WHERE id = @id AND attempt = @attempt;
 
 -- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, early) VALUES (@id, @region, @slots, true)
-ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, early = true, seen_at = now();
+INSERT INTO workers (id, region, slots, early, grows) VALUES (@id, @region, @slots, true, true)
+ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, early = true, grows = true, seen_at = now();
 
 -- name: LeaveWorker :exec
 DELETE FROM workers WHERE id = @id;

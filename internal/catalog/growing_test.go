@@ -1,0 +1,77 @@
+package catalog
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// grownPlan is testPlan as it is in the end; growingPlan what is known of it with so
+// many chunks of the picture.
+func grownPlan() Plan {
+	p := testPlan(false)
+	p.Grown = true
+	return p
+}
+
+func growingPlan(chunks int) Plan {
+	p := testPlan(false)
+	p.Growing, p.DurationMS, p.Frames, p.Tracks = true, 0, 0, p.Tracks[:1]
+	p.Tracks[0].Chunks = p.Tracks[0].Chunks[:chunks]
+	return p
+}
+
+// A plan that grows gets tasks as its source arrives, is shown when it is complete,
+// and gives way to another run when it fails.
+func TestGrowingRun(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	startPublisher(t, c, &memory{}, &sink{})
+	id, up := arriving(t, c)
+	plan, v0, v1, a0 := id+"/r1/plan", TrackTaskID(id, "r1", "v0", 0), TrackTaskID(id, "r1", "v0", 1), TrackTaskID(id, "r1", "a0", 0)
+	// The version before lists its workers so.
+	sql(t, c, "INSERT INTO workers (id, region, slots, early) VALUES ('old', 'eu', 4, true)")
+	task := claim(t, c, plan)
+	require.ErrorIs(t, c.GrowPlan(ctx, task, growingPlan(1), 40), ErrState)
+	require.NoError(t, c.BeatWorker(ctx, "old", "eu", 4))
+	require.NoError(t, c.GrowPlan(ctx, task, growingPlan(1), 40))
+	require.ErrorIs(t, c.GrowPlan(ctx, task, growingPlan(1), 40), ErrFenced)
+	require.Equal(t, []string{v0}, waiting(t, c))
+	video0 := claim(t, c, v0)
+	commit(t, c, video0, chunk(video0, 0, 1, false, video("v360", "v0", 900_000)))
+
+	appendPart(t, c, up, 1)
+	require.Equal(t, []string{plan}, waiting(t, c))
+	task = claim(t, c, plan)
+	joined := growingPlan(2)
+	joined.Tracks[0].Chunks[1].Joined = true
+	require.ErrorContains(t, c.GrowPlan(ctx, task, joined, 60), "doesn't go on")
+	require.NoError(t, c.GrowPlan(ctx, task, growingPlan(2), 60))
+	require.Equal(t, []string{v1}, waiting(t, c))
+
+	appendPart(t, c, up, 2)
+	_, err := c.FinishUpload(ctx, up)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{plan, v1}, waiting(t, c))
+	eventually(t, "chunks are published", func() bool {
+		return one[int64](t, c, "SELECT count(*) FROM chunks WHERE published_at IS NOT NULL") == 1
+	})
+	require.Zero(t, one[int32](t, c, "SELECT master FROM runs"), "nothing is shown of a plan that grows")
+	task = claim(t, c, plan)
+	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()))
+	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()), "an answer may be lost")
+	require.ElementsMatch(t, []string{a0, v1}, waiting(t, c))
+	sound := claim(t, c, a0)
+	commit(t, c, sound, chunk(sound, 0, 1, false, audio("a0-aac128", "a0")))
+	eventually(t, "playable", func() bool { return one[string](t, c, "SELECT state FROM assets") == "playable" })
+
+	require.NoError(t, c.Fail(ctx, claim(t, c, v1), Failure{Code: "damaged", Detail: "x"}))
+	require.Equal(t, "failed", one[string](t, c, "SELECT state FROM runs WHERE n = 1"))
+	require.Equal(t, "playable", one[string](t, c, "SELECT state FROM assets"))
+	require.Equal(t, []string{id + "/r2/plan"}, waiting(t, c))
+	profile, err := c.RunProfile(ctx, id, 2)
+	require.NoError(t, err)
+	require.Equal(t, "archive", profile)
+	require.NoError(t, c.Fail(ctx, claim(t, c, id+"/r2/plan"), Failure{Code: "damaged", Detail: "x"}))
+	require.Equal(t, "failed", one[string](t, c, "SELECT state FROM assets"), "what is judged whole is judged for good")
+}
