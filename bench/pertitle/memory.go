@@ -67,6 +67,7 @@ func (c claim) Plan(context.Context) (catalog.Plan, error)            { return c
 func (c claim) Profile(context.Context) (string, error)               { return c.profile, nil }
 func (c claim) Finish(context.Context) error                          { return nil }
 func (c claim) Await(context.Context, int64) error                    { return errors.ErrUnsupported }
+func (c claim) GrowPlan(context.Context, catalog.Plan, int64) error   { return errors.ErrUnsupported }
 func (c claim) CommittedChunks(context.Context) ([]hls.Record, error) { return nil, nil }
 func (c claim) Progress(int64)                                        {}
 func (c claim) Draining()                                             {}
