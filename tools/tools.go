@@ -17,27 +17,38 @@ type Tool struct {
 	Package string
 	// Module and Version are what its go.mod requires.
 	Module, Version string
-	// Develop marks tools which only developers need.
-	Develop bool
+	// For says who needs it.
+	For Use
 }
+
+// Use of a tool: the make target that builds it.
+type Use string
+
+// The uses.
+const (
+	Running    Use = "tools"
+	Developing Use = "tools-develop"
+	// LongTests only: it takes as long to build as all others.
+	LongTests Use = "tools-long"
+)
 
 // All returns the tools in the order they are built.
 func All() []Tool {
 	return []Tool{
 		{Name: "nats-server", Package: "github.com/nats-io/nats-server/v2",
-			Module: "github.com/nats-io/nats-server/v2", Version: "v2.15.2"},
+			Module: "github.com/nats-io/nats-server/v2", Version: "v2.15.2", For: Running},
 		{Name: "minio", Package: "github.com/minio/minio",
-			Module: "github.com/minio/minio", Version: "v0.0.0-20260212201848-7aac2a2c5b7c"},
+			Module: "github.com/minio/minio", Version: "v0.0.0-20260212201848-7aac2a2c5b7c", For: Running},
 		{Name: "sqlc", Package: "github.com/sqlc-dev/sqlc/cmd/sqlc",
-			Module: "github.com/sqlc-dev/sqlc", Version: "v1.31.1", Develop: true},
+			Module: "github.com/sqlc-dev/sqlc", Version: "v1.31.1", For: Developing},
 		{Name: "staticcheck", Package: "honnef.co/go/tools/cmd/staticcheck",
-			Module: "honnef.co/go/tools", Version: "v0.8.2", Develop: true},
+			Module: "honnef.co/go/tools", Version: "v0.8.2", For: Developing},
 		{Name: "compose", Package: "github.com/docker/compose/v2/cmd",
-			Module: "github.com/docker/compose/v2", Version: "v2.40.3", Develop: true},
+			Module: "github.com/docker/compose/v2", Version: "v2.40.3", For: Developing},
 		{Name: "pebble", Package: "github.com/letsencrypt/pebble/v2/cmd/pebble",
-			Module: "github.com/letsencrypt/pebble/v2", Version: "v2.10.1", Develop: true},
+			Module: "github.com/letsencrypt/pebble/v2", Version: "v2.10.1", For: Developing},
 		{Name: "tofu", Package: "github.com/opentofu/opentofu/cmd/tofu",
-			Module: "github.com/opentofu/opentofu", Version: "v1.12.6", Develop: true},
+			Module: "github.com/opentofu/opentofu", Version: "v1.12.6", For: LongTests},
 	}
 }
 
@@ -77,11 +88,7 @@ func Path(name string) (string, error) {
 			return "", err
 		}
 		if _, err := os.Stat(path); err != nil {
-			target := "tools"
-			if t.Develop {
-				target = "tools-develop"
-			}
-			return "", fmt.Errorf("%w: %s %s is not in the cache (%s); run `make %s`", ErrMissing, name, t.Version, path, target)
+			return "", fmt.Errorf("%w: %s %s is not in the cache (%s); run `make %s`", ErrMissing, name, t.Version, path, t.For)
 		}
 		return path, nil
 	}

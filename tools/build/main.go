@@ -52,7 +52,7 @@ func run(ctx context.Context, develop bool, names []string) error {
 		}
 	}
 	for _, t := range tools.All() {
-		if len(names) > 0 && !slices.Contains(names, t.Name) || len(names) == 0 && t.Develop && !develop {
+		if len(names) > 0 && !slices.Contains(names, t.Name) || len(names) == 0 && t.For != tools.Running && !(develop && t.For == tools.Developing) {
 			continue
 		}
 		if err := build(ctx, t); err != nil {
