@@ -57,8 +57,15 @@ func TestGrowingRun(t *testing.T) {
 		return one[int64](t, c, "SELECT count(*) FROM chunks WHERE published_at IS NOT NULL") == 1
 	})
 	require.Zero(t, one[int32](t, c, "SELECT master FROM runs"), "nothing is shown of a plan that grows")
+	total := func() int64 {
+		a, err := c.GetAsset(ctx, "", id)
+		require.NoError(t, err)
+		return a.Progress.FramesTotal
+	}
+	require.Zero(t, total(), "not known yet: a share of what is known would go back")
 	task = claim(t, c, plan)
 	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()))
+	require.Positive(t, total())
 	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()), "an answer may be lost")
 	require.ElementsMatch(t, []string{a0, v1}, waiting(t, c))
 	sound := claim(t, c, a0)

@@ -16,7 +16,8 @@ SELECT
     coalesce((SELECT u.received FROM uploads u WHERE u.asset = $1), 0)::bigint AS bytes_received,
     coalesce((SELECT u.size FROM uploads u WHERE u.asset = $1), 0)::bigint AS bytes_total,
     coalesce(sum(t.frames), 0)::bigint AS frames_done,
-    coalesce(sum(t.frames_total), 0)::bigint AS frames_total
+    CASE WHEN EXISTS (SELECT 1 FROM runs g WHERE g.asset = $1 AND g.state = 'encoding' AND g.plan @> '{"growing": true}') THEN 0
+        ELSE coalesce(sum(t.frames_total), 0) END::bigint AS frames_total
 FROM tasks t
 WHERE t.asset = $1 AND t.kind IN ('video', 'audio') AND t.state <> 'cancelled'
   AND t.run = (SELECT max(r.n) FROM runs r WHERE r.asset = $1)
@@ -29,6 +30,7 @@ type AssetProgressRow struct {
 	FramesTotal   int64
 }
 
+// How much there is to encode isn't known, 0, while the plan grows.
 func (q *Queries) AssetProgress(ctx context.Context, asset string) (AssetProgressRow, error) {
 	row := q.db.QueryRow(ctx, assetProgress, asset)
 	var i AssetProgressRow

@@ -75,11 +75,13 @@ UPDATE assets SET playback = @playback WHERE id = @id;
 UPDATE assets SET poster = @poster::text WHERE id = @id;
 
 -- name: AssetProgress :one
+-- How much there is to encode isn't known, 0, while the plan grows.
 SELECT
     coalesce((SELECT u.received FROM uploads u WHERE u.asset = @asset), 0)::bigint AS bytes_received,
     coalesce((SELECT u.size FROM uploads u WHERE u.asset = @asset), 0)::bigint AS bytes_total,
     coalesce(sum(t.frames), 0)::bigint AS frames_done,
-    coalesce(sum(t.frames_total), 0)::bigint AS frames_total
+    CASE WHEN EXISTS (SELECT 1 FROM runs g WHERE g.asset = @asset AND g.state = 'encoding' AND g.plan @> '{"growing": true}') THEN 0
+        ELSE coalesce(sum(t.frames_total), 0) END::bigint AS frames_total
 FROM tasks t
 WHERE t.asset = @asset AND t.kind IN ('video', 'audio') AND t.state <> 'cancelled'
   AND t.run = (SELECT max(r.n) FROM runs r WHERE r.asset = @asset);

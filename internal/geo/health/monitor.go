@@ -330,7 +330,8 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 		}
 		r, tr := regions[t.Region], &st.trackers[i]
 		if tr.down {
-			// Not reached from here at all: others judge it.
+			// Not reached from here at all: others judge it. If none of its region is,
+			// what the region turned away until now holds.
 			r.suspect = true
 			continue
 		}
@@ -343,7 +344,7 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 		r.suspect = r.suspect || tr.quality.slow(slowSuspect) || tr.quality.failing() >= failSuspect
 	}
 	for name := range st.shedders {
-		if (regions[name] == nil || regions[name].n == 0) && st.shed[name] != (shed{}) {
+		if regions[name] == nil && st.shed[name] != (shed{}) {
 			// Lost: it comes back as good as new, or shows what it lacks again.
 			delete(st.shedders, name)
 			delete(st.shed, name)

@@ -332,7 +332,7 @@ func TestPartialFailureIsNoLoss(t *testing.T) {
 		change   func(*world)
 		min, max float64
 	}{
-		"errors": {func(w *world) { w.failing, w.share = "us", 0.3 }, 0.3, 0.91},
+		"errors": {func(w *world) { w.failing, w.share = "us", 0.3 }, 2*failHigh - 1.0/64, 0.91},
 		"slow":   {func(w *world) { w.slowed, w.slowBy = "us", 700*time.Millisecond }, slowShed, slowShed},
 	} {
 		synctest.Test(t, func(t *testing.T) {

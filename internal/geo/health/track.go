@@ -43,6 +43,7 @@ type tracker struct {
 	why            string
 	flaps          flaps
 	quality        quality
+	before         quality // as it was when it went down
 }
 
 // observe adds an outcome, and for a good one how long it took, 0 when that says
@@ -63,9 +64,9 @@ func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Ti
 				break
 			}
 			if t.down {
-				// What took it down is not the partial failure that sheds viewers: a
-				// region that is whole again would be avoided for minutes.
-				t.quality.failed = 0
+				// What took it down is not the partial failure that sheds viewers, but
+				// what failed before may be: it is as flaky as it was.
+				t.quality.failed, t.quality.seen = t.before.failed, t.before.seen
 			}
 			t.down, t.why = false, ""
 		}
@@ -81,6 +82,7 @@ func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Ti
 	}
 	if t.down && !before {
 		t.quality.lost()
+		t.before = t.quality
 	}
 	if t.down && (!before || answered && o != good) {
 		t.flaps.lost(now)
