@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
-	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -288,13 +286,7 @@ func (j *extraJob) posters(pub *publisher) error {
 		var picture []byte
 		for _, seek := range c.Seeks {
 			v.SeekMicros = seek
-			span := probe.Span{Stream: j.spec.Stream, From: math.MinInt64, To: v.End}
-			if seek >= 0 {
-				span.From = j.spec.Timeline.PTS(seek)
-			}
-			if v.URL = in.part(span); c.Bytes != nil && run.Growth != nil {
-				v.URL = in.stretch(run.Growth.Layout, c.Bytes.From, c.Bytes.To)
-			}
+			v.URL = in.picture(run, j.spec, c.Bytes, seek, v.End)
 			out, err := j.ffmpeg(pub.ctx, ffmpeg.Poster(v))
 			if err != nil {
 				return in.blame(err)

@@ -3,6 +3,7 @@ package encoder
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -56,6 +57,19 @@ func (s *served) part(spans ...probe.Span) string {
 // stretch is where some bytes of a file can be read that is read as it comes.
 func (s *served) stretch(l probe.Layout, from, to int64) string {
 	return s.add(source.NewView(s.file, l.Pieces(from, to)...))
+}
+
+// picture is where frames shown before to, in the source's time base, can be decoded
+// from seek on; in a run that has grown from bytes instead.
+func (s *served) picture(run plan.Run, spec plan.VideoTrack, bytes *plan.Bytes, seek, to int64) string {
+	if bytes != nil && run.Growth != nil {
+		return s.stretch(run.Growth.Layout, bytes.From, bytes.To)
+	}
+	span := probe.Span{Stream: spec.Stream, From: math.MinInt64, To: to}
+	if seek >= 0 {
+		span.From = spec.Timeline.PTS(seek)
+	}
+	return s.part(span)
 }
 
 // hide ends it all.

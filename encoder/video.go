@@ -202,18 +202,16 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 
 // url shows what the task needs when it decodes from seek.
 func (j *videoJob) url(seek int64) string {
-	last := j.chunks[len(j.chunks)-1]
-	if from := j.chunks[0].Bytes; from != nil && last.Bytes != nil && j.run.Growth != nil {
-		return j.in.stretch(j.run.Growth.Layout, from.From, last.Bytes.To)
+	first, last := j.chunks[0], j.chunks[len(j.chunks)-1]
+	var bytes *plan.Bytes
+	if first.Bytes != nil && last.Bytes != nil {
+		bytes = &plan.Bytes{From: first.Bytes.From, To: last.Bytes.To}
 	}
-	span := probe.Span{Stream: j.spec.Stream, From: math.MinInt64, To: last.End}
+	to := last.End
 	if last.Last {
-		span.To = math.MaxInt64
+		to = math.MaxInt64
 	}
-	if seek >= 0 {
-		span.From = j.spec.Timeline.PTS(seek)
-	}
-	return j.in.part(span)
+	return j.in.picture(j.run, j.spec, bytes, seek, to)
 }
 
 // seconds of video the task is about.

@@ -163,22 +163,10 @@ func table(reports []report.Report) (string, bool) {
 			goal = fmt.Sprintf("≤ %g s", *g)
 		}
 		elsewhere, _, _ := strings.Cut(moves.Note, " sent elsewhere")
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %.0f %% |\n", what, seconds(cells["reroute.redirect"]), seconds(cells["reroute.steering"]),
-			seconds(cells["reroute.dns"]), goal, number(moves.Value), number(moves.Control), elsewhere, 100*waited)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %.0f %% |\n", what, figure(cells["reroute.redirect"]), figure(cells["reroute.steering"]),
+			figure(cells["reroute.dns"]), goal, report.Number(moves.Value, moves.Unit), report.Number(moves.Control, moves.Unit), elsewhere, 100*waited)
 	}
 	return b.String(), met
 }
 
-func seconds(r score.Result) string {
-	if r.Value == nil {
-		return "–"
-	}
-	return fmt.Sprintf("%.2f s", *r.Value)
-}
-
-func number(v *float64) string {
-	if v == nil {
-		return "–"
-	}
-	return fmt.Sprintf("%g", *v)
-}
+func figure(r score.Result) string { return report.Number(r.Value, r.Unit) }

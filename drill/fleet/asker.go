@@ -99,7 +99,7 @@ func (a *asker) poll(ctx context.Context, by Transport, phase time.Duration, rou
 			return
 		}
 		x.At = time.Now()
-		a.w.keep(x)
+		a.w.answers.add(x, maxAnswers)
 		select {
 		case <-ctx.Done():
 			return

@@ -25,11 +25,8 @@ type Delivery struct {
 // Deliveries asks every edge for a byte, again and again, from near its region:
 // what is lost is lost from the last one on.
 type Deliveries struct {
-	d *target.Description
-
-	mu      sync.Mutex
-	list    []Delivery
-	dropped int
+	d    *target.Description
+	list kept[Delivery]
 }
 
 // NewDeliveries returns one that begins with Run.
@@ -54,7 +51,7 @@ func (f *Deliveries) follow(ctx context.Context, c *http.Client, edge, u string)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		if at := time.Now(); f.fetch(ctx, c, u) {
-			f.keep(Delivery{at, edge})
+			f.list.add(Delivery{at, edge}, maxFollowed)
 		}
 		select {
 		case <-ctx.Done():
@@ -82,26 +79,8 @@ func (f *Deliveries) fetch(ctx context.Context, c *http.Client, u string) bool {
 	return n > 0 && (res.StatusCode == http.StatusPartialContent || res.StatusCode == http.StatusOK)
 }
 
-func (f *Deliveries) keep(x Delivery) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.list) >= maxFollowed {
-		f.dropped++
-		return
-	}
-	f.list = append(f.list, x)
-}
-
 // All so far; the slice isn't changed any more.
-func (f *Deliveries) All() []Delivery {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.list[:len(f.list):len(f.list)]
-}
+func (f *Deliveries) All() []Delivery { return f.list.all() }
 
 // Dropped is how many had no room.
-func (f *Deliveries) Dropped() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dropped
-}
+func (f *Deliveries) Dropped() int { return f.list.lost() }

@@ -1,9 +1,6 @@
 package fleet
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // Kind of an event.
 type Kind string
@@ -66,50 +63,20 @@ const (
 
 // Recorder keeps what happened. Its methods may be called concurrently.
 type Recorder struct {
-	mu      sync.Mutex
-	events  []Event
-	samples []Sample
-	dropped int
+	events  kept[Event]
+	samples kept[Sample]
 }
 
 // Note keeps an event.
-func (r *Recorder) Note(e Event) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.events) >= maxEvents {
-		r.dropped++
-		return
-	}
-	r.events = append(r.events, e)
-}
+func (r *Recorder) Note(e Event) { r.events.add(e, maxEvents) }
 
-func (r *Recorder) sample(s Sample) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.samples) >= maxSamples {
-		r.dropped++
-		return
-	}
-	r.samples = append(r.samples, s)
-}
+func (r *Recorder) sample(s Sample) { r.samples.add(s, maxSamples) }
 
 // Events so far, in the order they were noted. The slice isn't changed any more.
-func (r *Recorder) Events() []Event {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.events[:len(r.events):len(r.events)]
-}
+func (r *Recorder) Events() []Event { return r.events.all() }
 
 // Samples so far, one a second.
-func (r *Recorder) Samples() []Sample {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.samples[:len(r.samples):len(r.samples)]
-}
+func (r *Recorder) Samples() []Sample { return r.samples.all() }
 
 // Dropped is how many events and samples had no room.
-func (r *Recorder) Dropped() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.dropped
-}
+func (r *Recorder) Dropped() int { return r.events.lost() + r.samples.lost() }

@@ -63,10 +63,7 @@ type Watch struct {
 	routers map[string]string       // regions by router URL and name server
 	askers  []*asker
 	http    *http.Client
-
-	mu      sync.Mutex
-	answers []Answer
-	dropped int
+	answers kept[Answer]
 }
 
 // NewWatch returns the askers, at least one, near the region with this index.
@@ -107,29 +104,11 @@ func (w *Watch) Run(ctx context.Context) {
 	w.http.CloseIdleConnections()
 }
 
-func (w *Watch) keep(a Answer) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.answers) >= maxAnswers {
-		w.dropped++
-		return
-	}
-	w.answers = append(w.answers, a)
-}
-
 // Answers so far; the slice isn't changed any more.
-func (w *Watch) Answers() []Answer {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.answers[:len(w.answers):len(w.answers)]
-}
+func (w *Watch) Answers() []Answer { return w.answers.all() }
 
 // Dropped is how many answers had no room.
-func (w *Watch) Dropped() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.dropped
-}
+func (w *Watch) Dropped() int { return w.answers.lost() }
 
 // named are the edges at addresses.
 func (w *Watch) named(list ...netip.Addr) ([]string, error) {

@@ -70,7 +70,7 @@ func PrintDiff(w io.Writer, changes []Change) error {
 			worse++
 			verdict += "  WORSE"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Run, c.Name, number(c.Before, c.Unit), number(c.After, c.Unit), change, verdict)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Run, c.Name, Number(c.Before, c.Unit), Number(c.After, c.Unit), change, verdict)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -69,7 +69,7 @@ func (r Report) JUnit(w io.Writer) error {
 			if res.Verdict == score.Measured {
 				continue
 			}
-			text := fmt.Sprintf("%s, goal %s, without a fault %s", number(res.Value, res.Unit), goal(res), number(res.Control, res.Unit))
+			text := fmt.Sprintf("%s, goal %s, without a fault %s", Number(res.Value, res.Unit), goal(res), Number(res.Control, res.Unit))
 			c := testCase{Name: res.Name, Out: text}
 			if res.Verdict != score.Pass {
 				c.Failure = &problem{res.Title + ": " + text + " " + res.Note, string(res.Verdict)}

@@ -17,7 +17,7 @@ var page string
 // HTML writes the report as one page that needs nothing else.
 func (r Report) HTML(w io.Writer) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"word": word, "number": number, "goal": goal, "value": func(x Run, name string) string { return x.figure(name) },
+		"word": word, "number": Number, "goal": goal, "value": func(x Run, name string) string { return x.figure(name) },
 		"cards": cards, "viewers": viewersChart, "inhand": inHandChart, "failed": failedChart, "cpu": cpuChart,
 		"secs": func(v float64) string { return fmt.Sprintf("%.1f s", v) },
 		"span": func(from, to float64) string { return fmt.Sprintf("%.1f s", to-from) },
@@ -70,7 +70,7 @@ func (r Run) figure(name string) string {
 	if x == nil {
 		return "–"
 	}
-	return number(x.Value, x.Unit)
+	return Number(x.Value, x.Unit)
 }
 
 type card struct{ Label, Value, Class string }
@@ -90,7 +90,7 @@ func cards(r Run) []card {
 		if res == nil || res.Value == nil {
 			continue
 		}
-		c := card{Label: x.label, Value: number(res.Value, res.Unit)}
+		c := card{Label: x.label, Value: Number(res.Value, res.Unit)}
 		if res.Verdict == score.Fail {
 			c.Class = "fail"
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/meridian-video/meridian/drill/score"
 )
 
-// number is a value as people read it: "0", "1.25 s", "–".
-func number(v *float64, unit string) string {
+// Number is a value as people read it: "0", "1.25 s", "–".
+func Number(v *float64, unit string) string {
 	switch {
 	case v == nil:
 		return "–"
@@ -45,7 +45,7 @@ func (r Run) Print(w io.Writer) error {
 	}
 	fmt.Fprintln(t, "  OBJECTIVE\tVERDICT\tVALUE\tGOAL\tCONTROL\tNOTE")
 	for _, x := range r.Results {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.Verdict, number(x.Value, x.Unit), goal(x), number(x.Control, x.Unit), x.Note)
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.Verdict, Number(x.Value, x.Unit), goal(x), Number(x.Control, x.Unit), x.Note)
 	}
 	fmt.Fprintf(t, "  work waited for a CPU\t\t%.0f %%\t\t%.0f %%\t\n", 100*r.PressureFault, 100*r.PressureControl)
 	return t.Flush()
