@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meridian-video/meridian/internal/geo"
 )
 
 const (
@@ -33,6 +35,7 @@ type mmsghdr struct {
 type batch struct {
 	raw    syscall.RawConn
 	worker *worker
+	late   *late // nil: nothing waits
 
 	in, out         [batchSize]mmsghdr
 	inVec, outVec   [batchSize]unix.Iovec
@@ -125,10 +128,17 @@ func (b *batch) receive(fd uintptr) (int, syscall.Errno) {
 func (b *batch) answer() {
 	b.ready = 0
 	b.worker.now = b.worker.zone.now()
+	var doubt *geo.Doubt
+	if b.late != nil {
+		doubt = b.worker.zone.board.Load().Doubt
+	}
 	for i := range b.received {
 		in := &b.in[i]
 		client := sender(&b.names[i])
 		if !client.IsValid() || in.hdr.Flags&unix.MSG_TRUNC != 0 {
+			continue
+		}
+		if doubt != nil && b.late.hold(b, i, doubt) {
 			continue
 		}
 		a := b.worker.answer(b.queries[i][:in.len], client)

@@ -34,6 +34,8 @@ type explanation struct {
 	// Alarm: no allowed region works. Alone: no other router is heard.
 	Alarm  bool   `json:"alarm"`
 	Alone  bool   `json:"alone"`
+	// Doubt: all others fell silent at once, perhaps it is this router that is cut off.
+	Doubt bool `json:"doubt"`
 	Router string `json:"router"`
 }
 
@@ -124,6 +126,9 @@ func (e explanation) line() string {
 	if e.Alone {
 		b.WriteString("; no other router is heard")
 	}
+	if e.Doubt {
+		b.WriteString("; perhaps its own line is cut")
+	}
 	if e.Alarm {
 		b.WriteString("; ALARM: nothing works")
 	}
@@ -138,7 +143,7 @@ func (e explanation) where() string {
 }
 
 func explainDecision(d geo.Decision) explanation {
-	e := explanation{Alarm: d.Alarm, Alone: d.Alone, Pathways: []string{}}
+	e := explanation{Alarm: d.Alarm, Alone: d.Alone, Doubt: d.Doubt, Pathways: []string{}}
 	l := d.Location
 	e.Location.Known, e.Location.Why, e.Location.City, e.Location.Country = l.Known, l.Why, l.City, l.Country
 	if l.Network.IsValid() {
@@ -195,6 +200,9 @@ func (e explanation) text() string {
 	}
 	if e.Alone {
 		fmt.Fprintf(&b, "health: the view of the router in %s alone, no other router is heard\n", e.Router)
+	}
+	if e.Doubt {
+		b.WriteString("health: all others fell silent at once, perhaps this router's line is cut; answers wait a moment for it to show\n")
 	}
 	if e.Alarm {
 		b.WriteString("ALARM: no region that may serve this works\n")

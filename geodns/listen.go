@@ -103,10 +103,19 @@ func (l *nameListeners) close() error {
 func (l *nameListeners) serve(ctx context.Context, z *zone) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, u := range l.udp {
+		// What waits is answered beside the rest, by a worker of its own.
 		b, err := newBatch(u, z.newWorker("udp", len(l.udp)))
-		if err != nil {
+		waiting, lateErr := newBatch(u, z.newWorker("udp", len(l.udp)))
+		if err := errors.Join(err, lateErr); err != nil {
 			return errors.Join(fmt.Errorf("dns: %w", err), l.close())
 		}
+		b.late = newLate(waiting)
+		g.Go(func() error {
+			if err := b.late.serve(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("dns: %w", err)
+			}
+			return nil
+		})
 		g.Go(func() error {
 			if err := b.serve(); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("dns: %w", err)

@@ -37,7 +37,7 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s := rt.board.Load()
+	s := rt.board.Settled(r.Context())
 	d := geo.Decide(s, geo.Query{Addr: viewer(r, rt.proxies), Key: p.Asset, Allowed: allowed(rec)})
 	rt.decided(viaRedirect, &d)
 	edges := geo.Pathways(d)

@@ -63,7 +63,7 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	targets := health.Targets(rt.Table, rt.Region.Name)
 	s.pulse = health.NewPulse(targets)
 	s.monitor, err = health.New(s.board, targets,
-		health.Options{Region: rt.Region.Name, Log: rt.Log, Metrics: rt.Metrics})
+		health.Options{Region: rt.Region.Name, Farthest: rt.Table.Farthest(rt.Region.Name), Log: rt.Log, Metrics: rt.Metrics})
 	if err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func (q *steerQuery) penalise(now time.Time) {
 
 // steer answers with a steering manifest.
 func (rt *router) steer(w http.ResponseWriter, r *http.Request) {
-	s := rt.board.Load()
+	s := rt.board.Settled(r.Context())
 	q := parseSteer(r.URL.RawQuery, func(n string) bool { e, _ := s.Edge(n); return e != nil })
 	m := rt.manifest(s, q, viewer(r, rt.proxies))
 	b, err := m.Encode()

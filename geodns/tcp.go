@@ -51,7 +51,7 @@ func (s *tcpServer) serve(ctx context.Context) error {
 		c, aerr := s.listener.Accept()
 		if aerr == nil {
 			pause = time.Millisecond
-			s.start(c)
+			s.start(ctx, c)
 			continue
 		}
 		if ctx.Err() != nil {
@@ -74,7 +74,7 @@ func (s *tcpServer) serve(ctx context.Context) error {
 	return err
 }
 
-func (s *tcpServer) start(c net.Conn) {
+func (s *tcpServer) start(ctx context.Context, c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == nil {
@@ -89,7 +89,7 @@ func (s *tcpServer) start(c net.Conn) {
 			s.mu.Unlock()
 			_ = c.Close() // the client sees it
 		}()
-		s.converse(c)
+		s.converse(ctx, c)
 	})
 }
 
@@ -112,7 +112,7 @@ func (s *tcpServer) deadline(c net.Conn, d time.Duration) bool {
 	return s.conns != nil && c.SetDeadline(time.Now().Add(d)) == nil
 }
 
-func (s *tcpServer) converse(c net.Conn) {
+func (s *tcpServer) converse(ctx context.Context, c net.Conn) {
 	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
 	if err != nil {
 		return
@@ -141,6 +141,7 @@ func (s *tcpServer) converse(c net.Conn) {
 		if _, err := io.ReadFull(c, buf[:n]); err != nil {
 			return
 		}
+		s.zone.board.Settled(ctx)
 		w.now = s.zone.now()
 		s.zone.proofs.add(client, w.now)
 		out := w.answer(buf[:n], client)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meridian-video/meridian/drill/scenario"
 	"github.com/meridian-video/meridian/internal/objects/repair"
+	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/resolver"
 )
@@ -296,7 +297,7 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways; drill a platform of `meridian up --isolated`", f)
 	case f.Fault == scenario.Kill && f.Process != "":
 		// Not docker kill: what that ends, the engine doesn't restart.
-		return signal(f, list[0].State.Pid, syscall.SIGKILL)
+		return named(f, list[0].State.Pid, supervise.KillTree(ctx, list[0].State.Pid))
 	case f.Fault == scenario.Silence:
 		return c.silence(ctx, f.Region, list)
 	}

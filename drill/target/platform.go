@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -215,14 +214,15 @@ func (p *Platform) applyToProcess(ctx context.Context, f Fault) error {
 		p.slow(f, pid)
 		return nil
 	case scenario.Hang:
-		return signal(f, pid, syscall.SIGSTOP)
+		err = supervise.HangTree(ctx, pid)
 	default:
-		return signal(f, pid, syscall.SIGKILL)
+		err = supervise.KillTree(ctx, pid)
 	}
+	return named(f, pid, err)
 }
 
-func signal(f Fault, pid int, sig syscall.Signal) error {
-	if err := syscall.Kill(pid, sig); err != nil {
+func named(f Fault, pid int, err error) error {
+	if err != nil {
 		return fmt.Errorf("%s: process %d: %w", f, pid, err)
 	}
 	return nil
@@ -240,11 +240,11 @@ func (p *Platform) slow(f Fault, pid int) {
 		defer close(ended)
 		for ctx.Err() == nil {
 			// One that has ended isn't slow any more, and nobody else has its number yet.
-			if signal(f, pid, syscall.SIGSTOP) != nil {
+			if supervise.HangTree(ctx, pid) != nil && ctx.Err() == nil {
 				return
 			}
 			_ = sleep.For(ctx, still)
-			if signal(f, pid, syscall.SIGCONT) != nil {
+			if supervise.ResumeTree(pid) != nil {
 				return
 			}
 			_ = sleep.For(ctx, slowPeriod-still)
@@ -282,7 +282,7 @@ func (p *Platform) healProcess(ctx context.Context, f Fault) error {
 		if err != nil {
 			return err
 		}
-		return signal(f, pid, syscall.SIGCONT)
+		return named(f, pid, supervise.ResumeTree(pid))
 	case scenario.Slow:
 		p.mu.Lock()
 		end := p.slowed[f]

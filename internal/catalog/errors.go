@@ -59,12 +59,12 @@ func lost(err error) bool {
 		switch pg.Code {
 		case readOnly, // a demoted leader
 			"57P01", "57P02", "57P03", // admin_shutdown, crash_shutdown, cannot_connect_now
-			"53300",                   // too_many_connections
 			"57014", "55P03", "40P01", // query_canceled, lock_not_available, deadlock_detected
 			"25P03": // idle_in_transaction_session_timeout
 			return true
 		}
-		return len(pg.Code) == 5 && pg.Code[:2] == "08"
+		// Connections, and what there is too little of: room on the disk, memory, connections.
+		return len(pg.Code) == 5 && (pg.Code[:2] == "08" || pg.Code[:2] == "53")
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error

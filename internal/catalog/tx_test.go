@@ -255,3 +255,17 @@ func TestSlowLeaderIsKept(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.EqualValues(t, 1, c.left.Load())
 }
+
+// A leader without room takes nothing now, and later perhaps: nobody is to blame for
+// what they asked.
+func TestNoRoomIsUnavailable(t *testing.T) {
+	c := fresh(t)
+	sql(t, c, `CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$`)
+	sql(t, c, "CREATE TRIGGER no_room BEFORE INSERT ON api_keys EXECUTE FUNCTION no_room()")
+	_, _, err := c.CreateKey(t.Context(), "ann", "laptop", RoleWrite)
+	require.ErrorIs(t, err, ErrUnavailable)
+	sql(t, c, "DROP TRIGGER no_room ON api_keys")
+	_, _, err = c.CreateKey(t.Context(), "ann", "laptop", RoleWrite)
+	require.NoError(t, err)
+}

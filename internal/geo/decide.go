@@ -77,6 +77,8 @@ type Decision struct {
 	Alarm bool
 	// Alone is set when health is this router's own view only.
 	Alone bool
+	// Doubt is set while this router may be the one that is cut off.
+	Doubt bool
 }
 
 // Decide orders all regions of s for q. It reads nothing else and keeps nothing.
@@ -114,7 +116,7 @@ func Decide(s *Snapshot, q Query) Decision {
 // Arrange is Decide for viewers whose order and spot are known already. The
 // decision lacks location and distances.
 func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decision {
-	d := Decision{Alone: s.Alone, Alarm: true, Choices: make([]Choice, len(s.Regions))}
+	d := Decision{Alone: s.Alone, Doubt: s.Doubt != nil, Alarm: true, Choices: make([]Choice, len(s.Regions))}
 	if key == "" {
 		key = strconv.Itoa(spot.Edge)
 	}

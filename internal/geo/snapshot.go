@@ -1,6 +1,7 @@
 package geo
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -149,6 +150,18 @@ type Snapshot struct {
 	// Alone is set while no other region's router is heard although there are
 	// some, so health is this router's own view.
 	Alone bool
+	// Doubt is there while this router may be the one that is cut off: whoever asks
+	// it waits for what it says, not longer than Doubt.Wait.
+	Doubt *Doubt
+}
+
+// Doubt is a router's of its own line.
+type Doubt struct {
+	// Over is closed when the others answer again.
+	Over <-chan struct{}
+	// Wait is how long after a question came in they would have answered if the line
+	// it came by led to them.
+	Wait time.Duration
 }
 
 // NewSnapshot returns the snapshot of a table before anything is known about
@@ -263,6 +276,23 @@ func NewBoard(s *Snapshot) *Board {
 
 // Load returns the current snapshot; it must not be changed.
 func (b *Board) Load() *Snapshot { return b.current.Load() }
+
+// Settled returns the snapshot to answer by: the current one, unless it is in doubt
+// and ctx lasts.
+func (b *Board) Settled(ctx context.Context) *Snapshot {
+	s := b.Load()
+	if s.Doubt == nil {
+		return s
+	}
+	wait := time.NewTimer(s.Doubt.Wait)
+	defer wait.Stop()
+	select {
+	case <-s.Doubt.Over:
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return b.Load()
+}
 
 // Update publishes a copy of the current snapshot that change has edited.
 // Slices inside edges (addresses) are shared and must be replaced, not edited.

@@ -14,6 +14,7 @@ type metrics struct {
 	reports   *prometheus.CounterVec
 	witnesses prometheus.Gauge
 	shed      *prometheus.GaugeVec
+	doubt     prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -32,12 +33,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Other routers heard within the life of a report."}),
 		shed: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_health_shed_ratio",
 			Help: "Share of its viewers a region turns away for load, failures or slowness."}, []string{"region"}),
+		doubt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_health_line_doubt_ratio",
+			Help: "1 while all other regions are silent and this router's own line may be to blame, else 0."}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.probes, m.seconds, m.up, m.changes, m.reports, m.witnesses, m.shed} {
+	for _, c := range []prometheus.Collector{m.probes, m.seconds, m.up, m.changes, m.reports, m.witnesses, m.shed, m.doubt} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

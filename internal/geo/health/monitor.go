@@ -41,8 +41,10 @@ type Options struct {
 	Region string
 	// Interval between two probes of a target, 500 ms; Timeout of one, 1 s.
 	Interval, Timeout time.Duration
-	Log               *slog.Logger
-	Metrics           prometheus.Registerer
+	// Farthest is the round-trip time to the region farthest away, 0.
+	Farthest time.Duration
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Monitor probes the regions and keeps a board's health up to date.
@@ -51,7 +53,9 @@ type Monitor struct {
 	board   *geo.Board
 	targets []Target
 	others  bool // there are other regions, whose routers should be heard
+	dial    dial
 	client  *http.Client
+	touched chan touch
 	id      string
 	metrics *metrics
 
@@ -90,7 +94,8 @@ func New(board *geo.Board, targets []Target, opt Options) (*Monitor, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Monitor{opt: opt, board: board, targets: targets, client: newClient(targets, opt.Timeout),
+	d := newDial(targets, opt.Timeout)
+	m := &Monitor{opt: opt, board: board, targets: targets, dial: d, client: newClient(d, opt.Timeout), touched: make(chan touch),
 		id: rand.Text(), attach: make(chan Bus, 1), up: make([]atomic.Bool, len(targets))}
 	m.others = slices.ContainsFunc(targets, func(t Target) bool { return t.Region != opt.Region })
 	var err error
@@ -139,6 +144,7 @@ type state struct {
 	witnesses map[string]*witness
 	verdicts  []Verdict
 	since     []time.Time
+	line      line
 	alone     bool
 	applied   bool
 	shedders  map[string]*shedder
@@ -171,10 +177,17 @@ func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 	in := make(chan *nats.Msg, 4*maxWitnesses)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
+	defer func() {
+		if st.line.doubt != nil {
+			st.line.stop()
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case t := <-m.touched:
+			st.felt(t, time.Now())
 		case st.bus = <-m.attach:
 			sub, err := st.bus.ChanSubscribe(subject+"*", in)
 			if err != nil {
@@ -195,7 +208,7 @@ func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 			st.tick(time.Now())
 			m.report(st)
 		}
-		m.apply(st)
+		m.apply(ctx, st)
 	}
 }
 
@@ -219,6 +232,18 @@ func (m *Monitor) observe(st *state, o observation) (changed bool) {
 	tr := &st.trackers[o.target]
 	seen := tr.seen
 	now, took := time.Now(), o.took
+	if t.Region != m.opt.Region {
+		switch mute(o.outcome, o.why) {
+		case true:
+			if now.Add(-o.took).Before(st.line.contact) {
+				o.outcome = void // asked while the line was cut
+			}
+		case false:
+			if o.outcome != void {
+				st.felt(touch{o.target, o.outcome != good}, now)
+			}
+		}
+	}
 	if now.Before(st.starved) || took > m.opt.Timeout {
 		took = 0
 	}
@@ -277,7 +302,7 @@ func (m *Monitor) report(st *state) {
 }
 
 // apply judges every target and publishes a new snapshot when anything differs.
-func (m *Monitor) apply(st *state) {
+func (m *Monitor) apply(ctx context.Context, st *state) {
 	now := time.Now()
 	for id, w := range st.witnesses {
 		if !w.living(now) {
@@ -286,13 +311,14 @@ func (m *Monitor) apply(st *state) {
 	}
 	heard := len(st.witnesses)
 	alone := heard == 0 && m.others
-	changed := !st.applied || alone != st.alone
+	changed := m.mind(ctx, st, now)
+	changed = changed || !st.applied || alone != st.alone
 	st.alone, st.applied = alone, true
 	for i, t := range m.targets {
 		v := judge(t, st.trackers[i], st.witnesses, now)
 		before := st.verdicts[i]
 		if v.Up != before.Up {
-			if v.Up {
+			if v.Up && !st.trackers[i].restored {
 				st.since[i] = now
 			}
 			m.metrics.verdict(t, v.Up)
@@ -309,6 +335,7 @@ func (m *Monitor) apply(st *state) {
 	if changed || m.loadsDiffer(st) {
 		m.board.Update(func(s *geo.Snapshot) { m.write(s, st) })
 	}
+	st.line.settle()
 }
 
 // shares reckons what share of its viewers each region turns away and reports
@@ -399,7 +426,7 @@ func (m *Monitor) loadsDiffer(st *state) bool {
 }
 
 func (m *Monitor) write(s *geo.Snapshot, st *state) {
-	s.Alone = st.alone
+	s.Alone, s.Doubt = st.alone, st.line.doubt
 	for i := range s.Regions {
 		r := &s.Regions[i]
 		r.Shed, r.ShedWhy = st.shed[r.Name].share, st.shed[r.Name].why

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -34,7 +35,8 @@ type world struct {
 	targets map[string]string // region by host and path
 	killed  string
 	silent  string
-	failing string // a share of its answers are errors
+	cut     []string // nothing gets into or out of these
+	failing string   // a share of its answers are errors
 	share   float64
 	slowed  string // its answers take slowBy
 	slowBy  time.Duration
@@ -71,9 +73,10 @@ func startWorld(t *testing.T, seed uint64) *world {
 	for i, name := range w.regions {
 		b := geo.NewBoard(geo.NewSnapshot(tab))
 		w.boards = append(w.boards, b)
-		m, err := New(b, Targets(tab, name), Options{Region: name, Metrics: prometheus.NewPedanticRegistry()})
+		m, err := New(b, Targets(tab, name), Options{Region: name, Farthest: tab.Farthest(name), Metrics: prometheus.NewPedanticRegistry()})
 		require.NoError(t, err)
-		m.client = &http.Client{Transport: &simulated{w, i}}
+		way := &simulated{w, i}
+		m.client, m.dial = &http.Client{Transport: way}, way.dial
 		m.Attach(&simulatedBus{w, i})
 		running.Go(func() { require.NoError(t, m.Run(ctx)) })
 	}
@@ -104,6 +107,27 @@ func (w *simulated) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(make([]byte, 1))), Request: req}, nil
 }
 
+// dial makes a connection to whatever listens there.
+func (w *simulated) dial(ctx context.Context, _, hostport string) (net.Conn, error) {
+	for url, to := range w.targets {
+		if hostPort(url) != hostport {
+			continue
+		}
+		wait, _, err := w.fate(w.router, to, url)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+		if err != nil {
+			return nil, err
+		}
+		c, _ := net.Pipe()
+		return c, nil
+	}
+	return nil, fmt.Errorf("nobody is at %s", hostport)
+}
+
 // fate is how long an answer takes, and what it is.
 func (w *world) fate(router int, to, url string) (wait time.Duration, status int, err error) {
 	w.mu.Lock()
@@ -125,7 +149,7 @@ func (w *world) fate(router int, to, url string) (wait time.Duration, status int
 	switch {
 	case to == w.killed:
 		return wait, 0, errRefused
-	case to == w.silent:
+	case to == w.silent, w.parted(from, to):
 		return never, 0, nil
 	case to == w.failing && w.r.Float64() < w.share:
 		return wait, http.StatusBadGateway, nil
@@ -140,6 +164,11 @@ func (w *world) fate(router int, to, url string) (wait time.Duration, status int
 		wait += max(0, w.paused[url].Sub(now))
 	}
 	return wait, status, nil
+}
+
+// parted reports whether a line between two regions is cut.
+func (w *world) parted(from, to string) bool {
+	return from != to && (slices.Contains(w.cut, from) || slices.Contains(w.cut, to))
 }
 
 func (w *world) roundTrip(a, b string) time.Duration {
@@ -179,7 +208,7 @@ func (b *simulatedBus) Publish(subject string, data []byte) error {
 		return nil
 	}
 	for i, ch := range b.subs {
-		if to := b.regions[i]; ch != nil && i != b.router && to != b.silent {
+		if to := b.regions[i]; ch != nil && i != b.router && to != b.silent && !b.parted(from, to) {
 			time.AfterFunc(b.roundTrip(from, to)/2, func() {
 				select {
 				case ch <- &nats.Msg{Subject: subject, Data: data}:

@@ -54,8 +54,11 @@ type observation struct {
 	took    time.Duration
 }
 
-// newClient returns a client whose kept connections serve all probes.
-func newClient(targets []Target, timeout time.Duration) *http.Client {
+// dial connects to a host and port.
+type dial func(ctx context.Context, network, hostport string) (net.Conn, error)
+
+// newDial returns a dial to the targets' addresses, where they have one.
+func newDial(targets []Target, timeout time.Duration) dial {
 	addrs := map[string]netip.Addr{}
 	for _, t := range targets {
 		if u, err := url.Parse(t.URL); err == nil && t.Addr.IsValid() {
@@ -63,18 +66,23 @@ func newClient(targets []Target, timeout time.Duration) *http.Client {
 		}
 	}
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
+	return func(ctx context.Context, network, hostport string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(hostport); err == nil {
+			if a, ok := addrs[host]; ok {
+				hostport = net.JoinHostPort(a.String(), port)
+			}
+		}
+		return d.DialContext(ctx, network, hostport)
+	}
+}
+
+// newClient returns a client whose kept connections serve all probes.
+func newClient(d dial, timeout time.Duration) *http.Client {
 	return &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
-			Proxy: nil, // a proxy's health is not the edge's
-			DialContext: func(ctx context.Context, network, hostport string) (net.Conn, error) {
-				if host, port, err := net.SplitHostPort(hostport); err == nil {
-					if a, ok := addrs[host]; ok {
-						hostport = net.JoinHostPort(a.String(), port)
-					}
-				}
-				return d.DialContext(ctx, network, hostport)
-			},
+			Proxy:               nil, // a proxy's health is not the edge's
+			DialContext:         d,
 			MaxIdleConnsPerHost: 2, MaxConnsPerHost: 4, IdleConnTimeout: time.Minute,
 			// A health object in one or two reads.
 			ReadBufferSize:     healthObject,

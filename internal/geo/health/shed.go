@@ -192,6 +192,9 @@ func (f *flaps) lost(now time.Time) {
 	f.held = f.held || f.penalty >= flapHold
 }
 
+// forgive takes a loss back.
+func (f *flaps) forgive() { f.penalty = max(0, f.penalty-1) }
+
 // hold reports whether a target that answers again must wait.
 func (f *flaps) hold(now time.Time) bool {
 	f.decay(now)

@@ -41,9 +41,14 @@ type tracker struct {
 	seen, down     bool
 	strikes, goods int
 	why            string
-	flaps          flaps
-	quality        quality
-	before         quality // as it was when it went down
+	// mute while nothing at all is heard; lostAt is when it went down after it had
+	// answered; restored when it was brought back because it wasn't the one at fault.
+	mute     bool
+	lostAt   time.Time
+	restored bool
+	flaps    flaps
+	quality  quality
+	before   quality // as it was when it went down
 }
 
 // observe adds an outcome, and for a good one how long it took, 0 when that says
@@ -83,13 +88,35 @@ func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Ti
 	if t.down && !before {
 		t.quality.lost()
 		t.before = t.quality
+		t.restored = false
+		if !first {
+			t.lostAt = now
+		}
 	}
+	t.mute = mute(o, why)
 	if t.down && (!before || answered && o != good) {
 		t.flaps.lost(now)
 	}
 	t.seen = true
 	return first || t.down != before
 }
+
+// restore undoes a loss that was another's fault. The next failed probe counts as if
+// it had failed just before.
+func (t *tracker) restore() {
+	if !t.down {
+		return
+	}
+	t.down, t.why, t.restored = false, "", true
+	t.strikes, t.goods = strikesDown-1, goodsUp
+	t.flaps.forgive()
+	t.quality.failed, t.quality.seen = t.before.failed, t.before.seen
+}
+
+// mute reports whether an outcome means that nothing at all came back.
+func mute(o outcome, why string) bool { return o == timedOut || o == bad && why == unreachable }
+
+const unreachable = "unreachable"
 
 // classify tells what a failed request means.
 func classify(err error) (outcome, string) {
@@ -100,7 +127,7 @@ func classify(err error) (outcome, string) {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &n) && n.Timeout():
 		return timedOut, "timed out twice"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return bad, "unreachable"
+		return bad, unreachable
 	default:
 		return bad, "connection broken"
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // Group is processes that live and die together: a region.
@@ -96,23 +95,10 @@ func (g *Group) owns(pid int) bool {
 // restarted before Resume.
 func (g *Group) Hang(ctx context.Context) error {
 	g.setHeld(true)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		// Again and again: a process not yet stopped may have started another.
-		moving, err := signalAll(g.owns, syscall.SIGSTOP)
-		if err == nil && moving == 0 {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("group %s: %w", g.name, err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("group %s: %d processes don't stop: %w", g.name, moving, ctx.Err())
-		case <-tick.C:
-		}
+	if err := standStill(ctx, g.owns); err != nil {
+		return fmt.Errorf("group %s: %w", g.name, err)
 	}
+	return nil
 }
 
 // Resume lets processes stopped by Hang go on.

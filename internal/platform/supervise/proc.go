@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -186,3 +187,49 @@ func signalAll(match func(pid int) bool, sig syscall.Signal) (moving int, err er
 	}
 	return moving, nil
 }
+
+// standStill stops the processes that match, and all below them (SIGSTOP), and
+// returns when none of them moves.
+func standStill(ctx context.Context, match func(pid int) bool) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		// Again and again: a process not yet stopped may have started another.
+		moving, err := signalAll(match, syscall.SIGSTOP)
+		if err != nil || moving == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d processes don't stop: %w", moving, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// HangTree stops a process and all below it, in whatever session or group they
+// are, and returns when all stand still. ESRCH when there is no such process.
+func HangTree(ctx context.Context, pid int) error {
+	if p, ok := statOf(pid); !ok || !p.Alive() {
+		return syscall.ESRCH
+	}
+	return standStill(ctx, only(pid))
+}
+
+// ResumeTree lets what HangTree stopped go on.
+func ResumeTree(pid int) error {
+	_, err := signalAll(only(pid), syscall.SIGCONT)
+	return err
+}
+
+// KillTree kills a process and all below it. They stand still first, so that none
+// starts another, or is lost from sight with its parent, meanwhile.
+func KillTree(ctx context.Context, pid int) error {
+	if err := HangTree(ctx, pid); err != nil {
+		return err
+	}
+	_, err := signalAll(only(pid), syscall.SIGKILL)
+	return err
+}
+
+func only(pid int) func(int) bool { return func(p int) bool { return p == pid } }

@@ -229,6 +229,30 @@ func TestHangStopsAllAndRestartsNothing(t *testing.T) {
 	require.False(t, alive(pids[0]) || alive(pids[1]))
 }
 
+// TestTreesAreHitWhole: a process and what it started in a session of its own hang,
+// go on and end together, and nothing else does.
+func TestTreesAreHitWhole(t *testing.T) {
+	s, _, dir := newTest(t)
+	g, file := s.Group("eu"), filepath.Join(dir, "pid")
+	other, err := g.Start(Spec{Name: "b", Log: filepath.Join(dir, "b.log"), Argv: []string{"/bin/sleep", "1000"}})
+	require.NoError(t, err)
+	require.NoError(t, other.WaitReady(t.Context()))
+	p, err := g.Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"), Argv: daemon(file)})
+	require.NoError(t, err)
+	below, pid := readPID(t, file), p.Status().PID
+	stands := func(pid int) bool { q, ok := statOf(pid); return ok && q.State == 'T' }
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, HangTree(ctx, pid))
+	require.True(t, stands(pid) && stands(below))
+	require.NoError(t, ResumeTree(pid))
+	require.False(t, stands(pid) || stands(below))
+	require.NoError(t, KillTree(ctx, pid))
+	require.Eventually(t, func() bool { return !alive(pid) && !alive(below) }, 5*time.Second, time.Millisecond)
+	require.True(t, alive(other.Status().PID) && !stands(other.Status().PID), "another process was hit")
+	require.ErrorIs(t, HangTree(ctx, below), syscall.ESRCH)
+}
+
 // child is a supervisor in a process of its own, for tests which kill it.
 func child(mark string) {
 	s, healed, err := New(Options{Mark: mark})
