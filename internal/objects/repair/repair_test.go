@@ -387,6 +387,31 @@ func TestHungRegion(t *testing.T) {
 	}
 }
 
+// TestReachedAgain: a store that was out of reach, longer than it takes to notice, has
+// a pass start as soon as it is back.
+func TestReachedAgain(t *testing.T) {
+	servers := []*testenv.MinIOServer{testenv.MinIO(t), testenv.MinIO(t)}
+	w := newWorld(t, []testenv.S3Server{servers[0].S3Server, servers[1].S3Server})
+	r := w.repair("eu")
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { r.watchOther(ctx, r.regions[1]) })
+	require.NoError(t, servers[1].Hang())
+	select {
+	case <-r.kick:
+		t.Fatal("it isn't back")
+	case <-time.After(watchEvery + watchTimeout + time.Second):
+	}
+	require.NoError(t, servers[1].Resume())
+	select {
+	case <-r.kick:
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody noticed")
+	}
+}
+
 // damage stores bytes under a hash that isn't theirs, as a bad disk would.
 func (w *world) damage(name, key string, claimed, b []byte) {
 	w.t.Helper()

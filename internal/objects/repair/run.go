@@ -14,10 +14,13 @@ import (
 )
 
 const (
-	// watchEvery is how often the own store is looked at, to notice that it is
-	// back, or back and empty.
+	// watchEvery is how often stores are looked at, to notice that one is back, or
+	// the own one back and empty.
 	watchEvery   = 2 * time.Second
 	watchTimeout = 3 * time.Second
+	// againAfter is the least between two passes that a region's return starts: one
+	// that comes and goes must not have its stores listed all the time.
+	againAfter = 15 * time.Second
 	// retryPause follows a pass that failed.
 	retryPause = 5 * time.Second
 	// silentFor is how long a region that didn't answer isn't asked for hints.
@@ -35,6 +38,9 @@ var everything = append(objects.Journals(), "streams/", "sources/", "work/")
 func (r *Repair) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { r.watch(ctx); return nil })
+	for _, b := range r.regions[1:] {
+		g.Go(func() error { r.watchOther(ctx, b); return nil })
+	}
 	g.Go(func() error { r.compare(ctx); return nil })
 	g.Go(func() error { r.follow(ctx); return nil })
 	g.Go(func() error { r.collect(ctx); return nil })
@@ -64,6 +70,26 @@ func (r *Repair) watch(ctx context.Context) {
 		if away {
 			away, said = false, ""
 			r.Log.Info("repair: the own store is back; comparing it with the others")
+			r.Soon()
+		}
+	}
+}
+
+// watchOther has a pass start at once when another region's store is reached again:
+// it holds what was written without it, or this region lacks what was written while
+// it was cut off.
+func (r *Repair) watchOther(ctx context.Context, b *objects.Bucket) {
+	away, began := false, time.Time{}
+	for sleep.For(ctx, watchEvery) == nil {
+		wctx, cancel := context.WithTimeout(ctx, watchTimeout)
+		_, err := b.Stat(wctx, objects.HealthKey(b.Region))
+		cancel()
+		switch {
+		case err != nil && !errors.Is(err, objects.ErrNotFound):
+			away = true
+		case away && time.Since(began) > againAfter:
+			away, began = false, time.Now()
+			r.Log.Info("repair: another region's store is reached again; comparing", "store", b.Region)
 			r.Soon()
 		}
 	}
