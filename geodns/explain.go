@@ -32,10 +32,10 @@ type explanation struct {
 	Regions  []explainedRegion `json:"regions"`
 	Pathways []string          `json:"pathways"`
 	// Alarm: no allowed region works. Alone: no other router is heard.
-	Alarm  bool   `json:"alarm"`
-	Alone  bool   `json:"alone"`
+	Alarm bool `json:"alarm"`
+	Alone bool `json:"alone"`
 	// Doubt: all others fell silent at once, perhaps it is this router that is cut off.
-	Doubt bool `json:"doubt"`
+	Doubt  bool   `json:"doubt"`
 	Router string `json:"router"`
 }
 
