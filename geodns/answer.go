@@ -30,6 +30,7 @@ type worker struct {
 	limiter  *limiter
 	counters [codes]prometheus.Counter
 	dropped  prometheus.Counter
+	doubtful bool // every answer is truncated: the client is to come by TCP
 
 	q       request
 	out     []byte
@@ -98,7 +99,7 @@ func (w *worker) answer(b []byte, client netip.Addr) []byte {
 	if t != nil {
 		total += len(t.body)
 	}
-	truncate := false
+	truncate := w.doubtful
 	if udp && !w.zone.cookies.good(q, client, w.now.Unix(), &w.scratch, &w.mac) {
 		large := total > amplification*len(b)
 		if large && w.limiter.large != 0 && !w.zone.proofs.has(client, w.now) {

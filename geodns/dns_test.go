@@ -216,7 +216,7 @@ func serveNames(t *testing.T, z *zone, addr string) (hostport string) {
 	l, err := listenDNS(ctx, []string{addr}, 64)
 	require.NoError(t, err)
 	done := make(chan error, 1)
-	go func() { done <- l.serve(ctx, z) }()
+	go func() { done <- l.serve(ctx, z, func() {}) }()
 	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
 	return l.tcp[0].Addr().String()
 }

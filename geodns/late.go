@@ -23,8 +23,9 @@ type lateQuery struct {
 }
 
 // late answers a socket's queries that came in while the board was in doubt, in
-// the order they came in: when the doubt is over, or when they have waited for as
-// long as it takes to show.
+// the order they came in: when the doubt is over, or, when they have waited for as
+// long as that takes over a line that works, by asking for TCP. A connection shows
+// that packets go both ways.
 type late struct {
 	batch *batch
 	queue chan lateQuery
@@ -68,6 +69,7 @@ func (l *late) serve(ctx context.Context) error {
 		case <-q.doubt.Over:
 		case <-timer.C:
 		}
+		l.batch.worker.doubtful = l.batch.worker.zone.board.Load().Doubt != nil
 		l.batch.load(q)
 		l.batch.answer()
 		if l.batch.ready > 0 {

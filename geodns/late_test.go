@@ -37,8 +37,9 @@ func asked(t *testing.T, b *geo.Board) map[string]func() (first string) {
 		}
 	}
 	return map[string]func() string{
-		"UDP":           short(at),
-		"UDP, wildcard": short(net.JoinHostPort("127.5.6.7", port)),
+		"UDP":           short(at, "+ignore"),
+		"UDP, wildcard": short(net.JoinHostPort("127.5.6.7", port), "+ignore"),
+		"UDP, then TCP": short(at),
 		"TCP":           short(at, "+tcp"),
 		"redirect": func() string {
 			w := get(rt, "/v/-/"+asset+"/master.m3u8", "127.12.0.1")
@@ -74,16 +75,19 @@ func TestDoubtIsWaitedFor(t *testing.T) {
 	}
 }
 
-// TestDoubtIsWaitedForABit: one that isn't over is no reason to answer nobody.
-func TestDoubtIsWaitedForABit(t *testing.T) {
+// TestDoubtThatLasts: UDP is answered by the wish for TCP, which shows that packets go
+// both ways; the others wait longer, and then get what there is.
+func TestDoubtThatLasts(t *testing.T) {
 	b := testBoard(t)
 	setDown(b, true, testNow, "us-1", "us-2")
-	defer doubt(b, 50*time.Millisecond)()
+	t.Cleanup(doubt(b, 50*time.Millisecond))
 	for way, ask := range asked(t, b) {
 		t.Run(way, func(t *testing.T) {
-			began := time.Now()
-			require.NotContains(t, ask(), "127.2.0.")
+			t.Parallel()
+			began, answer := time.Now(), ask()
+			require.NotContains(t, answer, "127.2.0.")
 			require.GreaterOrEqual(t, time.Since(began), 50*time.Millisecond)
+			require.Equal(t, strings.HasPrefix(way, "UDP") && way != "UDP, then TCP", answer == "", answer)
 		})
 	}
 }

@@ -99,8 +99,8 @@ func (l *nameListeners) close() error {
 	return errors.Join(errs...)
 }
 
-// serve answers queries until ctx ends.
-func (l *nameListeners) serve(ctx context.Context, z *zone) error {
+// serve answers queries until ctx ends, and calls reached for every connection.
+func (l *nameListeners) serve(ctx context.Context, z *zone, reached func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, u := range l.udp {
 		// What waits is answered beside the rest, by a worker of its own.
@@ -128,7 +128,7 @@ func (l *nameListeners) serve(ctx context.Context, z *zone) error {
 		})
 	}
 	for _, t := range l.tcp {
-		s := &tcpServer{listener: t, zone: z, conns: map[net.Conn]struct{}{}}
+		s := &tcpServer{listener: t, zone: z, reached: reached, conns: map[net.Conn]struct{}{}}
 		g.Go(func() error { return s.serve(ctx) })
 	}
 	return g.Wait()

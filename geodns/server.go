@@ -237,7 +237,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.orders != nil {
 		g.Go(func() error { return s.orders.Run(ctx) })
 	}
-	g.Go(func() error { return names.serve(ctx, s.zone) })
+	g.Go(func() error { return names.serve(ctx, s.zone, s.monitor.Reached) })
 	g.Go(func() error { return s.monitor.Run(ctx) })
 	g.Go(func() error { return s.pulse.Run(ctx) })
 	g.Go(func() error { return s.keys.Run(ctx) })
@@ -261,6 +261,11 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) httpServer() *http.Server {
 	return &http.Server{
 		Handler: s.router.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		ConnState: func(_ net.Conn, to http.ConnState) {
+			if to == http.StateNew {
+				s.monitor.Reached()
+			}
+		},
 		WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}

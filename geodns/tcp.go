@@ -25,6 +25,7 @@ const (
 type tcpServer struct {
 	listener net.Listener
 	zone     *zone
+	reached  func() // called for every connection
 
 	wg sync.WaitGroup
 	mu sync.Mutex
@@ -51,6 +52,7 @@ func (s *tcpServer) serve(ctx context.Context) error {
 		c, aerr := s.listener.Accept()
 		if aerr == nil {
 			pause = time.Millisecond
+			s.reached()
 			s.start(ctx, c)
 			continue
 		}
@@ -141,7 +143,9 @@ func (s *tcpServer) converse(ctx context.Context, c net.Conn) {
 		if _, err := io.ReadFull(c, buf[:n]); err != nil {
 			return
 		}
-		s.zone.board.Settled(ctx)
+		if s.zone.board.Settled(ctx); !s.deadline(c, tcpRead) {
+			return
+		}
 		w.now = s.zone.now()
 		s.zone.proofs.add(client, w.now)
 		out := w.answer(buf[:n], client)

@@ -1,7 +1,7 @@
 // Command failover measures where people are sent while a region is lost.
 //
 // It drills an isolated platform (root) by scenarios of `meridian drill`, with
-// hundreds of askers near each region: each asks the routers once a second by
+// hundreds of askers near each region, who together ask the routers 40 times a second by
 // redirect, steering and DNS. What it prints is the time from the last thing an
 // edge of the lost region delivered to the last answer that named it, for each
 // transport, and how many askers were sent away from a region nothing was done to,

@@ -99,11 +99,7 @@ const drainEvery = 250 * time.Millisecond
 
 // browse opens a page and follows its video to the end.
 func browse(ctx context.Context, b *bench, w *watcher, u string, more ...browser.Option) (err error) {
-	var servers []string
-	for _, r := range b.platform.Table.Regions {
-		servers = append(servers, r.Router.DNS)
-	}
-	v, err := viewer.Open(viewer.Config{Dial: b.platform.viewers.DialFrom(w.source), NameServers: servers})
+	v, err := viewer.Open(viewer.Config{Dial: b.platform.viewers.DialFrom(w.source), NameServers: b.platform.Table.NameServers("eu")})
 	if err != nil {
 		return err
 	}

@@ -75,9 +75,7 @@ func New(cfg Config, rec *fleet.Recorder) (*Group, error) {
 			w.source = len(w.place.Sources) - 2 - k // simulated viewers begin with the first
 			r, _ := cfg.Target.Table.Get(near)
 			w.page = fleet.PlayURL(cfg.Target.Table, r) + "/watch/" + cfg.Asset
-			for _, r := range cfg.Target.Table.Nearest(near) {
-				w.servers = append(w.servers, r.Router.DNS)
-			}
+			w.servers = cfg.Target.Table.NameServers(near)
 			if w.source < 0 {
 				return nil, fmt.Errorf("%d browsers near %s: there are only %d addresses", n, near, len(w.place.Sources))
 			}

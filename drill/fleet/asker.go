@@ -20,11 +20,14 @@ import (
 )
 
 const (
-	// askEvery is how often an asker asks by each transport.
+	// An asker asks by each transport every askEvery, or less often: all near a region
+	// together ask askRate times a second and transport, because what carries their
+	// packets has to carry the viewers' too.
 	askEvery = time.Second
-	// arriveOver is how many times askEvery pass until all have begun: everybody's
-	// first connections cost the most.
-	arriveOver = 5
+	askRate  = 40
+	// arriveIn is how long it takes until all have begun: everybody's first
+	// connections cost the most.
+	arriveIn = 5 * time.Second
 	// patience is how long one router is waited for before the next is asked.
 	patience = time.Second
 	// subnetBits is what resolvers tell of a viewer's address (RFC 7871, 11.1).
@@ -34,9 +37,10 @@ const (
 // asker is one viewer's device, and the resolver it uses. It asks one router
 // after the other in turn; one that doesn't answer is asked last for a while.
 type asker struct {
-	w    *Watch
-	n    int
-	http *http.Client
+	w     *Watch
+	n     int
+	every time.Duration // between two questions by a transport
+	http  *http.Client
 	// routers are URLs, servers the name servers' addresses.
 	routers, servers *ring
 	// resolve connects the resolver. Every second viewer's is a public one near
@@ -72,11 +76,13 @@ func newAsker(w *Watch, d *target.Description, index, n int) *asker {
 // run asks by all transports until ctx ends.
 func (a *asker) run(ctx context.Context) {
 	// Evenly spread over the time between two questions.
-	phase := askEvery*time.Duration(a.n)/time.Duration(len(a.w.askers)) + askEvery*time.Duration(a.n%arriveOver)
+	all := time.Duration(len(a.w.askers))
+	a.every = max(askEvery, all*time.Second/askRate)
+	phase := a.every*time.Duration(a.n)/all + a.every*(time.Duration(a.n)%max(1, arriveIn/a.every))
 	var wg sync.WaitGroup
 	wg.Go(func() { a.poll(ctx, ByRedirect, phase, a.routers, a.redirect) })
-	wg.Go(func() { a.poll(ctx, BySteering, phase+askEvery/3, a.routers, a.steering) })
-	wg.Go(func() { a.poll(ctx, ByDNS, phase+2*askEvery/3, a.servers, a.names) })
+	wg.Go(func() { a.poll(ctx, BySteering, phase+a.every/3, a.routers, a.steering) })
+	wg.Go(func() { a.poll(ctx, ByDNS, phase+2*a.every/3, a.servers, a.names) })
 	wg.Wait()
 	a.http.CloseIdleConnections()
 	for _, c := range a.conns {
@@ -90,7 +96,7 @@ func (a *asker) poll(ctx context.Context, by Transport, phase time.Duration, rou
 	if sleep.For(ctx, phase) != nil {
 		return
 	}
-	tick := time.NewTicker(askEvery)
+	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	for turn := a.n; ; turn++ {
 		x := Answer{Asked: time.Now(), Near: a.w.near, Asker: a.n, Transport: by}
@@ -181,7 +187,7 @@ func (a *asker) names(ctx context.Context, server string) ([]string, error) {
 		opt := q.IsEdns0()
 		opt.Option = append(opt.Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: subnetBits, Address: a.subnet.Addr().AsSlice()})
 	}
-	list, _, err := resolver.Exchange(ctx, conn, q)
+	list, _, err := resolver.Exchange(ctx, conn, a.resolve, q)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errTimeout

@@ -121,12 +121,12 @@ func New(cfg Config, rec *Recorder) (*Fleet, error) {
 	for i, count := range cfg.Viewers {
 		at := cfg.Target.Places[i]
 		// One resolver for a place, and the nearest routers first.
-		var nearest, servers, routers []string
+		var nearest, routers []string
 		for _, r := range t.Nearest(at.Near) {
-			nearest, servers, routers = append(nearest, r.Name), append(servers, r.Router.DNS), append(routers, r.Router.URL)
+			nearest, routers = append(nearest, r.Name), append(routers, r.Router.URL)
 		}
 		f.homes = append(f.homes, home{at.Near, nearest})
-		names := resolver.New(at.From(at.Sources[0]), servers)
+		names := resolver.New(at.From(at.Sources[0]), t.NameServers(at.Near))
 		for k := range count {
 			way := ways[k%len(ways)]
 			if cfg.Only != "" {

@@ -63,7 +63,7 @@ type Load struct {
 	// Buffer is how much video viewers hold in hand.
 	Buffer Duration `yaml:"buffer"`
 	// Askers are people near each region with viewers who ask the routers where to
-	// go, each once a second by every transport; 0 are UsualAskers.
+	// go, each once a second by every transport, and 40 times all together; 0 are UsualAskers.
 	Askers int `yaml:"askers,omitempty"`
 }
 

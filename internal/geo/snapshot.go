@@ -151,18 +151,20 @@ type Snapshot struct {
 	// some, so health is this router's own view.
 	Alone bool
 	// Doubt is there while this router may be the one that is cut off: whoever asks
-	// it waits for what it says, not longer than Doubt.Wait.
+	// it waits for the end of that.
 	Doubt *Doubt
 }
 
 // Doubt is a router's of its own line.
 type Doubt struct {
-	// Over is closed when the others answer again.
+	// Over is closed when the others answer again, or are found lost.
 	Over <-chan struct{}
-	// Wait is how long after a question came in they would have answered if the line
-	// it came by led to them.
+	// Wait is how long it takes at most to find them over a line that works.
 	Wait time.Duration
 }
+
+// maxDoubt bounds how long a question waits.
+const maxDoubt = 2 * time.Second
 
 // NewSnapshot returns the snapshot of a table before anything is known about
 // health: everything counts as up.
@@ -277,14 +279,14 @@ func NewBoard(s *Snapshot) *Board {
 // Load returns the current snapshot; it must not be changed.
 func (b *Board) Load() *Snapshot { return b.current.Load() }
 
-// Settled returns the snapshot to answer by: the current one, unless it is in doubt
-// and ctx lasts.
+// Settled returns the snapshot to answer by: the current one, or, when it is in
+// doubt, that after the doubt, if it doesn't last long and ctx doesn't end.
 func (b *Board) Settled(ctx context.Context) *Snapshot {
 	s := b.Load()
 	if s.Doubt == nil {
 		return s
 	}
-	wait := time.NewTimer(s.Doubt.Wait)
+	wait := time.NewTimer(maxDoubt)
 	defer wait.Stop()
 	select {
 	case <-s.Doubt.Over:

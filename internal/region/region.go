@@ -247,6 +247,15 @@ func (t *Table) Nearest(from string) []Region {
 	return out
 }
 
+// NameServers returns host:port of all regions' name servers, in the order of Nearest.
+func (t *Table) NameServers(from string) []string {
+	var out []string
+	for _, r := range t.Nearest(from) {
+		out = append(out, r.Router.DNS)
+	}
+	return out
+}
+
 func (r Region) rtt(to string) time.Duration {
 	if to == r.Name {
 		return -1

@@ -123,33 +123,29 @@ func Query(ctx context.Context, dial Dial, server, name string) ([]netip.Addr, t
 		return nil, 0, err
 	}
 	defer conn.Close()
-	list, ttl, err := Exchange(ctx, conn, new(dns.Msg).SetQuestion(dns.CanonicalName(name), dns.TypeA))
+	list, ttl, err := Exchange(ctx, conn, dial, new(dns.Msg).SetQuestion(dns.CanonicalName(name), dns.TypeA))
 	if err != nil {
 		return nil, 0, fmt.Errorf("name server %s: %w", server, err)
 	}
 	return list, ttl, nil
 }
 
-// Exchange asks a question for A records over a connection (UDP) and returns the
-// addresses in the order they were answered, and their TTL. Answers to questions
-// asked before are passed over. It ends with ctx, which must end.
-func Exchange(ctx context.Context, conn net.Conn, q *dns.Msg) ([]netip.Addr, time.Duration, error) {
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return nil, 0, err
-	}
-	// A moment long gone ends what waits.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	c := &dns.Conn{Conn: conn, UDPSize: dns.DefaultMsgSize}
-	if err := c.WriteMsg(q); err != nil {
-		return nil, 0, err
-	}
-	answer := new(dns.Msg)
-	for answer.Id != q.Id || !answer.Response {
-		var err error
-		if answer, err = c.ReadMsg(); err != nil {
+// Exchange asks a question for A records over a connection (UDP), again over one of
+// its own (TCP) when the answer is truncated (RFC 7766, 5), and returns the addresses
+// in the order they were answered, and their TTL. Answers to questions asked before
+// are passed over. It ends with ctx, which must end.
+func Exchange(ctx context.Context, conn net.Conn, dial Dial, q *dns.Msg) ([]netip.Addr, time.Duration, error) {
+	answer, err := exchange(ctx, conn, q)
+	if err == nil && answer.Truncated {
+		var tcp net.Conn
+		if tcp, err = dial(ctx, "tcp", conn.RemoteAddr().String()); err != nil {
 			return nil, 0, err
 		}
+		defer tcp.Close()
+		answer, err = exchange(ctx, tcp, q)
+	}
+	if err != nil {
+		return nil, 0, err
 	}
 	if answer.Rcode != dns.RcodeSuccess {
 		return nil, 0, errors.New(dns.RcodeToString[answer.Rcode])
@@ -167,6 +163,25 @@ func Exchange(ctx context.Context, conn net.Conn, q *dns.Msg) ([]netip.Addr, tim
 		return nil, 0, fmt.Errorf("no address for %s", q.Question[0].Name)
 	}
 	return out, time.Duration(ttl) * time.Second, nil
+}
+
+func exchange(ctx context.Context, conn net.Conn, q *dns.Msg) (*dns.Msg, error) {
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	// A moment long gone ends what waits.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	c := &dns.Conn{Conn: conn, UDPSize: dns.DefaultMsgSize}
+	if err := c.WriteMsg(q); err != nil {
+		return nil, err
+	}
+	for {
+		answer, err := c.ReadMsg()
+		if err != nil || answer.Id == q.Id && answer.Response {
+			return answer, err
+		}
+	}
 }
 
 // Dialer connects with dial, to the addresses of a host name one after the other,

@@ -31,8 +31,8 @@ const (
 )
 
 // page is the address a viewer opens.
-func (s *isolated) page(w way) string {
-	path := "/watch/" + s.asset
+func (s *isolated) page(f film, w way) string {
+	path := "/watch/" + f.asset
 	switch w {
 	case byDNS:
 		return "http://play." + s.Table.Zone + ":8081" + path
@@ -56,12 +56,11 @@ const (
 	moveIn = 45 * time.Second
 )
 
-func endIn() time.Duration { return time.Duration(seconds()+40) * time.Second }
-
 // watching is a browser that watches from Europe.
 type watching struct {
 	t      *testing.T
 	s      *isolated
+	film   film
 	way    way
 	viewer *viewer.Viewer
 	rate   int
@@ -76,13 +75,18 @@ type watching struct {
 // watch opens a browser and waits until it plays from eu.
 func (s *isolated) watch(t *testing.T, w way, n byte, rate int) *watching {
 	t.Helper()
+	return s.watchFilm(t, s.film, w, n, rate)
+}
+
+func (s *isolated) watchFilm(t *testing.T, f film, w way, n byte, rate int) *watching {
+	t.Helper()
 	v := s.viewer(t, n, rate)
 	// A small window: the browser draws on the cores the platform works on.
-	p := playertest.Open(t, s.page(w), browser.WithProxy(v.Proxy()), browser.WithSize(640, 480, false))
+	p := playertest.Open(t, s.page(f, w), browser.WithProxy(v.Proxy()), browser.WithSize(640, 480, false))
 	p.WaitPlaying(openIn)
 	st := p.Wait("playing from eu", openIn, func(st browser.State) bool { return st.Edge != "" })
 	require.Equal(t, "eu", regionOf(st.Edge), "%+v", st)
-	return &watching{t: t, s: s, way: w, viewer: v, rate: rate, page: p}
+	return &watching{t: t, s: s, film: f, way: w, viewer: v, rate: rate, page: p}
 }
 
 // ready waits until enough is buffered and, if mid, a segment is on its way.
@@ -137,11 +141,11 @@ func (w *watching) shot(name string) {
 // ended waits for the video's end and checks that all of it was seen.
 func (w *watching) ended(name string) {
 	w.t.Helper()
-	st := w.page.WaitEnded(endIn())
+	st := w.page.WaitEnded(time.Duration(w.film.seconds+40) * time.Second)
 	w.shot("ended")
 	// A change of pathway or rung may decode a few frames twice or leave one out.
-	require.GreaterOrEqual(w.t, st.Frames, w.s.frames-2*(st.Rungs+st.Switches+1), "%+v", st)
-	require.GreaterOrEqual(w.t, st.Position, float64(seconds())-0.5, "%+v", st)
+	require.GreaterOrEqual(w.t, st.Frames, w.film.frames-2*(st.Rungs+st.Switches+1), "%+v", st)
+	require.GreaterOrEqual(w.t, st.Position, float64(w.film.seconds)-0.5, "%+v", st)
 	after := w.viewer.Received()
 	elsewhere := int64(0)
 	for a, n := range after {
@@ -151,7 +155,7 @@ func (w *watching) ended(name string) {
 	}
 	require.Greater(w.t, elsewhere, int64(100<<10), "bytes from living edges")
 	testenv.Figure(w.t, name, "%d stalls (%.1f s) with %.0f s in hand; %d of %d frames, %d errors, %d switches, %d recoveries; %d KiB from other regions",
-		st.Stalls, st.StallSeconds, w.at.Ahead, st.Frames, w.s.frames, st.Errors, st.Switches, st.Recoveries, elsewhere>>10)
+		st.Stalls, st.StallSeconds, w.at.Ahead, st.Frames, w.film.frames, st.Errors, st.Switches, st.Recoveries, elsewhere>>10)
 	require.Zero(w.t, st.Stalls, "%+v", st)
 	for _, c := range w.page.Complaints() {
 		if strings.HasPrefix(c, "exception:") || strings.Contains(c, "Content Security Policy") {
@@ -253,4 +257,45 @@ func TestTwoRegionsInTurn(t *testing.T) {
 			s.restore(t)
 		})
 	}
+}
+
+// returnIn is how long a session may stay elsewhere once its region is back:
+// sessions return over a minute, and ask where to play from every few seconds.
+const returnIn = 90 * time.Second
+
+// TestSessionReturns: a player that left a region returns to it, in the same
+// session, after the region was lost and after an operator drained it.
+func TestSessionReturns(t *testing.T) {
+	testenv.Long(t)
+	s := needPlatform(t)
+	s.restore(t)
+	file := filepath.Join(t.TempDir(), "film.mp4")
+	const long = 240
+	require.NoError(t, makeVideo(file, long))
+	f, err := s.upload(file, long)
+	require.NoError(t, err)
+	w := s.watchFilm(t, f, bySteering, 180, line)
+	w.ready(false)
+	w.lose(func() { s.Regions(t, "kill", "eu") }, "eu")
+	w.moved()
+	s.restore(t)
+	back := time.Now()
+	in := func(eu bool, what string) browser.State {
+		return w.page.Wait(what, returnIn, func(st browser.State) bool { return (regionOf(st.Edge) == "eu") == eu })
+	}
+	returned := func(after string) {
+		st := in(true, "playing from eu again")
+		testenv.Figure(t, "session returns after "+after, "%.0f s after eu was back, at %.0f s of %d s; %d stalls", time.Since(back).Seconds(), st.Position, long, st.Stalls)
+	}
+	returned("a kill")
+	operate := func(what string) {
+		out, _, err := s.CLI(t.Context(), "geodns", what, "eu", "--config", filepath.Join(s.State(), "operator.yaml"))
+		require.NoError(t, err, out)
+	}
+	operate("drain")
+	in(false, "playing from elsewhere while eu is drained")
+	operate("undrain")
+	back = time.Now()
+	returned("a drain")
+	w.ended("steering, eu lost and drained in turn")
 }

@@ -39,7 +39,7 @@ func (s *isolated) playPlain(t *testing.T, fault string) {
 	t.Helper()
 	st, err := s.status()
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(2*seconds())*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(2*s.seconds)*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nsenter", "--net="+st.Namespaces[wan.ViewersNode("eu")],
 		"ffmpeg", "-nostdin", "-v", "warning", "-re", "-rw_timeout", "2500000",
@@ -74,6 +74,6 @@ func (s *isolated) playPlain(t *testing.T, fault string) {
 	testenv.Figure(t, "ffmpeg, plain form, eu lost by "+fault, "%d of %d frames, to %.2f s", frames, s.frames, at.Seconds())
 	t.Logf("ffmpeg: %s", &log)
 	// A segment that was on its way may be lost: ffmpeg doesn't ask for it again.
-	require.InDelta(t, seconds(), at.Seconds(), 0.1, "%s", &log)
+	require.InDelta(t, s.seconds, at.Seconds(), 0.1, "%s", &log)
 	require.GreaterOrEqual(t, frames, s.frames-maxSkipped, "%s", &log)
 }

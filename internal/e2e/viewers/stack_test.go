@@ -29,8 +29,13 @@ import (
 type isolated struct {
 	*stack.Stack
 	viewers *wan.Namespace // where viewers near eu are
-	asset   string
-	frames  int // of the video
+	film
+}
+
+// film is a video to watch.
+type film struct {
+	asset           string
+	frames, seconds int
 }
 
 var platform *isolated
@@ -63,7 +68,7 @@ func runIsolated(m *testing.M) int {
 	file := ""
 	s, err := stack.Start(stack.Options{Name: "viewers", Args: []string{"--isolated", "--network", "1"}, Meanwhile: func(dir string) error {
 		file = filepath.Join(dir, "video.mp4")
-		return makeVideo(file)
+		return makeVideo(file, seconds())
 	}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -96,10 +101,10 @@ func (s *isolated) prepare(file string) error {
 		return err
 	}
 	began := time.Now()
-	if err := s.upload(file); err != nil {
+	if s.film, err = s.upload(file, seconds()); err != nil {
 		return errors.Join(err, s.viewers.Close())
 	}
-	fmt.Printf("%d s of video ready in %.1f s: %s\n", seconds(), time.Since(began).Seconds(), s.asset)
+	fmt.Printf("%d s of video ready in %.1f s: %s\n", s.seconds, time.Since(began).Seconds(), s.asset)
 	return nil
 }
 
@@ -114,11 +119,11 @@ func needPlatform(t *testing.T) *isolated {
 
 // makeVideo makes a small video with sound whose segments are large enough to
 // be cut: some noise keeps the rate near its cap.
-func makeVideo(file string) error {
+func makeVideo(file string, seconds int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-stream_loop", "-1", "-i", filepath.Join("..", "..", "..", "testdata", "media", "bbb-1080p30.mp4"),
-		"-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", fmt.Sprint(seconds()), "-map", "0:v", "-map", "1:a",
+		"-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", fmt.Sprint(seconds), "-map", "0:v", "-map", "1:a",
 		"-vf", "scale=640:360,noise=alls=14:allf=t", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "22", "-g", "300", "-c:a", "aac", "-b:a", "96k",
 		"-movflags", "+faststart", file).CombinedOutput()
 	if err != nil {
@@ -127,32 +132,33 @@ func makeVideo(file string) error {
 	return nil
 }
 
-func (s *isolated) upload(file string) error {
+func (s *isolated) upload(file string, seconds int) (film, error) {
+	f := film{seconds: seconds}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	out, _, err := s.CLI(ctx, "upload", "--json", file)
 	if err != nil {
-		return err
+		return f, err
 	}
 	last := ""
 	for line := range strings.Lines(out) {
 		var l struct{ Event, Asset string }
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
-			return fmt.Errorf("upload: %w: %s", err, line)
+			return f, fmt.Errorf("upload: %w: %s", err, line)
 		}
-		last, s.asset = l.Event, l.Asset
+		last, f.asset = l.Event, l.Asset
 	}
 	if last != "ready" {
-		return fmt.Errorf("upload ended with %q, want ready\n%s", last, out)
+		return f, fmt.Errorf("upload ended with %q, want ready\n%s", last, out)
 	}
 	probe := exec.CommandContext(ctx, "ffprobe", "-v", "error", "-select_streams", "v:0", "-count_packets",
 		"-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", file)
 	packets, err := probe.Output()
 	if err != nil {
-		return fmt.Errorf("ffprobe: %w", err)
+		return f, fmt.Errorf("ffprobe: %w", err)
 	}
-	_, err = fmt.Sscan(string(packets), &s.frames)
-	return err
+	_, err = fmt.Sscan(string(packets), &f.frames)
+	return f, err
 }
 
 // status is what `meridian status --json` prints.
@@ -257,11 +263,7 @@ func europe(n byte) netip.Addr { return netip.AddrFrom4([4]byte{198, 19, 11, n})
 // viewer is a European with a line of so many bytes a second; 0 is unlimited.
 func (s *isolated) viewer(t *testing.T, n byte, rate int) *viewer.Viewer {
 	t.Helper()
-	var servers []string
-	for _, r := range s.Table.Regions {
-		servers = append(servers, r.Router.DNS)
-	}
-	v, err := viewer.Open(viewer.Config{Dial: s.viewers.DialFrom(europe(n)), NameServers: servers, Rate: rate})
+	v, err := viewer.Open(viewer.Config{Dial: s.viewers.DialFrom(europe(n)), NameServers: s.Table.NameServers("eu"), Rate: rate})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, v.Close()) })
 	return v

@@ -24,26 +24,26 @@ const (
 	feelAtOnce = 16
 	// foundWithin the first sign of life the other targets have theirs, or are lost.
 	foundWithin = time.Second
-	// doubtFor bounds the doubt: after that they are lost, and this is the last one.
-	doubtFor = 5 * time.Minute
 	// doubtSlack is what an answer waits, besides a round trip to the farthest region,
 	// for a line that is back to show it.
 	doubtSlack = feelEvery + 100*time.Millisecond
 )
 
 // line is what a router thinks of its own way out. Where all other regions fell
-// silent at once and no router is heard, either they are lost or this line is; who
-// asks this router meanwhile waits until it has tried, and targets that connect are
-// what they were before. The zero value trusts it.
+// silent at once and no router is heard, either they are lost or this line is, and
+// who asks this router waits until it shows. Targets that connect are then what
+// they were before. If none does although somebody connected to this router, whose
+// packets went both ways, the others are lost. The zero value trusts the line.
 type line struct {
 	// doubt is there while it isn't trusted, stop ends the attempts; over is to be
 	// closed once the snapshot without it is published.
 	doubt *geo.Doubt
 	over  chan struct{}
 	stop  func()
-	// began is when doubt last did, contact the last time a doubted line showed life.
-	began, contact time.Time
-	// trusted is set from when doubt took too long until a region is heard again.
+	// contact is the last time a doubted line showed life, reached when somebody
+	// first connected to this router over it.
+	contact, reached time.Time
+	// trusted is set when the others were found lost, until one is heard again.
 	trusted bool
 }
 
@@ -85,7 +85,7 @@ func (m *Monitor) mind(ctx context.Context, st *state, now time.Time) (changed b
 		}
 		l.over = make(chan struct{})
 		l.doubt = &geo.Doubt{Over: l.over, Wait: m.opt.Farthest + doubtSlack}
-		l.began, l.contact = now, time.Time{}
+		l.contact, l.reached = time.Time{}, time.Time{}
 		feeling, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() { defer close(ended); m.feel(feeling) }()
@@ -98,11 +98,11 @@ func (m *Monitor) mind(ctx context.Context, st *state, now time.Time) (changed b
 		l.contact = now
 	}
 	switch {
-	case l.contact.IsZero() && now.Sub(l.began) < doubtFor:
+	case l.contact.IsZero() && (l.reached.IsZero() || now.Sub(l.reached) < l.doubt.Wait):
 		return false
 	case l.contact.IsZero():
 		l.trusted = true
-		m.opt.Log.Warn("no other region was heard for long: this is the last one", "after", doubtFor)
+		m.opt.Log.Warn("viewers connect to this router, and it to no other region: this is the last one")
 	default:
 		for i, t := range m.targets {
 			if t.Region != m.opt.Region && st.trackers[i].down && now.Sub(l.contact) < foundWithin {
@@ -122,6 +122,17 @@ func (l *line) settle() {
 	if l.doubt == nil && l.over != nil {
 		close(l.over)
 		l.over = nil
+	}
+}
+
+// Reached tells that somebody has connected to this router. It never waits.
+func (m *Monitor) Reached() {
+	if m.board.Load().Doubt == nil {
+		return
+	}
+	select {
+	case m.reached <- struct{}{}:
+	default:
 	}
 }
 

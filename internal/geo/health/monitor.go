@@ -56,6 +56,7 @@ type Monitor struct {
 	dial    dial
 	client  *http.Client
 	touched chan touch
+	reached chan struct{} // holds one
 	id      string
 	metrics *metrics
 
@@ -95,7 +96,7 @@ func New(board *geo.Board, targets []Target, opt Options) (*Monitor, error) {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	d := newDial(targets, opt.Timeout)
-	m := &Monitor{opt: opt, board: board, targets: targets, dial: d, client: newClient(d, opt.Timeout), touched: make(chan touch),
+	m := &Monitor{opt: opt, board: board, targets: targets, dial: d, client: newClient(d, opt.Timeout), touched: make(chan touch), reached: make(chan struct{}, 1),
 		id: rand.Text(), attach: make(chan Bus, 1), up: make([]atomic.Bool, len(targets))}
 	m.others = slices.ContainsFunc(targets, func(t Target) bool { return t.Region != opt.Region })
 	var err error
@@ -188,6 +189,10 @@ func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 			return nil
 		case t := <-m.touched:
 			st.felt(t, time.Now())
+		case <-m.reached:
+			if st.line.doubt != nil && st.line.reached.IsZero() {
+				st.line.reached = time.Now()
+			}
 		case st.bus = <-m.attach:
 			sub, err := st.bus.ChanSubscribe(subject+"*", in)
 			if err != nil {

@@ -31,6 +31,7 @@ type world struct {
 	r       *rand.Rand
 	regions []string
 	boards  []*geo.Board
+	routers []*Monitor
 	subs    []chan *nats.Msg
 	targets map[string]string // region by host and path
 	killed  string
@@ -77,6 +78,7 @@ func startWorld(t *testing.T, seed uint64) *world {
 		require.NoError(t, err)
 		way := &simulated{w, i}
 		m.client, m.dial = &http.Client{Transport: way}, way.dial
+		w.routers = append(w.routers, m)
 		m.Attach(&simulatedBus{w, i})
 		running.Go(func() { require.NoError(t, m.Run(ctx)) })
 	}
