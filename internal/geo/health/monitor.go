@@ -240,7 +240,7 @@ func (m *Monitor) observe(st *state, o observation) (changed bool) {
 	if t.Region != m.opt.Region {
 		switch mute(o.outcome, o.why) {
 		case true:
-			if now.Add(-o.took).Before(st.line.contact) {
+			if o.began.Before(st.line.contact) {
 				o.outcome = void // asked while the line was cut
 			}
 		case false:

@@ -33,6 +33,9 @@ type fakeEdge struct {
 	conn atomic.Int64
 }
 
+// lateAnswer is how late a late edge answers.
+const lateAnswer = 400 * time.Millisecond
+
 func startEdge(t *testing.T, addr string) *fakeEdge {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -60,6 +63,9 @@ func startEdge(t *testing.T, addr string) *fakeEdge {
 			w.Header().Set("Content-Length", "65536")
 			_, _ = w.Write(body[:1000])
 			panic(http.ErrAbortHandler)
+		case "late":
+			time.Sleep(lateAnswer)
+			_, _ = w.Write(body)
 		case "503":
 			w.WriteHeader(http.StatusServiceUnavailable)
 		default:
@@ -166,6 +172,31 @@ func TestConnectionIsKept(t *testing.T) {
 	eventually(t, func() bool { return e.hits.Load() >= 8 }, "probes")
 	require.LessOrEqual(t, e.conn.Load(), int64(2), "connections for %d probes", e.hits.Load())
 	eventually(t, func() bool { g, _ := b.Load().Edge("eu-1"); return g.Load == 0.25 }, "load")
+}
+
+// TestFarAway: connecting and answering may each take as long as a probe, and only
+// the answer counts as slow.
+func TestFarAway(t *testing.T) {
+	e := startEdge(t, "127.0.0.1:0")
+	e.mode.Store("late")
+	tab, err := region.Loopback()
+	require.NoError(t, err)
+	targets := []Target{target(e, "eu-1", "eu")}
+	m, err := New(geo.NewBoard(geo.NewSnapshot(tab)), targets, Options{Region: "us", Timeout: 2 * lateAnswer})
+	require.NoError(t, err)
+	m.client = newClient(func(ctx context.Context, network, hostport string) (net.Conn, error) {
+		time.Sleep(m.opt.Timeout * 3 / 4)
+		return m.dial(ctx, network, hostport)
+	}, m.opt.Timeout)
+	defer m.client.CloseIdleConnections()
+	o := m.probe(t.Context(), 0)
+	require.Equal(t, good, o.outcome, o.why)
+	require.Less(t, o.took, m.opt.Timeout)
+	require.GreaterOrEqual(t, time.Since(o.began), m.opt.Timeout)
+	e.mode.Store("hang")
+	o = m.probe(t.Context(), 0)
+	require.Equal(t, timedOut, o.outcome, o.why)
+	require.GreaterOrEqual(t, o.took, m.opt.Timeout)
 }
 
 func TestAddressReplacesHost(t *testing.T) {

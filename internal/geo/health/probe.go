@@ -2,13 +2,16 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -51,7 +54,8 @@ type observation struct {
 	outcome outcome
 	why     string
 	load    float64
-	took    time.Duration
+	began   time.Time
+	took    time.Duration // from when it had its connection
 }
 
 // dial connects to a host and port.
@@ -76,10 +80,10 @@ func newDial(targets []Target, timeout time.Duration) dial {
 	}
 }
 
-// newClient returns a client whose kept connections serve all probes.
+// newClient returns a client whose kept connections serve all probes. Requests bring
+// their own time limit.
 func newClient(d dial, timeout time.Duration) *http.Client {
 	return &http.Client{
-		Timeout: timeout,
 		Transport: &http.Transport{
 			Proxy:               nil, // a proxy's health is not the edge's
 			DialContext:         d,
@@ -94,19 +98,49 @@ func newClient(d dial, timeout time.Duration) *http.Client {
 
 // probe asks a target once.
 func (m *Monitor) probe(ctx context.Context, i int) observation {
-	start := time.Now()
-	o := observation{target: i}
-	o.outcome, o.why, o.load = m.fetch(ctx, m.targets[i])
-	o.took = time.Since(start)
+	o := observation{target: i, began: time.Now()}
+	limit := newPhases(ctx, m.opt.Timeout)
+	defer limit.end()
+	o.outcome, o.why, o.load = m.fetch(limit.ctx, m.targets[i])
+	o.took = limit.passed()
 	if ctx.Err() != nil || o.outcome == timedOut && o.took > m.opt.Timeout+lateBy {
 		o.outcome = void
 	}
 	return o
 }
 
+// phases limits a request's time: that until it has a connection, and once more that
+// from then on. Connecting to a region far away and sending an object there, over a
+// connection that has yet to learn how fast it may, takes four round trips.
+type phases struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	limit  time.Duration
+	timer  *time.Timer
+	began  atomic.Int64 // Unix nanoseconds of the current phase
+}
+
+func newPhases(ctx context.Context, limit time.Duration) *phases {
+	p := &phases{limit: limit}
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	p.began.Store(time.Now().UnixNano())
+	p.timer = time.AfterFunc(limit, func() { p.cancel(context.DeadlineExceeded) })
+	p.ctx = httptrace.WithClientTrace(p.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		p.began.Store(time.Now().UnixNano())
+		p.timer.Reset(limit)
+	}})
+	return p
+}
+
+// passed is how long the current phase has lasted.
+func (p *phases) passed() time.Duration { return time.Duration(time.Now().UnixNano() - p.began.Load()) }
+
+func (p *phases) end() {
+	p.timer.Stop()
+	p.cancel(nil)
+}
+
 func (m *Monitor) fetch(ctx context.Context, t Target) (outcome, string, float64) {
-	ctx, cancel := context.WithTimeout(ctx, m.opt.Timeout)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.URL, nil)
 	if err != nil {
 		return bad, "bad URL", 0
@@ -114,7 +148,7 @@ func (m *Monitor) fetch(ctx context.Context, t Target) (outcome, string, float64
 	req.Header.Set("User-Agent", userAgent)
 	res, err := m.client.Do(req)
 	if err != nil {
-		o, why := classify(err)
+		o, why := classify(errors.Join(err, context.Cause(ctx)))
 		return o, why, 0
 	}
 	defer res.Body.Close()
@@ -123,7 +157,7 @@ func (m *Monitor) fetch(ctx context.Context, t Target) (outcome, string, float64
 	n, err := io.Copy(io.Discard, io.LimitReader(res.Body, maxBody+1))
 	switch {
 	case err != nil:
-		o, why := classify(err)
+		o, why := classify(errors.Join(err, context.Cause(ctx)))
 		return o, why, 0
 	case n > maxBody:
 		return bad, "answer too large", 0

@@ -45,6 +45,7 @@ type beat struct {
 // NewPulse returns a pulse of the targets; it feels nothing before Run.
 func NewPulse(targets []Target) *Pulse {
 	p := &Pulse{client: newClient(newDial(targets, beatTimeout), beatTimeout), beats: map[string]*beat{}}
+	p.client.Timeout = beatTimeout
 	for _, t := range targets {
 		p.beats[t.Name] = &beat{target: t, wake: make(chan struct{}, 1)}
 	}

@@ -101,14 +101,13 @@ func (t *tracker) observe(o outcome, why string, took time.Duration, now time.Ti
 	return first || t.down != before
 }
 
-// restore undoes a loss that was another's fault. The next failed probe counts as if
-// it had failed just before.
+// restore undoes a loss that was another's fault.
 func (t *tracker) restore() {
 	if !t.down {
 		return
 	}
 	t.down, t.why, t.restored = false, "", true
-	t.strikes, t.goods = strikesDown-1, goodsUp
+	t.strikes, t.goods = 0, goodsUp
 	t.flaps.forgive()
 	t.quality.failed, t.quality.seen = t.before.failed, t.before.seen
 }
