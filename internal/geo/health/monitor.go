@@ -149,6 +149,7 @@ type state struct {
 	alone     bool
 	applied   bool
 	shedders  map[string]*shedder
+	suspected map[string]time.Time // regions, when last
 	shed      map[string]shed
 	stepped   time.Time
 	// ticked is when the last tick was seen; starved until when this process's own
@@ -168,7 +169,7 @@ const shedEvery = time.Second
 // own is the one goroutine that holds the state.
 func (m *Monitor) own(ctx context.Context, obs <-chan observation) error {
 	st := &state{trackers: make([]tracker, len(m.targets)), loads: make([]float64, len(m.targets)),
-		witnesses: map[string]*witness{}, shedders: map[string]*shedder{}, shed: map[string]shed{}, verdicts: make([]Verdict, len(m.targets)), since: make([]time.Time, len(m.targets))}
+		witnesses: map[string]*witness{}, shedders: map[string]*shedder{}, suspected: map[string]time.Time{}, shed: map[string]shed{}, verdicts: make([]Verdict, len(m.targets)), since: make([]time.Time, len(m.targets))}
 	for i := range st.verdicts {
 		// A router that just started doesn't know since when a target works;
 		// counting from now keeps it from sending everyone back at once.
@@ -388,6 +389,10 @@ func (m *Monitor) shares(st *state, now time.Time) (changed bool) {
 	// the way out of here. One other alone says nothing.
 	others, everywhere := 0, true
 	for name, r := range regions {
+		if r.suspect {
+			st.suspected[name] = now
+		}
+		r.suspect = now.Sub(st.suspected[name]) < suspectFor
 		if name != m.opt.Region {
 			others++
 			everywhere = everywhere && r.suspect

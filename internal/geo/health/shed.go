@@ -31,6 +31,9 @@ const (
 	// failSuspect is enough to suspect the way there, where all regions fail; they
 	// don't come to failHigh in the same moment.
 	failSuspect = 0.1
+	// A suspicion lasts for suspectFor: behind one bad line regions are at their worst
+	// in turns.
+	suspectFor = 20 * time.Second
 
 	// A good probe is slow when it takes slowTimes more than probes of the edge usually
 	// take, which counts as at least slowLeast and at most slowMost. When slowHigh of
