@@ -169,7 +169,6 @@ func TestContainersLoseARegion(t *testing.T) {
 
 // TestDrillsInContainers loses regions and processes of containers as drills do.
 func TestDrillsInContainers(t *testing.T) {
-	t.Setenv("MERIDIAN_HEALTH_INTERVAL", "2s")
 	r := startContainers(t)
 	out, err := r.run(t.Context(), 30*time.Minute, "go", "run", ".", "drill", "run", "--compose", "docker-compose.multiregion.yml",
 		"--out", filepath.Join(t.TempDir(), "report"), "control", "kill-region", "hang-region", "silence-region", "kill-leader",

@@ -32,6 +32,9 @@ const (
 	labelComponent = "video.meridian.component"
 	// ownDocker is the distribution's client, which fits its engine.
 	ownDocker = "/usr/bin/docker"
+	// engineTime is how long the engine may take to tell of all containers: it runs
+	// their health checks meanwhile.
+	engineTime = 20 * time.Second
 	// maxOutput of a command.
 	maxOutput = 8 << 20
 )
@@ -73,6 +76,9 @@ func (c *Compose) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, c.docker, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("the engine didn't answer: %w", cause)
+		}
 		return out.Bytes(), fmt.Errorf("docker %s: %w: %.500s", args[0], err, strings.TrimSpace(errs.String()))
 	}
 	if out.Len() > maxOutput {
@@ -257,7 +263,7 @@ func (c *Compose) leader(ctx context.Context) (string, error) {
 
 // Status asks the engine.
 func (c *Compose) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	ctx, cancel := context.WithTimeout(ctx, engineTime)
 	defer cancel()
 	list, err := c.containers(ctx, nil)
 	if err != nil {
