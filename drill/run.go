@@ -348,6 +348,7 @@ func (x *run) account(ctx context.Context) error {
 		}
 	}
 	x.say("comparing stores and catalog")
+	lacking := ""
 	rctx, cancel := limit(x.s.Objectives.Reconciled)
 	defer cancel()
 	at, err := x.await(rctx, func(ctx context.Context) error {
@@ -356,7 +357,12 @@ func (x *run) account(ctx context.Context) error {
 			return err
 		}
 		x.o.Stores = &report
-		return report.Err()
+		err = report.Err()
+		if err != nil && err.Error() != lacking {
+			lacking = err.Error()
+			x.say("not yet: %s", lacking)
+		}
+		return err
 	})
 	if err != nil {
 		x.o.Why = append(x.o.Why, "stores: "+err.Error())

@@ -32,6 +32,8 @@ const (
 	labelComponent = "video.meridian.component"
 	// ownDocker is the distribution's client, which fits its engine.
 	ownDocker = "/usr/bin/docker"
+	// restart is the policy of the compose file's services.
+	restart = "unless-stopped"
 	// engineTime is how long the engine may take to tell of all containers: it runs
 	// their health checks meanwhile.
 	engineTime = 20 * time.Second
@@ -43,8 +45,9 @@ const (
 var stores = []string{"etcd", "postgres", "nats", "minio"}
 
 // Compose is the platform of docker-compose.multiregion.yml on this machine's
-// engine. What it does to regions it does with docker: kill, pause, stop, and
-// taking their containers off the networks between regions. Viewers have their
+// engine. What it does to regions it does with docker: pause, stop, and taking their
+// containers off the networks between regions; or it kills their processes, which
+// the engine can't do to many at once. Viewers have their
 // addresses on this machine, for which it must be root.
 type Compose struct {
 	// file is the compose file; docker the client.
@@ -307,9 +310,28 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 	case f.Fault == scenario.Silence:
 		return c.silence(ctx, f.Region, list)
 	}
-	verb := map[scenario.Fault]string{scenario.Kill: "kill", scenario.Stop: "stop", scenario.Hang: "pause"}[f.Fault]
-	_, err = c.run(ctx, append([]string{verb}, names(list)...)...)
-	return err
+	switch f.Fault {
+	case scenario.Kill:
+		return c.kill(ctx, f, list)
+	case scenario.Stop:
+		return together(list, func(x container) error { _, err := c.run(ctx, "stop", x.ID); return err })
+	default:
+		return together(list, func(x container) error { _, err := c.run(ctx, "pause", x.ID); return err })
+	}
+}
+
+// kill ends a region's containers in one moment, as a loss of power does; the engine
+// takes seconds for each. It shall not start them again.
+func (c *Compose) kill(ctx context.Context, f Fault, list []container) error {
+	if _, err := c.run(ctx, append([]string{"update", "--restart", "no"}, names(list)...)...); err != nil {
+		return err
+	}
+	return together(list, func(x container) error {
+		if x.State.Pid == 0 {
+			return nil // it doesn't run
+		}
+		return named(f, x.State.Pid, supervise.KillTree(ctx, x.State.Pid))
+	})
 }
 
 // endpoint is what a container was taken off.
@@ -385,11 +407,7 @@ func (c *Compose) Heal(ctx context.Context, f Fault) error {
 		return c.hear(ctx, f.Region)
 	case scenario.Hang:
 		list = slices.DeleteFunc(list, func(x container) bool { return !x.State.Paused })
-		if len(list) == 0 {
-			return nil
-		}
-		_, err := c.run(ctx, append([]string{"unpause"}, names(list)...)...)
-		return err
+		return together(list, func(x container) error { _, err := c.run(ctx, "unpause", x.ID); return err })
 	case scenario.Kill, scenario.Stop:
 		if f.Process == "" {
 			return c.start(ctx, f, list)
@@ -416,6 +434,9 @@ func (c *Compose) start(ctx context.Context, f Fault, list []container) error {
 	for _, ids := range [][]string{first, then} {
 		if len(ids) == 0 {
 			continue
+		}
+		if _, err := c.run(ctx, append([]string{"update", "--restart", restart}, ids...)...); err != nil {
+			return err
 		}
 		if _, err := c.run(ctx, append([]string{"start"}, ids...)...); err != nil {
 			return err

@@ -100,8 +100,12 @@ func (r *Repair) compare(ctx context.Context) {
 	for {
 		pause := jitter(r.cfg.Interval)
 		again, err := r.fullPass(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			pause = min(retryPause, r.cfg.Interval)
+		case r.Status().Unplaced > 0:
+			// Nobody could say where some objects belong; soon somebody can.
+			pause = min(againAfter, r.cfg.Interval)
 		}
 		if again {
 			continue
