@@ -196,7 +196,7 @@ func (e *Encoder) runPlan(ctx context.Context, t Task) (catalog.Plan, error) {
 		return p, nil
 	}
 	p, err := t.Plan(ctx)
-	if err != nil || p.Growing {
+	if err != nil || p.State == catalog.PlanGrowing {
 		return p, err
 	}
 	e.mu.Lock()

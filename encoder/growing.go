@@ -73,7 +73,7 @@ func (e *Encoder) growsAt(in *input, p catalog.Plan) int64 {
 
 // grow goes on with a plan that grows.
 func (e *Encoder) grow(ctx context.Context, t Task, in *input, p catalog.Plan) error {
-	if !p.Growing {
+	if p.State != catalog.PlanGrowing {
 		return t.Finish(ctx) // an earlier attempt's answer was lost
 	}
 	p, err := e.grown(ctx, t, in, p)
@@ -86,7 +86,7 @@ func (e *Encoder) grow(ctx context.Context, t Task, in *input, p catalog.Plan) e
 	switch {
 	case err != nil:
 		return in.blame(err)
-	case p.Growing:
+	case p.State == catalog.PlanGrowing:
 		return t.GrowPlan(ctx, p, e.growsAt(in, p))
 	}
 	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {

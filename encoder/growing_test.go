@@ -86,8 +86,7 @@ func TestGrowingEqualsWhole(t *testing.T) {
 			early := b.grows(t, data, int64(len(data)))
 			require.Greater(t, early, 2, "chunks were encoded before the end")
 			p, want := b.board.plan, whole.board.plan
-			require.False(t, p.Growing)
-			require.True(t, p.Grown)
+			require.Equal(t, catalog.PlanGrown, p.State)
 			require.Equal(t, want.Frames, p.Frames)
 			require.InDelta(t, want.DurationMS, p.DurationMS, 40)
 			require.Equal(t, want.Target, p.Target)
@@ -135,7 +134,7 @@ func TestGrowingChanges(t *testing.T) {
 			b.arrives(data, 4<<20)
 			require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 			require.NotNil(t, b.board.plan)
-			require.True(t, b.board.plan.Growing)
+			require.Equal(t, catalog.PlanGrowing, b.board.plan.State)
 			b.arrives(data, int64(len(data)))
 			var bad *probe.InputError
 			require.ErrorAs(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 2)), &bad)
@@ -158,7 +157,7 @@ func TestGrowingGoesOn(t *testing.T) {
 	for _, b := range []*bench{b, other} {
 		b.arrives(data, int64(len(data)))
 		require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 3)))
-		require.False(t, b.board.plan.Growing)
+		require.Equal(t, catalog.PlanGrown, b.board.plan.State)
 	}
 	require.Equal(t, b.board.plan.Tracks, other.board.plan.Tracks)
 	var run plan.Run
@@ -191,7 +190,7 @@ func TestGrowingOnTheRealQueue(t *testing.T) {
 		}
 	}
 	good, bad := begin(whole), begin(changed)
-	stop := q.worker(t, "eu")
+	stop := q.worker(t, "eu", nil)
 	send(good, 5)
 	send(bad, 5)
 	committed := func(u *upload) int {
@@ -202,7 +201,7 @@ func TestGrowingOnTheRealQueue(t *testing.T) {
 	require.Eventually(t, func() bool { return committed(good) > 0 && committed(bad) > 0 }, 3*time.Minute, 20*time.Millisecond)
 	require.Equal(t, catalog.Uploading, q.asset(t, good.asset).State)
 	stop()
-	q.worker(t, "us")
+	q.worker(t, "us", nil)
 	for _, u := range []*upload{good, bad} {
 		send(u, 1000)
 		_, err := q.cat.FinishUpload(t.Context(), u.id)

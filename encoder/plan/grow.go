@@ -91,7 +91,7 @@ func Begin(src probe.Source, g Growth, frames []probe.Frame, p Profile, speed Sp
 	w, h := v.Display()
 	all := Ladder(w, h, fps, p.Rungs)
 	split := slower(all, decodeRate(v, fps), fps, speed)
-	out := catalog.Plan{Target: p.SegmentSeconds, Growing: true}
+	out := catalog.Plan{Target: p.SegmentSeconds, State: catalog.PlanGrowing}
 	for n, rungs := range [][]Rung{all[split:], all[:split]} {
 		if len(rungs) == 0 {
 			continue
@@ -370,7 +370,7 @@ func (g *Growth) finish(p *catalog.Plan, run *Run, whole probe.Source, pts []int
 	if rest := whole.Duration.Seconds() - length; rest > maxGap {
 		return &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the picture ends %.0f s before the sound", rest)}
 	}
-	p.Growing, p.Grown = false, true
+	p.State = catalog.PlanGrown
 	p.Frames, p.DurationMS = g.Frames, int64(math.Round(length*1000))
 	zero := AudioTrack{Zero: t.Zero, Num: t.Num, Den: t.Den, PadTo: p.DurationMS * SampleRate / 1000}
 	others, err := otherTracks(whole, zero, run.Params, 0, 0)

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,13 +12,13 @@ import (
 // many chunks of the picture.
 func grownPlan() Plan {
 	p := testPlan(false)
-	p.Grown = true
+	p.State = PlanGrown
 	return p
 }
 
 func growingPlan(chunks int) Plan {
 	p := testPlan(false)
-	p.Growing, p.DurationMS, p.Frames, p.Tracks = true, 0, 0, p.Tracks[:1]
+	p.State, p.DurationMS, p.Frames, p.Tracks = PlanGrowing, 0, 0, p.Tracks[:1]
 	p.Tracks[0].Chunks = p.Tracks[0].Chunks[:chunks]
 	return p
 }
@@ -32,6 +34,8 @@ func TestGrowingRun(t *testing.T) {
 	// The version before lists its workers so.
 	sql(t, c, "INSERT INTO workers (id, region, slots, early) VALUES ('old', 'eu', 4, true)")
 	task := claim(t, c, plan)
+	require.ErrorContains(t, c.GrowPlan(ctx, task, grownPlan(), 40), "doesn't grow")
+	require.ErrorContains(t, c.CommitPlan(ctx, task, growingPlan(1)), "isn't complete")
 	require.ErrorIs(t, c.GrowPlan(ctx, task, growingPlan(1), 40), ErrState)
 	require.NoError(t, c.BeatWorker(ctx, "old", "eu", 4))
 	require.NoError(t, c.GrowPlan(ctx, task, growingPlan(1), 40))
@@ -81,4 +85,40 @@ func TestGrowingRun(t *testing.T) {
 	require.Equal(t, "archive", profile)
 	require.NoError(t, c.Fail(ctx, claim(t, c, id+"/r2/plan"), Failure{Code: "damaged", Detail: "x"}))
 	require.Equal(t, "failed", one[string](t, c, "SELECT state FROM assets"), "what is judged whole is judged for good")
+}
+
+// The version that brought plans that grow reads what this one writes, and writes what
+// this one reads.
+func TestStoredPlans(t *testing.T) {
+	// As that version declared its plans.
+	type before struct {
+		Target     int             `json:"target"`
+		DurationMS int64           `json:"duration_ms"`
+		Frames     int64           `json:"frames"`
+		Tracks     []PlanTrack     `json:"tracks"`
+		Encoder    json.RawMessage `json:"encoder,omitempty"`
+		Growing    bool            `json:"growing,omitempty"`
+		Grown      bool            `json:"grown,omitempty"`
+	}
+	for state, want := range map[PlanState]before{PlanWhole: {}, PlanGrowing: {Growing: true}, PlanGrown: {Grown: true}} {
+		p := testPlan(true)
+		p.State, p.Encoder = state, json.RawMessage(`{"a":1}`)
+		want.Target, want.DurationMS, want.Frames, want.Tracks, want.Encoder = p.Target, p.DurationMS, p.Frames, p.Tracks, p.Encoder
+		now, err := json.Marshal(p)
+		require.NoError(t, err)
+		var read before
+		dec := json.NewDecoder(strings.NewReader(string(now)))
+		dec.DisallowUnknownFields()
+		require.NoError(t, dec.Decode(&read))
+		require.Equal(t, want, read)
+
+		then, err := json.Marshal(want)
+		require.NoError(t, err)
+		require.JSONEq(t, string(then), string(now))
+		got := growingPlan(1) // nothing of what was there stays
+		require.NoError(t, json.Unmarshal(then, &got))
+		require.Equal(t, p, got)
+	}
+	_, err := json.Marshal(Plan{State: "shrinking"})
+	require.ErrorContains(t, err, "shrinking")
 }

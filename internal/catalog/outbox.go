@@ -125,7 +125,7 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 			return fmt.Errorf("plan of %s: %w", runOf(r), err)
 		}
 	}
-	if plan.Growing || plan.Grown {
+	if plan.State != PlanWhole {
 		grace := time.Duration(0)
 		if State(a.State) == Playable {
 			grace = workGrace // there are viewers

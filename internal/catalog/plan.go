@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -19,7 +20,7 @@ const (
 func (p Plan) validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("plan: "+format, a...)) }
-	if p.Target < 1 || p.DurationMS < 1 && !p.Growing || p.Frames < 0 {
+	if p.Target < 1 || p.DurationMS < 1 && p.State != PlanGrowing || p.Frames < 0 {
 		bad("target %d s, duration %d ms, %d frames: out of range", p.Target, p.DurationMS, p.Frames)
 	}
 	if len(p.Tracks) == 0 || len(p.Tracks) > maxTracks {
@@ -52,7 +53,7 @@ func (p Plan) validate() error {
 			}
 			seen["/"+r.ID] = true
 		}
-		if t.Kind == hls.Video && len(t.Chunks) == 0 && !p.Growing || len(t.Chunks) > maxChunks {
+		if t.Kind == hls.Video && len(t.Chunks) == 0 && p.State != PlanGrowing || len(t.Chunks) > maxChunks {
 			bad("track %s: %d chunks", t.ID, len(t.Chunks))
 		}
 		for i, c := range t.Chunks {
@@ -68,6 +69,124 @@ func (p Plan) validate() error {
 		bad("every track is late: nothing would make the asset playable")
 	}
 	return errors.Join(errs...)
+}
+
+// CommitPlan stores the run's plan, makes its tasks and marks the plan task
+// done. Committing the same plan again is no error.
+func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
+	if p.State == PlanGrowing {
+		return fmt.Errorf("commit %s: the plan isn't complete", t.ID)
+	}
+	return c.storePlan(ctx, "commit "+t.ID, t, p, func(s planStore) error {
+		n, err := s.q.SetPlan(ctx, s.body, t.ID, int32(t.Attempt))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			if again, err := finish(ctx, s.q, t); again || err != nil {
+				return err
+			}
+			return ErrFenced // the run has ended
+		}
+		if err := s.q.SetDuration(ctx, &p.DurationMS, t.Asset); err != nil {
+			return err
+		}
+		if err := s.insertTracks(ctx, t, p); err != nil {
+			return err
+		}
+		if State(s.asset.State) == Uploading {
+			if err := s.q.ReleaseArrived(ctx, t.Asset); err != nil {
+				return err
+			}
+		} else if err := s.q.ReleaseTasks(ctx, t.Asset, math.MaxInt64); err != nil {
+			return err
+		}
+		return emit(ctx, s.q, s.asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
+	})
+}
+
+// GrowPlan stores a plan that grows, makes the tasks it has more than before, and gives
+// the plan task back until its source has so many bytes, or is complete. ErrState means
+// that a worker was seen lately that doesn't know of such plans.
+func (c *Catalog) GrowPlan(ctx context.Context, t Task, p Plan, bytes int64) error {
+	if p.State != PlanGrowing {
+		return fmt.Errorf("grow %s: the plan doesn't grow", t.ID)
+	}
+	return c.storePlan(ctx, "grow "+t.ID, t, p, func(s planStore) error {
+		n, err := s.q.SetGrowingPlan(ctx, s.body, t.ID, int32(t.Attempt))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			row, err := s.q.GetTask(ctx, t.ID)
+			if err == nil && row.State == "running" && int(row.Attempt) == t.Attempt && s.have == nil {
+				return fmt.Errorf("%w: not all workers know of plans that grow", ErrState)
+			}
+			return ErrFenced
+		}
+		if err := s.insertTracks(ctx, t, p); err != nil {
+			return err
+		}
+		n, err = s.q.AwaitBytes(ctx, db.AwaitBytesParams{ID: t.ID, Attempt: int32(t.Attempt), Asset: t.Asset, Needs: bytes})
+		if err == nil && n == 0 {
+			return ErrFenced
+		}
+		return err
+	})
+}
+
+// planStore is a transaction that stores a plan.
+type planStore struct {
+	q     *db.Queries
+	asset db.Asset
+	body  json.RawMessage
+	// have are the tracks the run has already, of a plan that grows or has grown.
+	have []PlanTrack
+}
+
+// storePlan has a plan stored that is valid, while its asset is locked.
+func (c *Catalog) storePlan(ctx context.Context, what string, t Task, p Plan, store func(planStore) error) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("plan %s: %w", t.ID, err)
+	}
+	return c.write(ctx, what, func(q *db.Queries) error {
+		s := planStore{q: q, body: body}
+		var err error
+		if s.asset, err = q.LockAsset(ctx, t.Asset); err != nil {
+			return err
+		}
+		if p.State != PlanWhole {
+			if s.have, err = tracksOf(ctx, q, t); err != nil {
+				return err
+			}
+		}
+		return store(s)
+	})
+}
+
+// tracksOf are the tracks a run has already.
+func tracksOf(ctx context.Context, q *db.Queries, t Task) ([]PlanTrack, error) {
+	run, err := q.GetRun(ctx, t.Asset, int32(t.Run))
+	if err != nil || run.Plan == nil {
+		return nil, err
+	}
+	var p Plan
+	err = json.Unmarshal(run.Plan, &p)
+	return p.Tracks, err
+}
+
+// insertTracks makes the renditions and tasks a plan has more than before.
+func (s planStore) insertTracks(ctx context.Context, t Task, p Plan) error {
+	for _, track := range p.Tracks {
+		if err := insertTrack(ctx, s.q, s.asset, t, track, s.have); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // TrackTaskID names the task of a track's chunk; an audio track has one, chunk 0.

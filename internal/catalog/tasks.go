@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -146,111 +145,6 @@ func finish(ctx context.Context, q *db.Queries, t Task) (again bool, err error) 
 		return true, nil
 	}
 	return false, ErrFenced
-}
-
-// CommitPlan stores the run's plan, makes its tasks and marks the plan task
-// done. Committing the same plan again is no error.
-func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
-	if err := p.validate(); err != nil {
-		return err
-	}
-	body, err := json.Marshal(p)
-	if err != nil {
-		return fmt.Errorf("plan %s: %w", t.ID, err)
-	}
-	return c.write(ctx, "commit "+t.ID, func(q *db.Queries) error {
-		asset, err := q.LockAsset(ctx, t.Asset)
-		if err != nil {
-			return err
-		}
-		var have []PlanTrack
-		if p.Grown {
-			if have, err = tracksOf(ctx, q, t); err != nil {
-				return err
-			}
-		}
-		n, err := q.SetPlan(ctx, body, t.ID, int32(t.Attempt))
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			if again, err := finish(ctx, q, t); again || err != nil {
-				return err
-			}
-			return ErrFenced // the run has ended
-		}
-		if err := q.SetDuration(ctx, &p.DurationMS, t.Asset); err != nil {
-			return err
-		}
-		for _, track := range p.Tracks {
-			if err := insertTrack(ctx, q, asset, t, track, have); err != nil {
-				return err
-			}
-		}
-		if State(asset.State) == Uploading {
-			if err := q.ReleaseArrived(ctx, t.Asset); err != nil {
-				return err
-			}
-		} else if err := q.ReleaseTasks(ctx, t.Asset, math.MaxInt64); err != nil {
-			return err
-		}
-		return emit(ctx, q, asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
-	})
-}
-
-// tracksOf are the tracks a run has already.
-func tracksOf(ctx context.Context, q *db.Queries, t Task) ([]PlanTrack, error) {
-	run, err := q.GetRun(ctx, t.Asset, int32(t.Run))
-	if err != nil || run.Plan == nil {
-		return nil, err
-	}
-	var p Plan
-	err = json.Unmarshal(run.Plan, &p)
-	return p.Tracks, err
-}
-
-// GrowPlan stores a plan that grows, makes the tasks it has more than before, and gives
-// the plan task back until its source has so many bytes, or is complete. ErrState means
-// that a worker was seen lately that doesn't know of such plans.
-func (c *Catalog) GrowPlan(ctx context.Context, t Task, p Plan, bytes int64) error {
-	if err := p.validate(); err != nil {
-		return err
-	}
-	body, err := json.Marshal(p)
-	if err != nil {
-		return fmt.Errorf("plan %s: %w", t.ID, err)
-	}
-	return c.write(ctx, "grow "+t.ID, func(q *db.Queries) error {
-		asset, err := q.LockAsset(ctx, t.Asset)
-		if err != nil {
-			return err
-		}
-		have, err := tracksOf(ctx, q, t)
-		if err != nil {
-			return err
-		}
-		n, err := q.SetGrowingPlan(ctx, body, t.ID, int32(t.Attempt))
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			row, err := q.GetTask(ctx, t.ID)
-			if err == nil && row.State == "running" && int(row.Attempt) == t.Attempt && have == nil {
-				return fmt.Errorf("%w: not all workers know of plans that grow", ErrState)
-			}
-			return ErrFenced
-		}
-		for _, track := range p.Tracks {
-			if err := insertTrack(ctx, q, asset, t, track, have); err != nil {
-				return err
-			}
-		}
-		n, err = q.AwaitBytes(ctx, db.AwaitBytesParams{ID: t.ID, Attempt: int32(t.Attempt), Asset: t.Asset, Needs: bytes})
-		if err == nil && n == 0 {
-			return ErrFenced
-		}
-		return err
-	})
 }
 
 // ChunkCommit is a finished chunk of a video or audio track.

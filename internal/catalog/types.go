@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/meridian-video/meridian/internal/hls"
@@ -151,7 +152,19 @@ type APIKey struct {
 	RevokedAt *time.Time
 }
 
-// Plan is what a run encodes, fixed before its first chunk, but for Growing. Fields named
+// PlanState says how much of its source a plan is of.
+type PlanState string
+
+// States of a plan. One that grows is of a source whose frames are known only as they
+// arrive: chunks and tracks follow, and nothing of the run is shown. Should the run of
+// one that has grown fail, another begins, for which the source is judged anew.
+const (
+	PlanWhole   PlanState = ""
+	PlanGrowing PlanState = "growing"
+	PlanGrown   PlanState = "grown"
+)
+
+// Plan is what a run encodes, fixed before its first chunk unless it grows. Fields named
 // Encoder are the encoder's own and opaque to everybody else.
 type Plan struct {
 	// Target is EXT-X-TARGETDURATION in seconds.
@@ -162,11 +175,47 @@ type Plan struct {
 	Frames  int64           `json:"frames"`
 	Tracks  []PlanTrack     `json:"tracks"`
 	Encoder json.RawMessage `json:"encoder,omitempty"`
-	// Growing plans are of a source whose frames are known only as they arrive: chunks
-	// and tracks follow, and nothing of the run is shown. Grown ones have been so; should
-	// their run fail, another begins, for which the source is judged anew.
+	State   PlanState       `json:"-"`
+}
+
+// planFields are a Plan's but for its state.
+type planFields Plan
+
+// storedPlan is a plan as it is stored. Its state is two booleans, of which at most one
+// is true: the first version that had such plans wrote and read them, and it may run
+// beside this one. Queries ask for "growing", too.
+type storedPlan struct {
+	planFields
 	Growing bool `json:"growing,omitempty"`
 	Grown   bool `json:"grown,omitempty"`
+}
+
+// MarshalJSON writes the stored form.
+func (p Plan) MarshalJSON() ([]byte, error) {
+	switch p.State {
+	case PlanWhole, PlanGrowing, PlanGrown:
+	default:
+		return nil, fmt.Errorf("plan's state %q is unknown", p.State)
+	}
+	return json.Marshal(storedPlan{planFields: planFields(p), Growing: p.State == PlanGrowing, Grown: p.State == PlanGrown})
+}
+
+// UnmarshalJSON reads the stored form.
+func (p *Plan) UnmarshalJSON(b []byte) error {
+	s := storedPlan{planFields: planFields(*p)}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	*p = Plan(s.planFields)
+	switch {
+	case s.Growing:
+		p.State = PlanGrowing
+	case s.Grown:
+		p.State = PlanGrown
+	default:
+		p.State = PlanWhole
+	}
+	return nil
 }
 
 // PlanTrack is what is encoded together.
