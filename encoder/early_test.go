@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,13 +36,30 @@ func longFile(t testing.TB, name, length string, args ...string) []byte {
 }
 
 // denseFile is small pictures in many bytes, its index in front.
-func denseFile(t testing.TB, args ...string) []byte {
+func denseFile(t testing.TB) []byte {
 	t.Helper()
-	b, err := os.ReadFile(makeFile(t, "dense.mp4", append([]string{"-i", mediaFile("small-426x240-27s.mp4"), "-map", "0:v", "-map", "0:a", "-c:a", "copy",
-		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-g", "30", "-movflags", "+faststart"}, args...)...))
+	b, err := dense()
 	require.NoError(t, err)
 	return b
 }
+
+// dense makes it once for all tests; denseFrames is how many frames it has.
+var dense = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "meridian-test-dense-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "dense.mp4")
+	out, err := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-i", mediaFile("small-426x240-27s.mp4"), "-map", "0:v", "-map", "0:a", "-c:a", "copy",
+		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-g", "30", "-movflags", "+faststart", path).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(path)
+})
+
+const denseFrames = 816
 
 // arrives makes the first n bytes of a bench's source be there, as parts of 1 MiB.
 func (b *bench) arrives(data []byte, n int64) {
@@ -72,6 +92,7 @@ func without(p catalog.Plan) catalog.Plan {
 // Every task gets by with what its plan says it needs, and what comes out is what
 // comes out when all is there from the start.
 func TestEarlyEqualsWhole(t *testing.T) {
+	t.Parallel()
 	data := denseFile(t)
 	// What several threads make of a rate that is capped is never the same twice.
 	noCopy := func(o *Options) { o.Profile.Copy, o.Profile.Threads = false, 1 }
@@ -123,6 +144,7 @@ func TestEarlyEqualsWhole(t *testing.T) {
 
 // A copied track begins early, too: its first chunk needn't wait for the rest.
 func TestCopyBeginsEarly(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile(makeFile(t, "closed.mp4", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30:duration=20", "-c:v", "libx264", "-preset", "ultrafast",
 		"-b:v", "3M", "-g", "30", "-pix_fmt", "yuv420p", "-movflags", "+faststart"))
 	require.NoError(t, err)
@@ -151,6 +173,7 @@ func TestCopyBeginsEarly(t *testing.T) {
 // An audio track begins when what its level is sampled from is there, and waits for
 // the rest without a gap. What it waits for in vain another attempt goes on with.
 func TestEarlySound(t *testing.T) {
+	t.Parallel()
 	testenv.Long(t)
 	data := longFile(t, "sound.mp4", "150", "-movflags", "+faststart")
 	plain := func(o *Options) { o.Profile.PerTitle.Enabled = false }
@@ -198,6 +221,7 @@ func TestEarlySound(t *testing.T) {
 // What doesn't tell at its beginning what it holds, or too little for a first chunk,
 // waits for its end.
 func TestNotEarly(t *testing.T) {
+	t.Parallel()
 	for name, args := range map[string][]string{
 		"end.mp4":        nil,
 		"fragments.mp4":  {"-movflags", "+frag_keyframe+empty_moov"},
@@ -248,6 +272,7 @@ func TestHeadArrivesInParts(t *testing.T) {
 // Where later bytes aren't what the head says the end is as ever: a typed failure, or
 // what there is.
 func TestHeadLies(t *testing.T) {
+	t.Parallel()
 	data := denseFile(t)
 	lies := slices.Clone(data)
 	for i := 4 << 20; i < len(lies); i++ {
@@ -295,12 +320,13 @@ func TestBytesDontCome(t *testing.T) {
 
 // The ladder of a film that is arriving is measured where it is there.
 func TestEarlyWindows(t *testing.T) {
-	data := longFile(t, "front.mp4", "60", "-movflags", "+faststart")
-	path := filepath.Join(t.TempDir(), "front.mp4")
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	b := newBenchBytes(t, data, func(o *Options) { o.Profile.Rungs = []int{1080, 720, 480, 360} })
+	t.Parallel()
+	short := makeFile(t, "short.mp4", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30:duration=3", "-c:v", "libx264", "-preset", "ultrafast", "-g", "30", "-pix_fmt", "yuv420p")
+	data, err := os.ReadFile(makeFile(t, "front.mp4", "-stream_loop", "19", "-i", short, "-c", "copy", "-movflags", "+faststart"))
+	require.NoError(t, err)
+	b := newBenchBytes(t, data, func(o *Options) { o.Profile.Rungs = []int{720, 480, 360, 240} })
 	b.complexityLimit = time.Minute
-	b.arrives(data, 8<<20)
+	b.arrives(data, int64(len(data))/2>>20<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, b.Handle(ctx, b.task(catalog.KindPlan, "", 0, 1)))
@@ -314,6 +340,7 @@ func TestEarlyWindows(t *testing.T) {
 // Over PostgreSQL, JetStream and two object stores: an upload that another process
 // goes on with, its worker lost, is encoded as it arrives; one that is given up leaves nothing.
 func TestEarlyOnTheRealQueue(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t)
 	start(t, (&jobs.Janitor{Catalog: q.cat, Conn: q.conn, Objects: q.store, Name: "j", Log: slog.New(slog.DiscardHandler)}).Run)
 	data := denseFile(t)
@@ -332,14 +359,14 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 		require.NoError(t, err)
 		return len(records)
 	}
-	stop := q.worker(t, "eu")
+	stop := q.worker(t, "eu", nil)
 	require.Eventually(t, func() bool { return committed(good, "v0") > 0 && committed(gone, "v0") > 0 }, 2*time.Minute, 20*time.Millisecond)
 	require.Equal(t, catalog.Uploading, q.asset(t, good).State)
 	require.NoError(t, q.cat.DeleteAsset(t.Context(), "o", gone))
 	stop()
 
-	elsewhere := q.open(t)
-	q.worker(t, "us")
+	elsewhere := q.other(t)
+	q.worker(t, "us", nil)
 	parts := (len(data) + size - 1) / size
 	for n := 4; n < parts-1; n++ {
 		part(elsewhere, good, up, n)
@@ -369,7 +396,7 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 			film = append(film, b...)
 		}
 	}
-	require.Equal(t, 816, decoded(t, film))
+	require.Equal(t, denseFrames, decoded(t, film))
 
 	left := func() (keys []string) {
 		for _, prefix := range []string{"sources/", "work/", "streams/"} {

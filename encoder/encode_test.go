@@ -12,10 +12,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
+// workerEnv makes this program a worker, for tests that end one's process.
+const workerEnv = "MERIDIAN_TEST_WORKER"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(workerEnv) != "" {
+		os.Exit(cli.Main(os.Args[1:], &struct {
+			Encoder Command `cmd:""`
+		}{}))
+	}
 	goleak.VerifyTestMain(m,
 		// The S3 client's idle connections, which it has no way to close.
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
@@ -51,6 +60,7 @@ func decoded(t testing.TB, data []byte) int {
 }
 
 func TestEncodeFiles(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		file          string
 		frames        int64

@@ -74,6 +74,7 @@ func (b *bench) grows(t testing.TB, data []byte, most int64) (early int) {
 // A source that tells its frames only as they come is encoded as it comes, and what
 // comes out are the frames and times that come out when all is there from the start.
 func TestGrowingEqualsWhole(t *testing.T) {
+	t.Parallel()
 	for name, args := range containers {
 		t.Run(name, func(t *testing.T) {
 			if name == "film.webm" {
@@ -120,6 +121,7 @@ func TestGrowingEqualsWhole(t *testing.T) {
 
 // A source that turns out otherwise than it began ends its run.
 func TestGrowingChanges(t *testing.T) {
+	t.Parallel()
 	ts := streamed(t, "film.ts")
 	slower, err := os.ReadFile(makeFile(t, "slow.ts", "-f", "lavfi", "-i", "testsrc2=size=426x240:rate=15:duration=30", "-f", "lavfi", "-i", "sine=duration=30",
 		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-minrate", "3M", "-maxrate", "3M", "-bufsize", "3M", "-g", "15", "-output_ts_offset", "30"))
@@ -145,6 +147,7 @@ func TestGrowingChanges(t *testing.T) {
 
 // Another worker goes on where a plan was committed, and looking twice changes nothing.
 func TestGrowingGoesOn(t *testing.T) {
+	t.Parallel()
 	data := streamed(t, "film.ts")
 	b := newBenchBytes(t, data, growing)
 	b.arrives(data, 4<<20)
@@ -165,50 +168,17 @@ func TestGrowingGoesOn(t *testing.T) {
 	require.Empty(t, run.Growth.PTS)
 }
 
-// Over PostgreSQL, JetStream and two object stores: a transport stream whose worker is
-// lost while it arrives is ready with the run that began early; one that turns out
-// otherwise than it began, with the next run.
-func TestGrowingOnTheRealQueue(t *testing.T) {
+// Over PostgreSQL, JetStream and two object stores: a source that turns out otherwise
+// than it began is ready with the next run.
+func TestGrowingChangesOnTheRealQueue(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t)
-	whole := streamed(t, "film.ts")
-	changed := slices.Concat(whole, whole[:len(whole)/2/188*188])
-	const size = 1 << 20
-	type upload struct {
-		data      []byte
-		asset, id string
-		sent      int
-	}
-	begin := func(data []byte) *upload {
-		u := &upload{data: data}
-		u.asset, u.id = q.begin(t, len(data))
-		return u
-	}
-	send := func(u *upload, parts int) {
-		for ; parts > 0 && u.sent*size < len(u.data); parts-- {
-			q.part(t, q.cat, u.asset, u.id, u.sent, u.sent*size, u.data[u.sent*size:min(len(u.data), (u.sent+1)*size)], true)
-			u.sent++
-		}
-	}
-	good, bad := begin(whole), begin(changed)
-	stop := q.worker(t, "eu", nil)
-	send(good, 5)
-	send(bad, 5)
-	committed := func(u *upload) int {
-		records, err := q.cat.CommittedChunks(t.Context(), u.asset, 1, "v0")
-		require.NoError(t, err)
-		return len(records)
-	}
-	require.Eventually(t, func() bool { return committed(good) > 0 && committed(bad) > 0 }, 3*time.Minute, 20*time.Millisecond)
-	require.Equal(t, catalog.Uploading, q.asset(t, good.asset).State)
-	stop()
-	q.worker(t, "us", nil)
-	for _, u := range []*upload{good, bad} {
-		send(u, 1000)
-		_, err := q.cat.FinishUpload(t.Context(), u.id)
-		require.NoError(t, err)
-	}
-	for u, run := range map[*upload]int{good: 1, bad: 2} {
-		require.Eventually(t, func() bool { return q.asset(t, u.asset).State == catalog.Ready }, 4*time.Minute, 20*time.Millisecond)
-		require.Equal(t, run, q.asset(t, u.asset).CurrentRun)
-	}
+	ts := streamed(t, "film.ts")
+	s := q.send(t, slices.Concat(ts, ts[:len(ts)/8/188*188]))
+	q.worker(t, "eu", growing)
+	s.until(t, q.cat, 1<<20, 5<<20)
+	s.grows(t)
+	s.finish(t, q.cat)
+	require.Eventually(t, func() bool { return q.asset(t, s.asset).State == catalog.Ready }, 4*time.Minute, 20*time.Millisecond)
+	require.Equal(t, 2, q.asset(t, s.asset).CurrentRun)
 }

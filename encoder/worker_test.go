@@ -40,23 +40,33 @@ func start(t *testing.T, f func(context.Context) error) (stop func()) {
 
 // queue is a control plane of one process, and two object stores.
 type queue struct {
-	dsn   string
-	cat   *catalog.Catalog
-	conn  *jobs.Conn
-	store *objects.Store
+	dsn, nats string
+	cat       *catalog.Catalog
+	conn      *jobs.Conn
+	store     *objects.Store
+	table     *region.Table
+	s3        objects.Config
 }
 
-func newQueue(t *testing.T) *queue {
-	q := &queue{dsn: testenv.Postgres(t)}
-	q.cat = q.open(t)
+func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
+
+// newQueueOn has a NATS server of its own, so that tests may run side by side.
+func newQueueOn(t *testing.T, dsn string) *queue {
+	q := &queue{dsn: dsn}
+	q.cat = q.other(t)
 	require.NoError(t, q.cat.Migrate(t.Context()))
 	log := slog.New(slog.DiscardHandler)
-	var err error
-	q.conn, err = jobs.Connect([]string{testenv.NATS(t)}, 1, log)
+	nats, err := testenv.StartNATS(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(nats.Stop)
+	q.nats = nats.URL
+	q.conn, err = jobs.Connect([]string{q.nats}, 1, log)
 	require.NoError(t, err)
 	t.Cleanup(q.conn.Close)
 	require.NoError(t, q.conn.Setup(t.Context()))
-	q.store, _ = objectstest.New(t, 2)
+	servers := testenv.S3(t, 2)
+	q.store, q.table = objectstest.Over(t, servers)
+	q.s3 = objectstest.Config(servers[0])
 	signer, err := token.NewSigner("record-1")
 	require.NoError(t, err)
 	start(t, (&catalog.Publisher{Catalog: q.cat, Objects: q.store, Events: q.conn, Signer: signer, Log: log}).Run)
@@ -64,17 +74,21 @@ func newQueue(t *testing.T) *queue {
 	return q
 }
 
-// open is the catalog as another process has it.
-func (q *queue) open(t *testing.T) *catalog.Catalog {
+// other is the catalog as another process has it.
+func (q *queue) other(t *testing.T) *catalog.Catalog {
 	c, err := catalog.Open(q.dsn, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
 
-func (q *queue) worker(t *testing.T, region string) (stop func()) {
+func (q *queue) worker(t *testing.T, region string, change func(*Options)) (stop func()) {
 	log := slog.New(slog.DiscardHandler)
-	e, err := New(t.Context(), q.store, testOptions(t), log, NewMetrics(prometheus.NewRegistry()))
+	opt := testOptions(t)
+	if change != nil {
+		change(&opt)
+	}
+	e, err := New(t.Context(), q.store, opt, log, NewMetrics(prometheus.NewRegistry()))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	return start(t, (&jobs.Worker{Catalog: q.cat, Conn: q.conn, Objects: q.store, Region: region, Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}).Run)
@@ -107,6 +121,7 @@ func (q *queue) part(t *testing.T, cat *catalog.Catalog, asset, upload string, n
 // and two object stores, with one worker stopped in mid-run; and a broken file
 // that fails with its reason.
 func TestWorkersOnTheRealQueue(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t)
 	cat, store := q.cat, q.store
 	upload := func(data []byte) string {
@@ -127,13 +142,13 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	good := upload(film)
 	broken := upload([]byte(strings.Repeat("no video at all ", 5000)))
 	asset := func(id string) catalog.Asset { return q.asset(t, id) }
-	stop := q.worker(t, "eu")
+	stop := q.worker(t, "eu", nil)
 	require.Eventually(t, func() bool {
 		done, err := cat.CommittedChunks(t.Context(), good, 1, "v0")
 		return err == nil && len(done) > 0
 	}, 60*time.Second, 20*time.Millisecond)
 	stop()
-	q.worker(t, "eu")
+	q.worker(t, "eu", nil)
 	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, 50*time.Millisecond)
 	require.Equal(t, "not-media", asset(broken).Failure.Code)

@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -92,19 +93,13 @@ func StartPostgres(ctx context.Context) (*PostgresServer, error) {
 }
 
 func startPostgres(ctx context.Context, bin string, cred *syscall.Credential, port int) (*PostgresServer, error) {
-	dir, err := serverDir("pg")
+	dir, err := postgresDir(cred)
 	if err != nil {
 		return nil, err
 	}
-	if cred != nil {
-		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
-			return nil, err
-		}
-	}
-	data := filepath.Join(dir, "data")
 	initCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	initdb := exec.CommandContext(initCtx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres",
+	initdb := exec.CommandContext(initCtx, filepath.Join(bin, "initdb"), "-D", filepath.Join(dir, "data"), "-U", "postgres",
 		"-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 	initdb.Dir = dir
 	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
@@ -112,7 +107,20 @@ func startPostgres(ctx context.Context, bin string, cred *syscall.Credential, po
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	argv := []string{filepath.Join(bin, "postgres"), "-D", data}
+	return runPostgres(ctx, bin, cred, dir, port, func(context.Context, *pgx.Conn) error { return nil })
+}
+
+func postgresDir(cred *syscall.Credential) (string, error) {
+	dir, err := serverDir("pg")
+	if err == nil && cred != nil {
+		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	return dir, err
+}
+
+// runPostgres runs the server whose data is in dir, until it is ready.
+func runPostgres(ctx context.Context, bin string, cred *syscall.Credential, dir string, port int, ready func(context.Context, *pgx.Conn) error) (*PostgresServer, error) {
+	argv := []string{filepath.Join(bin, "postgres"), "-D", filepath.Join(dir, "data")}
 	for _, set := range []string{
 		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=" + dir,
 		"max_connections=300", "shared_buffers=64MB",
@@ -128,18 +136,21 @@ func startPostgres(ctx context.Context, bin string, cred *syscall.Credential, po
 		return nil, err
 	}
 	s := &PostgresServer{process: p, DSN: fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
-	err = p.await(ctx, func(ctx context.Context) error {
-		c, err := pgx.Connect(ctx, s.DSN)
-		if err != nil {
-			return err
-		}
-		return c.Close(ctx)
-	})
+	err = p.await(ctx, func(ctx context.Context) error { return s.ask(ctx, ready) })
 	if err != nil {
 		s.Stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// ask calls fn with a connection.
+func (s *PostgresServer) ask(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
+	c, err := pgx.Connect(ctx, s.DSN)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(ctx, c), c.Close(ctx))
 }
 
 // Stop ends the server and removes its files.
