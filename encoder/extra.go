@@ -137,11 +137,11 @@ func (j *extraJob) storyboard(pub *publisher) error {
 	w, h := fit(rung, thumbLong)
 	url, remove := j.e.server.Add(memoryFile(film))
 	defer remove()
-	out, err := j.ffmpeg(pub.ctx, ffmpeg.Sprites{URL: url, Width: w, Height: h, Columns: spriteColumns, Rows: spriteRows}.Args())
+	out, err := j.ffmpeg(pub.ctx, ffmpeg.Sprites{URL: url, Width: w, Height: h, Columns: spriteColumns, Rows: spriteRows}.Args(), 1)
 	if err != nil {
 		return err
 	}
-	sprites := splitJPEG(out)
+	sprites := splitJPEG(out[0])
 	if want := (len(thumbs) + spriteColumns*spriteRows - 1) / (spriteColumns * spriteRows); len(sprites) != want {
 		return fmt.Errorf("%d sprites, want %d for %d pictures", len(sprites), want, len(thumbs))
 	}
@@ -281,26 +281,27 @@ func (j *extraJob) posters(pub *publisher) error {
 	top := j.spec.Rungs[0]
 	v := ffmpeg.Video{Stream: j.spec.Stream, TimeBase: hls.Rational{Num: j.spec.Timeline.Num, Den: j.spec.Timeline.Den},
 		Start: c.Start, End: c.Start + 1, Every: 1, Rotate: j.spec.Rotate, Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged}
-	for i, p := range posterSizes(j.spec, top) {
-		v.Rungs = []ffmpeg.Rung{{Width: p.Width, Height: p.Height}}
-		var picture []byte
-		for _, seek := range c.Seeks {
-			v.SeekMicros = seek
-			v.URL = in.picture(run, j.spec, c.Bytes, seek, v.End)
-			out, err := j.ffmpeg(pub.ctx, ffmpeg.Poster(v))
-			if err != nil {
-				return in.blame(err)
-			}
-			if pictures := splitJPEG(out); len(pictures) > 0 {
-				picture = pictures[0]
-				break
-			}
+	sizes := posterSizes(j.spec, top)
+	for _, p := range sizes {
+		v.Rungs = append(v.Rungs, ffmpeg.Rung{Width: p.Width, Height: p.Height})
+	}
+	pictures := make([][]byte, len(sizes))
+	for _, seek := range c.Seeks {
+		v.SeekMicros = seek
+		v.URL = in.picture(run, j.spec, c.Bytes, seek, v.End)
+		if pictures, err = j.ffmpeg(pub.ctx, ffmpeg.Poster(v), len(sizes)); err != nil {
+			return in.blame(err)
 		}
-		if picture == nil {
+		if len(pictures[0]) > 0 {
+			break
+		}
+	}
+	for i, p := range sizes {
+		if len(pictures[i]) == 0 {
 			return in.blame(errors.New("the frame can't be decoded"))
 		}
 		name := fmt.Sprintf("poster-%d.jpg", posterHeights[i])
-		j.put(pub, name, picture)
+		j.put(pub, name, pictures[i])
 		p.Path, p.Time = j.name(name), float64(at.Start)/float64(j.track.Timescale)
 		j.out.Posters = append(j.out.Posters, p)
 	}
@@ -318,10 +319,10 @@ func posterSizes(spec plan.VideoTrack, top plan.Rung) []hls.Poster {
 	return out
 }
 
-func (j *extraJob) ffmpeg(ctx context.Context, args []string) ([]byte, error) {
+func (j *extraJob) ffmpeg(ctx context.Context, args []string, outputs int) ([][]byte, error) {
 	limits := j.e.opt.Child
 	limits.Background, limits.Wall = true, extraWall
-	return ffmpeg.Run(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Limits: limits}, maxExtra)
+	return ffmpeg.RunAll(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: outputs, Limits: limits}, maxExtra)
 }
 
 // splitJPEG separates pictures written one after another. Within a picture's

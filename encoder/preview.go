@@ -66,9 +66,12 @@ func (j *extraJob) animate(ctx context.Context, p ffmpeg.Preview, seconds float6
 	for _, try := range previewTries {
 		p.Quality, p.Rate = try.quality, try.rate
 		p.Frames = max(2, int(math.Round(seconds*float64(try.rate))))
-		out, err := j.ffmpeg(ctx, p.Args())
-		if err != nil || len(out) <= limit {
-			return out, float64(p.Frames) / float64(p.Rate), err
+		out, err := j.ffmpeg(ctx, p.Args(), 1)
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(out[0]) <= limit {
+			return out[0], float64(p.Frames) / float64(p.Rate), nil
 		}
 	}
 	return nil, 0, errLarge

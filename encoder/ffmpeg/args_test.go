@@ -37,7 +37,7 @@ func TestArgs(t *testing.T) {
 		"sprites":          Sprites{URL: url, Width: 160, Height: 90, Columns: 10, Rows: 10}.Args(),
 		"preview":          Preview{URL: url, Width: 320, Height: 180, Rate: 10, Frames: 48, Quality: 60, Slot: 30720, Length: 12288}.Args(),
 		"poster": Poster(Video{URL: url, TimeBase: hls.Rational{Num: 1, Den: 90000}, Start: 7, End: 8, SeekMicros: 0, Every: 1, Rotate: 90,
-			Rungs: []Rung{{Width: 720, Height: 1280}}}),
+			Rungs: []Rung{{Width: 720, Height: 1280}, {Width: 360, Height: 640}}}),
 		"complexity": Complexity{URL: url, Width: 1920, Height: 1080, SmallWidth: 480, SmallHeight: 270, Start: 500, SeekMicros: -1, Frames: 15, Every: 1, Preset: "veryfast", CRF: 23}.Args(),
 		"complexity-everything": Complexity{URL: url, Stream: 1, Width: 3840, Height: 2160, SmallWidth: 480, SmallHeight: 270, Start: 180_007, SeekMicros: 2_000_078, Frames: 15, Every: 2,
 			ToneMap: true, Untagged: true, Preset: "veryfast", CRF: 20}.Args(),

@@ -5,10 +5,10 @@ import (
 	"strconv"
 )
 
-// jpeg are the options of JPEG pictures written one after another to OutputPath(0).
-func jpeg() []string {
+// jpeg are the options of JPEG pictures written one after another to OutputPath(i).
+func jpeg(i int) []string {
 	return []string{"-fps_mode", "passthrough", "-c:v", "mjpeg", "-q:v", "4", "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact",
-		"-f", "image2pipe", OutputPath(0)}
+		"-f", "image2pipe", OutputPath(i)}
 }
 
 // pictureColours is how scale is told that pictures have BT.601's colours, which
@@ -26,7 +26,7 @@ type Sprites struct {
 func (s Sprites) Args() []string {
 	a := append(common(), input(s.URL)...)
 	f := fmt.Sprintf("scale=%d:%d:flags=bicubic:%s:out_range=full,setsar=1,format=yuvj420p,tile=%dx%d", s.Width, s.Height, pictureColours, s.Columns, s.Rows)
-	return append(append(a, "-an", "-vf", f), jpeg()...)
+	return append(append(a, "-an", "-vf", f), jpeg(0)...)
 }
 
 // Preview makes an endless animation of the moments of a film.
@@ -50,12 +50,20 @@ func (p Preview) Args() []string {
 }
 
 // Poster returns the arguments that show the first frame of v, prepared as v
-// says, in the size of its only rung.
+// says, in the size of each rung; rung i goes to OutputPath(i).
 func Poster(v Video) []string {
 	a := append(common(), "-copyts", "-seek_timestamp", "1", "-noaccurate_seek", "-noautorotate")
 	if v.SeekMicros >= 0 {
 		a = append(a, "-ss", seconds(v.SeekMicros))
 	}
 	a = append(a, input(v.URL)...)
-	return append(append(a, "-filter_complex", v.filter()+";[o0]scale="+pictureColours+":out_range=full,format=yuvj420p[p]", "-map", "[p]", "-frames:v", "1"), jpeg()...)
+	graph := v.filter()
+	for i := range v.Rungs {
+		graph += fmt.Sprintf(";[o%d]scale=%s:out_range=full,format=yuvj420p[p%d]", i, pictureColours, i)
+	}
+	a = append(a, "-filter_complex", graph)
+	for i := range v.Rungs {
+		a = append(append(a, "-map", fmt.Sprintf("[p%d]", i), "-frames:v", "1"), jpeg(i)...)
+	}
+	return a
 }

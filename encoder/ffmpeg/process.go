@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Limits bound one child.
@@ -311,19 +313,36 @@ func (p *Process) Wait() error {
 	return e
 }
 
-// Run runs the command and returns its first output, of at most limit bytes.
+// Run runs the command and returns its only output, of at most limit bytes.
 func Run(ctx context.Context, c Command, limit int64) ([]byte, error) {
-	c.Outputs = max(c.Outputs, 1)
+	c.Outputs = 1
+	out, err := RunAll(ctx, c, limit)
+	if out == nil {
+		return nil, err
+	}
+	return out[0], err
+}
+
+// RunAll runs the command and returns its outputs, of at most limit bytes each.
+func RunAll(ctx context.Context, c Command, limit int64) ([][]byte, error) {
 	p, err := Start(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	b, rerr := io.ReadAll(io.LimitReader(p.Output(0), limit+1))
-	if int64(len(b)) > limit {
-		rerr = fmt.Errorf("%s wrote more than %d bytes", c.Name, limit)
-		p.Kill(rerr)
+	out := make([][]byte, c.Outputs)
+	var readers errgroup.Group
+	for i := range out {
+		readers.Go(func() (err error) {
+			out[i], err = io.ReadAll(io.LimitReader(p.Output(i), limit+1))
+			if int64(len(out[i])) > limit {
+				err = fmt.Errorf("%s wrote more than %d bytes", c.Name, limit)
+				p.Kill(err)
+			}
+			return err
+		})
 	}
-	return b, errors.Join(rerr, p.Wait())
+	rerr := readers.Wait()
+	return out, errors.Join(rerr, p.Wait())
 }
 
 // tail keeps the end of a log.
