@@ -8,5 +8,6 @@
 //
 // It prints the ratio of throughputs, of CPU times, and where the pipeline's
 // time went. With -playable it prints instead how soon long videos can be watched
-// and how far the encode keeps ahead of a viewer.
+// and how far the encode keeps ahead of a viewer; with -lines, too, how soon after
+// their last byte, in several containers, begun while they were uploaded or not.
 package main

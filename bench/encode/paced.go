@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -129,23 +130,37 @@ func lines(ctx context.Context, o options, p *pipeline, dir string, out io.Write
 		return err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
-	fmt.Fprintln(out, "| Source | Length | Line | Begun early | Upload took | Playable after its end | Ready after its end |")
-	fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
-	for _, s := range []struct{ name, source string }{{"H.264, 1080p30", o.source}, {"VP9, 1080p24", o.vp9}} {
-		for _, length := range o.lengths {
-			file := filepath.Join(dir, "line.mp4")
-			if err := repeat(ctx, s.source, file, length); err != nil {
-				return err
+	fmt.Fprintln(out, "| Source | Container | Length | Line | Begun early | Upload took | Playable after its end | Ready after its end |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|")
+	for _, s := range []struct {
+		name, source string
+		containers   []string
+	}{{"H.264, 1080p30", o.source, []string{"mp4", "fragmented", "mpegts", "matroska"}}, {"VP9, 1080p24", o.vp9, []string{"mp4", "webm"}}} {
+		for _, c := range s.containers {
+			if !slices.Contains(o.containers, c) {
+				continue
 			}
-			for _, rate := range o.lines {
-				for _, early := range []bool{true, false} {
-					if err := p.line(ctx, o, f, file, rate, early, fmt.Sprintf("| %s | %s ", s.name, length), out); err != nil {
-						return fmt.Errorf("%s, %s, %v Mbit/s: %w", s.name, length, rate, err)
-					}
+			for _, length := range o.lengths {
+				if err := p.linesOf(ctx, o, f, s.name, s.source, c, length, dir, out); err != nil {
+					return fmt.Errorf("%s, %s, %s: %w", s.name, c, length, err)
 				}
 			}
-			if err := os.Remove(file); err != nil {
-				return err
+		}
+	}
+	return nil
+}
+
+// linesOf is one source in one container.
+func (p *pipeline) linesOf(ctx context.Context, o options, f *front, name, source, container string, length time.Duration, dir string, out io.Writer) (err error) {
+	file := filepath.Join(dir, "line")
+	defer func() { err = errors.Join(err, os.Remove(file)) }()
+	if err := repeat(ctx, source, file, length, containers[container]...); err != nil {
+		return err
+	}
+	for _, rate := range o.lines {
+		for _, early := range []bool{true, false} {
+			if err := p.line(ctx, o, f, file, rate, early, fmt.Sprintf("| %s | %s | %s ", name, container, length), out); err != nil {
+				return fmt.Errorf("%v Mbit/s: %w", rate, err)
 			}
 		}
 	}

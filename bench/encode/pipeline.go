@@ -295,7 +295,7 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 		if name == program {
 			parts = append(parts, fmt.Sprintf("worker %.2f s CPU", d.Seconds()))
 		}
-		if name == program || name == program+childrenOf || strings.HasPrefix(name, "ff") {
+		if ours(name) {
 			r.cpu += d
 		} else if d >= clockTick {
 			parts = append(parts, fmt.Sprintf("%s %.2f s CPU", name, d.Seconds()))
@@ -305,10 +305,39 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+	// What follows would disturb the next round.
+	if err := p.settle(ctx, asset); err != nil {
+		return result{}, err
+	}
+	for name, v := range cpuByName() {
+		if ours(name) {
+			r.pictures += v - after[name]
+		}
+	}
 	parts = append(parts, stages...)
 	slices.Sort(parts)
 	r.detail = strings.Join(parts, ", ")
 	return r, nil
+}
+
+// ours says whether a program is the worker or one of its children.
+func ours(name string) bool {
+	return name == program || name == program+childrenOf || strings.HasPrefix(name, "ff")
+}
+
+// settle waits until a ready asset has its pictures, too: they are made when nobody waits.
+func (p *pipeline) settle(ctx context.Context, asset string) error {
+	for {
+		a, err := p.cat.GetAsset(ctx, owner, asset)
+		if err != nil || a.Poster != "" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // remember begins what stages tells.

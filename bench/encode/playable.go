@@ -44,7 +44,7 @@ func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writ
 	for _, s := range []struct{ name, source string }{{"H.264, 1080p30", o.source}, {"VP9, 1080p24", o.vp9}} {
 		for _, length := range o.lengths {
 			file := filepath.Join(dir, "long.mp4")
-			if err := repeat(ctx, s.source, file, length); err != nil {
+			if err := repeat(ctx, s.source, file, length, containers["mp4"]...); err != nil {
 				return err
 			}
 			f, err := p.first(ctx, file)
@@ -60,10 +60,20 @@ func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writ
 	return nil
 }
 
-// repeat makes a file of the given length from a short one, without encoding.
-func repeat(ctx context.Context, source, file string, length time.Duration) error {
-	loop := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-nostdin", "-y", "-stream_loop", "-1", "-i", source,
-		"-t", strconv.FormatFloat(length.Seconds(), 'f', 3, 64), "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", "-movflags", "+faststart", file)
+// containers are what ffmpeg is told for each.
+var containers = map[string][]string{
+	"mp4":        {"-f", "mp4", "-movflags", "+faststart"},
+	"fragmented": {"-f", "mp4", "-movflags", "+frag_keyframe+empty_moov"},
+	"mpegts":     {"-f", "mpegts"},
+	"matroska":   {"-f", "matroska"},
+	"webm":       {"-f", "webm", "-c:a", "libopus"},
+}
+
+// repeat makes a file of the given length from a short one, without encoding its picture.
+func repeat(ctx context.Context, source, file string, length time.Duration, container ...string) error {
+	args := []string{"-v", "error", "-nostdin", "-y", "-stream_loop", "-1", "-i", source,
+		"-t", strconv.FormatFloat(length.Seconds(), 'f', 3, 64), "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"}
+	loop := exec.CommandContext(ctx, "ffmpeg", append(append(args, container...), file)...)
 	if b, err := loop.CombinedOutput(); err != nil {
 		return fmt.Errorf("make a source of %s: %w: %s", length, err, b)
 	}
