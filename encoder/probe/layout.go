@@ -54,10 +54,7 @@ func ReadLayout(ctx context.Context, f File) (l Layout, needs int64, ok bool, er
 	r := walker{ctx: ctx, f: f, end: there}
 	first, err := r.bytes(0, 12)
 	switch {
-	case errors.Is(err, errBeyond):
-		return Layout{}, 12, false, nil
 	case err != nil:
-		return Layout{}, 0, false, err
 	case first[0] == syncByte:
 		l, err = r.transportStream()
 	case binary.BigEndian.Uint32(first) == ebmlHeader:
@@ -86,9 +83,14 @@ func (l Layout) Pieces(from, to int64) []source.Piece {
 	switch left := from - l.Head; {
 	case left <= 0:
 		return []source.Piece{{Size: to}}
+	case l.Kind == Matroska && left < 9:
+		// A Void element (RFC 8794, 11.3.2); what it leaves out is five bytes at least.
+		gap = []byte{ebmlVoid, 0x80 | byte(left-2)}
 	case l.Kind == Matroska:
-		// A Void element (RFC 8794, 11.3.2) with a size of eight bytes.
-		gap = binary.BigEndian.AppendUint64([]byte{0xec}, 1<<56|uint64(left-9))
+		// One with a size of eight bytes.
+		gap = binary.BigEndian.AppendUint64([]byte{ebmlVoid}, 1<<56|uint64(left-9))
+	case left < 16:
+		gap = append(binary.BigEndian.AppendUint32(nil, uint32(left)), "free"...)
 	default:
 		gap = append([]byte{0, 0, 0, 1}, "free"...)
 		gap = binary.BigEndian.AppendUint64(gap, uint64(left))
@@ -154,9 +156,18 @@ type walker struct {
 	end int64
 	// wanted is the end of what wasn't there.
 	wanted int64
+	// steps counts reads.
+	steps int
 }
 
+// maxSteps bounds a walk: a day in clusters or fragments of a tenth of a second has
+// less, and headers of nothing, one after the other, have more.
+const maxSteps = 4 << 20
+
 func (r *walker) bytes(at int64, n int) ([]byte, error) {
+	if r.steps++; r.steps > maxSteps {
+		return nil, errOther
+	}
 	if at < 0 || at > math.MaxInt64-int64(n) || at+int64(n) > r.f.Size() && r.end >= r.f.Size() {
 		return nil, errOther
 	}

@@ -122,3 +122,27 @@ func TestStoredPlans(t *testing.T) {
 	_, err := json.Marshal(Plan{State: "shrinking"})
 	require.ErrorContains(t, err, "shrinking")
 }
+
+// What is read as a plan, from whatever, is written as it was read.
+func FuzzPlan(f *testing.F) {
+	for _, p := range []Plan{grownPlan(), growingPlan(1), testPlan(true)} {
+		b, err := json.Marshal(p)
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	f.Add([]byte(`{"growing":true,"grown":true}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var p, again Plan
+		if json.Unmarshal(b, &p) != nil {
+			return
+		}
+		_ = p.validate()
+		written, err := json.Marshal(p)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(written, &again))
+		twice, err := json.Marshal(again)
+		require.NoError(t, err)
+		require.JSONEq(t, string(written), string(twice))
+		require.Equal(t, p.State, again.State)
+	})
+}
