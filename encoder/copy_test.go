@@ -33,6 +33,7 @@ func pictures(t testing.TB, path string) []string {
 // TestCopy: a source that is fit for it is its own highest rung, frame by frame
 // and on the same grid as the others, also when taken over in the middle.
 func TestCopy(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		args []string
 		copy bool
@@ -86,6 +87,7 @@ func TestCopy(t *testing.T) {
 
 // TestCopyFallsBack: what can't be copied after all is encoded.
 func TestCopyFallsBack(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, makeFile(t, "source.mp4", "-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=4", "-c:v", "libx264", "-preset", "veryfast", "-g", "50", "-sc_threshold", "0", "-pix_fmt", "yuv420p"), nil)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 	b.board.failures = copyAttempts

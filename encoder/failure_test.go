@@ -33,6 +33,7 @@ func makeFile(t testing.TB, name string, args ...string) string {
 }
 
 func TestStrangeFiles(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		args          []string
 		frames        int64
@@ -83,6 +84,7 @@ func TestStrangeFiles(t *testing.T) {
 }
 
 func TestBadSources(t *testing.T) {
+	t.Parallel()
 	bbb, err := os.ReadFile(mediaFile("bikes-noaudio.mp4"))
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
@@ -113,6 +115,7 @@ func TestBadSources(t *testing.T) {
 
 // TestProfiles: a run is encoded as its upload asked, and says how.
 func TestProfiles(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, mediaFile("bikes-noaudio.mp4"), func(o *Options) {
 		own := o.Profile
 		own.Name, own.Version, own.Rungs, own.CRF = "small", 7, []int{240}, 30
@@ -175,6 +178,7 @@ func TestCancelStopsFFmpeg(t *testing.T) {
 // TestAudioTakeOver: another attempt goes on after the committed chunks, and the
 // whole is as long, and sounds the same, as one encode.
 func TestAudioTakeOver(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, mediaFile("small-426x240-27s.mp4"), oneRung)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindAudio, "a0", 0, 1)))
@@ -221,6 +225,7 @@ func samples(t testing.TB, data []byte) []int16 {
 // TestDamagedSource: frames the decoder can't give are missing, the rest plays
 // on the same timeline; it is only believed when seen twice.
 func TestDamagedSource(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, mediaFile("bikes-noaudio.mp4"), oneRung)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
 	// The index promises a frame which the decoder won't show.
@@ -241,6 +246,7 @@ func TestDamagedSource(t *testing.T) {
 
 // TestJoinedIsAsGood: chunks joined are as close to the source as one encode.
 func TestJoinedIsAsGood(t *testing.T) {
+	t.Parallel()
 	file := mediaFile("bikes-noaudio.mp4")
 	change := func(o *Options) { o.Profile.Preset = "veryfast"; o.Profile.Rungs = []int{360} }
 	b := newBench(t, file, change)

@@ -245,6 +245,7 @@ func undivided(t testing.TB, b *bench, track string) []byte {
 // TestStrangeSources: every frame once, in order, at its time; sound in time with
 // it; as good as one undivided encode; clean by the validator.
 func TestStrangeSources(t *testing.T) {
+	t.Parallel()
 	for _, s := range strangeFiles {
 		t.Run(s.name, func(t *testing.T) {
 			if !s.often {

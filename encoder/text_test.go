@@ -15,6 +15,7 @@ import (
 
 // TestSubtitles: text tracks become WebVTT on the picture's timeline.
 func TestSubtitles(t *testing.T) {
+	t.Parallel()
 	srt := filepath.Join(t.TempDir(), "a.srt")
 	require.NoError(t, os.WriteFile(srt, []byte("1\n00:00:00,500 --> 00:00:01,500\nGood <i>day</i>\n\n2\n00:00:02,000 --> 00:00:03,000\nTwo\nlines\n"), 0o600))
 	base := []string{"-f", "lavfi", "-i", "testsrc2=s=160x90:r=25:d=4", "-i", srt, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"}
