@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/meridian-video/meridian/bench/proc"
 )
 
 type options struct {
@@ -140,11 +142,20 @@ func table(servers []*server) string {
 	var b strings.Builder
 	b.WriteString("| Server | queries/s | ÷ gdnsd | queries per CPU second | ÷ gdnsd | mean latency | p99 | lost | memory |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range servers {
-		fmt.Fprintf(&b, "| %s | %.0f | %s | %.0f | %s | %s | %s | %d | %d MiB |\n", s.name, median(s.results, rate), ratio(s, peer, rate),
+		fmt.Fprintf(&b, "| %s | %.0f | %s | %.0f | %s | %s | %s | %d | %s |\n", s.name, median(s.results, rate), ratio(s, peer, rate),
 			median(s.results, result.perCPU), ratio(s, peer, result.perCPU),
-			typical(s.results, func(r result) time.Duration { return r.mean }), typical(s.results, func(r result) time.Duration { return r.p99 }), s.lost(), s.memory()>>20)
+			typical(s.results, func(r result) time.Duration { return r.mean }), typical(s.results, func(r result) time.Duration { return r.p99 }), s.lost(), s.memory())
 	}
 	return b.String()
+}
+
+// memory is what the server has; "–" when it can't be told.
+func (s *server) memory() string {
+	n, err := proc.Memory(s.pid)
+	if err != nil {
+		return "–"
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
 }
 
 func ratio(s, peer *server, of func(result) float64) string {

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/meridian-video/meridian/bench/proc"
 )
 
 // measure runs dnsperf once.
@@ -27,7 +29,7 @@ func (b *bench) measure(ctx context.Context, s *server, subnet string) (result, 
 		return result{}, err
 	}
 	ip := net.ParseIP(subnet).To4()
-	before, err := cpuOf(s.pid)
+	before, err := proc.CPU(s.pid)
 	if err != nil {
 		return result{}, err
 	}
@@ -46,7 +48,7 @@ func (b *bench) measure(ctx context.Context, s *server, subnet string) (result, 
 	if err != nil {
 		return result{}, fmt.Errorf("dnsperf: %w: %s", err, out)
 	}
-	after, err := cpuOf(s.pid)
+	after, err := proc.CPU(s.pid)
 	if err != nil {
 		return result{}, err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meridian-video/meridian/bench/proc"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/jobs"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -274,7 +275,10 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	if err := p.remember(ctx); err != nil {
 		return result{}, err
 	}
-	before := cpuByName()
+	before, err := cpuByName()
+	if err != nil {
+		return result{}, err
+	}
 	start := time.Now()
 	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
 		return result{}, err
@@ -288,7 +292,10 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 		return result{}, err
 	}
 	r.wall = time.Since(start)
-	after := cpuByName()
+	after, err := cpuByName()
+	if err != nil {
+		return result{}, err
+	}
 	var parts []string
 	for name, v := range after {
 		d := v - before[name]
@@ -297,7 +304,7 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 		}
 		if ours(name) {
 			r.cpu += d
-		} else if d >= clockTick {
+		} else if d >= proc.Tick {
 			parts = append(parts, fmt.Sprintf("%s %.2f s CPU", name, d.Seconds()))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/bench/proc"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 )
@@ -89,7 +90,10 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 	if err := p.remember(ctx); err != nil {
 		return f, err
 	}
-	cpu := cpuByName()
+	cpu, err := cpuByName()
+	if err != nil {
+		return f, err
+	}
 	start := time.Now()
 	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
 		return f, err
@@ -102,8 +106,12 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 	if f.before, err = p.stages(ctx); err != nil {
 		return f, err
 	}
-	for name, v := range cpuByName() {
-		if d := v - cpu[name]; d >= 10*clockTick {
+	after, err := cpuByName()
+	if err != nil {
+		return f, err
+	}
+	for name, v := range after {
+		if d := v - cpu[name]; d >= 10*proc.Tick {
 			f.before = append(f.before, fmt.Sprintf("%s %.1f s CPU", name, d.Seconds()))
 		}
 	}
@@ -144,10 +152,11 @@ func (p *pipeline) first(ctx context.Context, file string) (f first, err error) 
 // untilIdle waits until no ffmpeg runs.
 func untilIdle(ctx context.Context) error {
 	for began := time.Now(); ; {
-		_, encodes := cpuByName()["ffmpeg"]
+		running, err := cpuByName()
+		_, encodes := running["ffmpeg"]
 		switch {
-		case !encodes:
-			return nil
+		case err != nil || !encodes:
+			return err
 		case time.Since(began) > endWithin:
 			return fmt.Errorf("ffmpeg runs %s after its asset was deleted", endWithin)
 		}
