@@ -79,6 +79,12 @@ func observeCache(reg prometheus.Registerer, component string, c *cache.Cache) {
 			}
 			return 0
 		}))
+	counter := func(name, help string, f func(cache.DiskState) int64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_" + component + "_" + name, Help: help},
+			func() float64 { return float64(f(c.Disk())) }))
+	}
+	counter("disk_failures_total", "Times the disk failed.", func(s cache.DiskState) int64 { return s.Failures })
+	counter("disk_recoveries_total", "Times a disk that had failed was used again.", func(s cache.DiskState) int64 { return s.Recoveries })
 }
 
 func (m *metrics) events() cache.Events {

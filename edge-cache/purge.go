@@ -75,8 +75,8 @@ type purger struct {
 	file    string
 	log     *slog.Logger
 	metrics *metrics
-	// held: the disk holds what was purged, so the checkpoint stays, and a restart
-	// goes through the purges after it again.
+	// held: a disk that has failed holds what was purged, so the checkpoint stays,
+	// and a restart goes through the purges after it again.
 	held bool
 }
 
@@ -142,10 +142,12 @@ func (p *purger) Empty(n int64) error {
 }
 
 func (p *purger) drop(outcome string, match func(key string) bool) {
-	if _, err := p.cache.Drop(match); err != nil {
-		outcome, p.held = "disk_failed", true
+	_, err := p.cache.Drop(match)
+	// A disk that works again has been rid of what was dropped before.
+	if p.held = err != nil; p.held {
+		outcome = "disk_failed"
 		if !errors.Is(err, cache.ErrClosed) {
-			p.log.Error("purges: the disk cache can't be purged; a restart tries again", "err", err)
+			p.log.Error("purges: the disk cache can't be purged now; it is before it is used again", "err", err)
 		}
 	}
 	p.metrics.purges.WithLabelValues(outcome).Inc()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/origin"
 )
 
@@ -123,6 +124,7 @@ func (s *statusPage) tables() ([]statusTable, error) {
 		{"evicted", count(one("memory_evictions_total"))},
 		{"disk", bytesText(one("disk_bytes")) + " of " + bytesText(one("disk_capacity_bytes"))}, {"objects on disk", count(one("disk_objects"))},
 		{"prefetched", count(one("prefetches_total"))}, {"last purge", count(one("purge_number"))}}}
+	store.Rows = append(store.Rows, diskRows(s.edge.cache.Disk(), time.Now())...)
 	refused := statusTable{Title: "Refused"}
 	reasons := by("refused_total", "reason")
 	for _, k := range sortedKeys(reasons) {
@@ -133,6 +135,19 @@ func (s *statusPage) tables() ([]statusTable, error) {
 		out = append(out, refused)
 	}
 	return out, nil
+}
+
+// diskRows tell of a disk that fails, or has.
+func diskRows(d cache.DiskState, now time.Time) []statusRow {
+	if d.Failures == 0 {
+		return nil
+	}
+	rows := []statusRow{{"disk failures", fmt.Sprintf("%d, works again after %d", d.Failures, d.Recoveries)}}
+	if d.Err != nil {
+		text := fmt.Sprintf("for %s, looked at %d times, again in %s: %v", now.Sub(d.Since).Round(time.Second), d.Tries, max(0, d.Next.Sub(now)).Round(time.Second), d.Err)
+		rows = append(rows, statusRow{"disk has failed", text})
+	}
+	return rows
 }
 
 func (s *statusPage) origins(left map[string]float64) statusTable {

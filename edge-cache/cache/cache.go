@@ -32,8 +32,11 @@ type Config struct {
 	FillTimeout time.Duration
 	// MissingFor is how long the absence of an object is remembered; default a second.
 	MissingFor time.Duration
-	Log        *slog.Logger
-	Events     Events
+	// DiskRetry is after which pause a disk that has failed is looked at; pauses
+	// double up to 60 times that. Default a second.
+	DiskRetry time.Duration
+	Log       *slog.Logger
+	Events    Events
 }
 
 // Events are told what happens; all fields may be nil.
@@ -97,7 +100,7 @@ type shard struct {
 }
 
 // Open makes a cache. A disk log that can't be used is an error here; one that
-// fails later only costs the disk tier.
+// fails later only costs the disk tier, until it works again.
 func Open(cfg Config) (*Cache, error) {
 	if cfg.Memory < 1<<20 {
 		return nil, fmt.Errorf("cache: %d bytes of memory: want at least 1 MiB", cfg.Memory)
@@ -114,6 +117,9 @@ func Open(cfg Config) (*Cache, error) {
 	if cfg.MissingFor == 0 {
 		cfg.MissingFor = time.Second
 	}
+	if cfg.DiskRetry == 0 {
+		cfg.DiskRetry = time.Second
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -123,7 +129,7 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	c.policy = newS3FIFO(cfg.Memory, func(n *node) { c.unlink(n) })
 	if cfg.Dir != "" {
-		d, err := openLog(cfg.Dir, cfg.Disk, cfg.MaxObject, &c.drops, cfg.Log)
+		d, err := openLog(cfg.Dir, cfg.Disk, cfg.MaxObject, cfg.DiskRetry, &c.drops, cfg.Log)
 		if err != nil {
 			return nil, err
 		}
@@ -151,12 +157,7 @@ func (c *Cache) Close() error {
 }
 
 // DiskErr is why the disk tier isn't used, nil when it is or there is none.
-func (c *Cache) DiskErr() error {
-	if c.disk == nil {
-		return nil
-	}
-	return c.disk.failure()
-}
+func (c *Cache) DiskErr() error { return c.Disk().Err }
 
 // Window has the copies of bodies asked for most.
 func (c *Cache) Window() *pages.Window { return c.window }
@@ -371,9 +372,9 @@ func (c *Cache) forget(o *Object) {
 
 // Drop forgets every object whose key matches and returns how many were in
 // memory. Readers that have one keep it, those of one that is arriving get it
-// whole; who asks after Drop has returned gets neither. The error is of the disk,
-// where what was not removed may be found again. match is called later too, and by
-// several goroutines.
+// whole; who asks after Drop has returned gets neither. The error is of the disk: it
+// is removed there before the disk is used again, but a cache opened anew may find
+// it. match is called later too, and by several goroutines.
 func (c *Cache) Drop(match func(key string) bool) (int, error) {
 	c.drops.add(match)
 	// The disk first: what is taken from there meanwhile is found in memory.

@@ -16,5 +16,8 @@
 //   - Opening after a stop, or after a SIGKILL, finds every object whose record
 //     reached the log.
 //
-// When the disk fails the cache goes on in memory and DiskErr says why.
+// When the disk fails the cache goes on in memory, Disk says why, and the writer
+// looks again after pauses that double: it reads the log anew, removes what was
+// dropped meanwhile and goes on with the rest. A full disk hasn't failed while the
+// log has something to give up.
 package cache

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 const (
@@ -26,7 +27,8 @@ const (
 
 // diskLog is the disk tier: a row of append-only segment files, the oldest of
 // which is dropped when space is needed; objects of it that were hit since they
-// were written are written again. One goroutine writes.
+// were written are written again. One goroutine writes; after a failure it looks
+// from time to time whether the disk works again.
 type diskLog struct {
 	dir        string
 	capacity   int64
@@ -43,13 +45,21 @@ type diskLog struct {
 	closeMu sync.RWMutex // held for writing by close alone
 	closed  bool
 
+	// The writer's: when a failed disk is looked at again, after which pause, and
+	// what must be removed from it before.
+	retry      *time.Timer
+	retryFirst time.Duration
+	pause      time.Duration
+	works      time.Time // since when it does
+	owed       []func(key string) bool
+
 	mu       sync.Mutex
 	index    map[string]*place
 	segments []*segment // oldest first; the last may be active
 	active   *segment
 	nextID   uint64
 	bytes    int64
-	err      error
+	state    DiskState
 }
 
 // place is where an object's record lies.
@@ -76,23 +86,36 @@ func (d *diskLog) segmentPath(id uint64) string {
 	return filepath.Join(d.dir, fmt.Sprintf("%016x.log", id))
 }
 
-// openLog opens the log in dir, making it, and reads its index.
-func openLog(dir string, capacity, maxObject int64, drops *drops, log *slog.Logger) (*diskLog, error) {
-	if capacity < 4*maxObject {
-		return nil, fmt.Errorf("cache directory %s: %d bytes: want at least four times the largest object (%d)", dir, capacity, maxObject)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cache directory: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+const lockFile = "lock"
+
+// lockDir makes dir this process's.
+func lockDir(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache directory %s is used by another process: %w", dir, err), lock.Close())
 	}
+	return lock, nil
+}
+
+// openLog opens the log in dir, making it, and reads its index. retryFirst is the
+// pause before a disk that has failed is looked at.
+func openLog(dir string, capacity, maxObject int64, retryFirst time.Duration, drops *drops, log *slog.Logger) (*diskLog, error) {
+	if capacity < 4*maxObject {
+		return nil, fmt.Errorf("cache directory %s: %d bytes: want at least four times the largest object (%d)", dir, capacity, maxObject)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
 	d := &diskLog{dir: dir, capacity: capacity, segmentMax: min(maxSegment, capacity/minSegments), maxObject: maxObject, drops: drops, log: log, lock: lock,
-		queue: make(chan work, queueLen), done: make(chan struct{}), index: map[string]*place{}}
+		queue: make(chan work, queueLen), done: make(chan struct{}), index: map[string]*place{}, retryFirst: retryFirst, works: time.Now(), retry: time.NewTimer(time.Hour)}
+	d.retry.Stop()
 	if err := d.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache directory: %w", err), d.closeFiles(), lock.Close())
 	}
@@ -103,26 +126,13 @@ func openLog(dir string, capacity, maxObject int64, drops *drops, log *slog.Logg
 func (d *diskLog) failure() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err
+	return d.state.Err
 }
 
 func (d *diskLog) size() (bytes int64, objects int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.bytes, len(d.index)
-}
-
-// fail ends the use of the disk for this process.
-func (d *diskLog) fail(err error) {
-	d.mu.Lock()
-	first := d.err == nil
-	if first {
-		d.err = err
-	}
-	d.mu.Unlock()
-	if first {
-		d.log.Error("cache disk failed: going on in memory alone; free space or replace the disk, then restart", "dir", d.dir, "err", err)
-	}
 }
 
 // enqueue gives a complete object to the writer; false when it is behind.
@@ -168,20 +178,42 @@ func (d *diskLog) remove(match func(key string) bool) error {
 
 func (d *diskLog) write() {
 	defer close(d.done)
-	for w := range d.queue {
-		if w.match != nil {
-			w.removed <- d.erase(w.match)
-			continue
+	defer d.retry.Stop()
+	for {
+		select {
+		case w, ok := <-d.queue:
+			if !ok {
+				return
+			}
+			d.do(w)
+		case <-d.retry.C:
+			d.mend()
 		}
-		o := w.object
-		// One that was on its way when it was dropped may come after what removes it.
-		if d.failure() == nil && !d.drops.since(o.born, o.key) {
-			if err := d.append(o.key, o.info, o.body, true); err != nil {
+	}
+}
+
+func (d *diskLog) do(w work) {
+	err := d.failure()
+	if w.match != nil {
+		if err == nil {
+			if err = d.erase(w.match); err != nil {
 				d.fail(err)
 			}
 		}
-		d.waiting.Add(-o.info.Size)
+		if err != nil {
+			d.owe(w.match)
+		}
+		w.removed <- err
+		return
 	}
+	o := w.object
+	// One that was on its way when it was dropped may come after what removes it.
+	if err == nil && !d.drops.since(o.born, o.key) {
+		if err := d.store(o); err != nil {
+			d.fail(err)
+		}
+	}
+	d.waiting.Add(-o.info.Size)
 }
 
 // append writes a record at the log's end. Only the writer calls it.
@@ -204,7 +236,9 @@ func (d *diskLog) append(key string, info Info, body []byte, makeRoom bool) erro
 	buf := make([]byte, need)
 	copy(buf[copy(buf, head):], body)
 	if _, err := seg.file.WriteAt(buf, seg.size); err != nil {
-		return fmt.Errorf("write %s: %w", seg.file.Name(), err)
+		// What was written of it goes: behind a checkpoint it would have the segment
+		// scanned, which finds what was erased too.
+		return errors.Join(fmt.Errorf("write %s: %w", seg.file.Name(), err), seg.file.Truncate(seg.size))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -300,22 +334,24 @@ func (d *diskLog) drop(seg *segment) error {
 	seg.dead = true
 	free := seg.refs == 0
 	d.mu.Unlock()
-	errs := []error{os.Remove(d.segmentPath(seg.id))}
-	if err := os.Remove(d.indexPath(seg.id)); !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, err)
-	}
+	err := d.removeFiles(seg.id)
 	if free {
-		errs = append(errs, seg.file.Close())
+		err = errors.Join(err, seg.file.Close())
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+func (d *diskLog) removeFiles(id uint64) error {
+	err := os.Remove(d.segmentPath(id))
+	if ierr := os.Remove(d.indexPath(id)); !errors.Is(ierr, os.ErrNotExist) {
+		err = errors.Join(err, ierr)
+	}
+	return err
 }
 
 // erase takes matching keys out of the index and of every checkpoint. Only the
 // writer calls it.
 func (d *diskLog) erase(match func(key string) bool) error {
-	if err := d.failure(); err != nil {
-		return err
-	}
 	d.mu.Lock()
 	for key := range d.index {
 		if match(key) {
@@ -345,7 +381,6 @@ func (d *diskLog) erase(match func(key string) bool) error {
 			err = d.checkpoint(seg)
 		}
 		if err != nil {
-			d.fail(err)
 			return err
 		}
 	}
@@ -364,7 +399,7 @@ func (d *diskLog) damaged(key string, err error) {
 func (d *diskLog) open(key string) (io.ReadCloser, Info, bool) {
 	d.mu.Lock()
 	p := d.index[key]
-	if p == nil || d.err != nil {
+	if p == nil || d.state.Err != nil {
 		d.mu.Unlock()
 		return nil, Info{}, false
 	}
@@ -465,7 +500,11 @@ func (d *diskLog) close() error {
 	if d.active != nil && d.failure() == nil {
 		err = d.checkpoint(d.active)
 	}
-	return errors.Join(err, d.closeFiles(), d.lock.Close())
+	err = errors.Join(err, d.closeFiles())
+	if d.lock != nil { // else it has failed
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
 }
 
 func (d *diskLog) closeFiles() error {

@@ -18,8 +18,10 @@ import (
 // old one: it is scanned.
 const indexMagic = 0x4d494458 // "MIDX"
 
+const indexSuffix = ".idx"
+
 func (d *diskLog) indexPath(id uint64) string {
-	return filepath.Join(d.dir, fmt.Sprintf("%016x.idx", id))
+	return filepath.Join(d.dir, fmt.Sprintf("%016x"+indexSuffix, id))
 }
 
 // checkpoint writes a segment's index: magic, the segment's size, count, then
@@ -93,26 +95,38 @@ func decodeIndex(b []byte, size, maxObject int64) ([]indexEntry, bool) {
 	return out, len(rest) == 0
 }
 
-// load opens every segment in the directory, oldest first, and makes room if
-// the log was larger before.
-func (d *diskLog) load() error {
+// files finds the directory's segments, oldest first, and what writing an index has
+// left over.
+func (d *diskLog) files() (ids []uint64, left []string, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	var ids []uint64
 	for _, e := range entries {
 		if hex, ok := strings.CutSuffix(e.Name(), ".log"); ok {
 			if id, err := strconv.ParseUint(hex, 16, 64); err == nil && len(hex) == 16 {
 				ids = append(ids, id)
 			}
-		} else if strings.HasSuffix(e.Name(), ".tmp") {
-			if err := os.Remove(filepath.Join(d.dir, e.Name())); err != nil {
-				return err
-			}
+		} else if strings.HasSuffix(e.Name(), indexSuffix+".tmp") {
+			left = append(left, e.Name())
 		}
 	}
 	slices.Sort(ids)
+	return ids, left, nil
+}
+
+// load opens every segment in the directory, oldest first, and makes room if
+// the log was larger before.
+func (d *diskLog) load() error {
+	ids, left, err := d.files()
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := os.Remove(filepath.Join(d.dir, name)); err != nil {
+			return err
+		}
+	}
 	for _, id := range ids {
 		d.nextID = id + 1
 		if err := d.loadSegment(id); err != nil {

@@ -26,6 +26,7 @@ type model struct {
 	cache   *Cache
 	version map[string]int
 	asked   atomic.Int64
+	bring   func() // the disk back; nil while it is there
 }
 
 const modelKeys = 12
@@ -101,7 +102,7 @@ func (m *model) get(key string, fault int) {
 }
 
 // TestModel plays random histories of reading, faults, prefetching, purging,
-// restarts and damage to the disk.
+// restarts, loss of the disk and damage to it.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp("", "cache-model-")
@@ -109,14 +110,27 @@ func TestModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		m := &model{t: t, cfg: Config{Memory: 1 << 20, MaxObject: 64 << 10, Dir: dir, Disk: 2 << 20, MissingFor: time.Nanosecond}, version: map[string]int{}}
+		dir = filepath.Join(dir, "disk")
+		m := &model{t: t, cfg: Config{Memory: 1 << 20, MaxObject: 64 << 10, Dir: dir, Disk: 2 << 20, MissingFor: time.Nanosecond, DiskRetry: time.Millisecond}, version: map[string]int{}}
 		m.open()
-		defer func() { m.close() }()
+		back := func(t *rapid.T) {
+			if m.bring == nil {
+				return
+			}
+			m.bring()
+			m.bring = nil
+			for until := time.Now().Add(10 * time.Second); m.cache.DiskErr() != nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatal(m.cache.DiskErr())
+				}
+			}
+		}
+		defer func() { back(t); m.close() }()
 		key := rapid.Custom(func(t *rapid.T) string {
 			return fmt.Sprintf("%c%c", "ab"[rapid.IntRange(0, 1).Draw(t, "group")], 'a'+rapid.IntRange(0, modelKeys-1).Draw(t, "key"))
 		})
 		drop := func(match func(string) bool) {
-			if _, err := m.cache.Drop(match); err != nil {
+			if _, err := m.cache.Drop(match); err != nil && m.bring == nil {
 				t.Fatal(err)
 			}
 			for i := range 2 * modelKeys {
@@ -148,8 +162,15 @@ func TestModel(t *testing.T) {
 				g := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "group")
 				drop(func(s string) bool { return strings.HasPrefix(s, g) })
 			},
-			"restart": func(*rapid.T) { m.close(); m.open() },
-			"restart without a checkpoint": func(*rapid.T) {
+			"disk lost": func(t *rapid.T) {
+				if m.bring == nil {
+					m.bring = lose(t, dir)
+				}
+			},
+			"disk back": back,
+			"restart":   func(t *rapid.T) { back(t); m.close(); m.open() },
+			"restart without a checkpoint": func(t *rapid.T) {
+				back(t)
 				m.close()
 				// What SIGKILL leaves of the segment that was being written.
 				files, _ := filepath.Glob(filepath.Join(dir, "*.idx"))

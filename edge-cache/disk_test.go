@@ -1,0 +1,92 @@
+package edgecache
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/internal/journal"
+	"github.com/meridian-video/meridian/internal/testenv"
+)
+
+// TestDiskFails: an edge whose disk is lost serves on and says so, and uses it
+// again by itself, without what was purged meanwhile.
+func TestDiskFails(t *testing.T) {
+	w := newWorld(t, testenv.S3(t, 1))
+	w.dir = filepath.Join(w.dir, "disk")
+	w.video(record0(), 2)
+	other := record0()
+	other.Asset = foreign
+	w.video(other, 1)
+	w.start("eu-1")
+	otherURL := "/v/-/" + foreign + "/r1/v1080/00000-1/00000.m4s"
+	for _, path := range []string{segURL("-", 0), segURL("-", 1), otherURL} {
+		require.Equal(t, 200, must(w.get(path)).StatusCode)
+	}
+	w.settleDisk(3)
+	status := func() string {
+		rec := httptest.NewRecorder()
+		w.edge.status.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/status", nil))
+		require.Equal(t, 200, rec.Code)
+		return rec.Body.String()
+	}
+	metric := func(name string) float64 {
+		families, err := w.edge.status.metrics.Gather()
+		require.NoError(t, err)
+		for _, f := range families {
+			if f.GetName() == name {
+				return f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		t.Fatalf("there is no %s", name)
+		return 0
+	}
+	require.NotContains(t, status(), "disk failures")
+	away := w.dir + ".away"
+	require.NoError(t, os.Rename(w.dir, away))
+	w.purge(journal.Purge{N: 1, At: time.Now(), Assets: []journal.Void{{Asset: asset, N: 1}}})
+	w.waitStatus(segURL("-", 0), 410)
+	require.Eventually(t, func() bool { return w.edge.cache.Disk().Tries > 0 }, 10*time.Second, time.Millisecond)
+	require.ErrorIs(t, w.edge.Ready(t.Context()), os.ErrNotExist)
+	require.Equal(t, 200, must(w.get(otherURL)).StatusCode)
+	require.Contains(t, status(), "<tr><td>disk has failed<td>for ")
+	require.EqualValues(t, 1, metric("meridian_edge_disk_failed"))
+	require.EqualValues(t, 1, metric("meridian_edge_disk_failures_total"))
+	require.EqualValues(t, 0, metric("meridian_edge_disk_recoveries_total"))
+
+	require.NoError(t, os.Rename(away, w.dir))
+	require.Eventually(t, func() bool { return w.edge.Ready(context.Background()) == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Equal(t, 1, w.edge.cache.Stats().DiskObjects)
+	require.Contains(t, status(), "<tr><td>disk failures<td>1, works again after 1")
+	require.NotContains(t, status(), "disk has failed")
+	require.EqualValues(t, 0, metric("meridian_edge_disk_failed"))
+	require.EqualValues(t, 1, metric("meridian_edge_disk_recoveries_total"))
+
+	// The checkpoint moves on with the next purge.
+	w.purge(journal.Purge{N: 2, At: time.Now(), Assets: []journal.Void{{Asset: "cbcdefghijklmnopqrstuvwxyz", N: 1}}})
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(filepath.Join(w.dir, checkpointFile))
+		return err == nil && string(b) == `{"n":2}`
+	}, 10*time.Second, 10*time.Millisecond)
+	w.stop()
+	w.start("eu-1")
+	require.Equal(t, 1, w.edge.cache.Stats().DiskObjects)
+	require.Equal(t, 1, w.proxies[0].gets(segKey(0)))
+	w.get(segURL("-", 0))
+	require.Equal(t, 2, w.proxies[0].gets(segKey(0)), "it was purged from the disk, too")
+}
+
+func TestDiskRows(t *testing.T) {
+	now := time.Now()
+	require.Empty(t, diskRows(cache.DiskState{}, now))
+	require.Equal(t, []statusRow{{"disk failures", "3, works again after 2"}, {"disk has failed", "for 10s, looked at 2 times, again in 4s: broken"}},
+		diskRows(cache.DiskState{Err: errors.New("broken"), Since: now.Add(-10 * time.Second), Next: now.Add(4 * time.Second), Tries: 2, Failures: 3, Recoveries: 2}, now))
+}
