@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 )
 
@@ -189,6 +190,22 @@ func (s *Selection) Answer(date string) (Answer, bool) {
 		fields = append(fields, HeadField{Name: "Date", Value: date})
 	}
 	return Answer{Head: NewHead(s.status, fields), Body: s.body}, !s.other
+}
+
+// PrepareHead returns the head of what a handler answers a HEAD with, which must be
+// of a whole object, for many answers. open sees each field and may leave its end to
+// the answers' values; more fields follow.
+func PrepareHead(handler http.HandlerFunc, open func(*HeadField), more ...HeadField) *Head {
+	w, r := (&Request{Head: true}).NewSelection()
+	handler(w, r)
+	if w.status != http.StatusOK {
+		panic(fmt.Sprintf("a plain HEAD answered with %d", w.status)) // it has neither condition nor range
+	}
+	fields := SortedFields(w.header)
+	for i := range fields {
+		open(&fields[i])
+	}
+	return NewHead(w.status, append(fields, more...))
 }
 
 // cutLine takes the first line off b, which ends with CRLF.

@@ -89,28 +89,20 @@ const ttlMark = "{ttl}"
 // prepare takes the fields from what ServeHTTP answers a HEAD with. Age and the end
 // of Cache-Status are the cache's own, whatever the origin's fields say.
 func (p *Proxy) prepare(s *response) *preparedHead {
-	w := &headWriter{header: http.Header{}}
-	x := &exchange{p: p, w: w, r: &http.Request{Method: http.MethodHead, Header: http.Header{}}}
-	x.head(s, "hit; ttl="+ttlMark)
-	x.deliver(s, nil, s.size)
-	fields := fastpath.SortedFields(w.header)
-	for i := range fields {
-		switch f := &fields[i]; f.Name {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{p: p, w: w, r: r}
+		x.head(s, "hit; ttl="+ttlMark)
+		x.deliver(s, nil, s.size)
+	}
+	return &preparedHead{fastpath.PrepareHead(handler, func(f *fastpath.HeadField) {
+		switch f.Name {
 		case "Age":
 			f.Value, f.Open = "", true
 		case "Cache-Status":
 			f.Value, f.Open = strings.TrimSuffix(f.Value, ttlMark), true
 		}
-	}
-	return &preparedHead{fastpath.NewHead(http.StatusOK, fields), s}
+	}), s}
 }
-
-// headWriter keeps a response's header.
-type headWriter struct{ header http.Header }
-
-func (w *headWriter) Header() http.Header         { return w.header }
-func (w *headWriter) WriteHeader(int)             {}
-func (w *headWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 var _ fastpath.Responder = (*Proxy)(nil)
 var _ deliver.Body = (*arriving)(nil)
