@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -89,7 +91,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestHitTable(t *testing.T) {
-	servers := []*server{{name: "nginx"}, {name: "Varnish"}, {name: "Meridian", ours: true}}
+	servers := []*server{{name: "nginx"}, {name: "Varnish"}, {name: "Meridian"}}
 	at := func(rates ...float64) (out []result) {
 		for _, r := range rates {
 			out = append(out, result{r, time.Millisecond})
@@ -101,6 +103,40 @@ func TestHitTable(t *testing.T) {
 | 2KiB | 90/s, p99 1ms | 50/s, p99 1ms | 120/s, p99 1ms | **1.20** (1.10–1.50) |
 `, hitTable(servers, []int{2048}, map[string][]result{
 		"nginx/2KiB": at(100, 90, 80), "Varnish/2KiB": at(50, 100, 40), "Meridian/2KiB": at(110, 120, 120)}))
+}
+
+func TestIdleTable(t *testing.T) {
+	require.Equal(t, `| Connections | nginx | Varnish | Meridian | ÷ best peer |
+|---|---|---|---|---|
+| HTTP/1.1 | 2.0 KiB | 1.0 KiB | 0.5 KiB | **0.50** |
+| HTTP/1.1 over TLS 1.3 | 4.0 KiB | – | 8.0 KiB | **2.00** |
+| HTTP/2 over TLS 1.3 | – | – | 8.0 KiB | no peer |
+`, idleTable([]string{nameNginx, nameVarnish, nameMeridian}, map[string]float64{"nginx/hits": 2048, "Varnish/hits": 1024, "Meridian/hits": 512,
+		"nginx/tls": 4096, "Meridian/tls": 8192, "Meridian/h2": 8192}))
+}
+
+func TestH3Row(t *testing.T) {
+	of := func(rate float64, cpu time.Duration) ask { return ask{result{rate: rate}, cpu} }
+	two := []ask{of(100, time.Millisecond), of(200, time.Millisecond), of(100, 2*time.Millisecond)}
+	three := []ask{of(50, 3*time.Millisecond), of(50, 2*time.Millisecond), of(40, 2*time.Millisecond)}
+	require.Equal(t, "| Meridian, 256KiB | 100/s (1000 µs) | 50/s (2000 µs) | **0.40** (0.25–0.50) | **2.00** (1.00–3.00) |\n",
+		h3Row(nameMeridian, 256<<10, [2][]ask{two, three}))
+	require.Contains(t, h3Row(nameMeridian, 256<<10, [2][]ask{{of(0, 0)}, {of(1, 1)}}), "| – | – |")
+}
+
+// TestAskOn tells a connection that stayed from a new one.
+func TestAskOn(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, idleSize)) }))
+	defer srv.Close()
+	clients := []*http.Client{{Transport: &http.Transport{}}, {Transport: &http.Transport{}}}
+	require.NoError(t, askAll(t.Context(), clients, srv.URL, false))
+	require.NoError(t, askAll(t.Context(), clients, srv.URL, true))
+	require.ErrorContains(t, askAll(t.Context(), clients, srv.URL, false), "there before: true")
+	srv.CloseClientConnections()
+	require.Error(t, askAll(t.Context(), clients, srv.URL, true))
+	for _, c := range clients {
+		require.NoError(t, closeClient(c))
+	}
 }
 
 // TestTrace: a trace is what it says, and every policy makes something of it.

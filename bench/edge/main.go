@@ -9,6 +9,8 @@
 //	hits   memory hits over HTTP/1.1
 //	tls    the same over TLS 1.3, all with one cipher and one curve
 //	h2     the same over HTTP/2 and TLS 1.3
+//	h3     the same over HTTP/3 beside HTTP/2, of ours alone
+//	idle   memory of connections that wait
 //	cold   many clients at once on an object that nobody has yet
 //	trace  hit ratios of the edge's cache, plain LRU and otter; no server runs
 package main
@@ -33,9 +35,11 @@ type options struct {
 	duration    time.Duration
 	connections int
 	clients     int
+	idle        int
 	sizes       string
 	peers       string
 	binary      string
+	before      string
 	requests    int
 }
 
@@ -44,11 +48,13 @@ const (
 	rowHits  = "hits"
 	rowTLS   = "tls"
 	rowH2    = "h2"
+	rowH3    = "h3"
+	rowIdle  = "idle"
 	rowCold  = "cold"
 	rowTrace = "trace"
 )
 
-var rowNames = []string{rowHits, rowTLS, rowH2, rowCold, rowTrace}
+var rowNames = []string{rowHits, rowTLS, rowH2, rowH3, rowIdle, rowCold, rowTrace}
 
 func main() {
 	var o options
@@ -57,9 +63,11 @@ func main() {
 	flag.DurationVar(&o.duration, "time", 3*time.Second, "length of one measurement, in whole seconds")
 	flag.IntVar(&o.connections, "connections", 32, "connections of wrk; h2load has a quarter, with four requests on each")
 	flag.IntVar(&o.clients, "clients", 1000, "clients on one cold object")
+	flag.IntVar(&o.idle, "idle", 10_000, "idle connections")
 	flag.StringVar(&o.sizes, "sizes", "2KiB,256KiB,1MiB,4MiB", "sizes of the objects")
 	flag.StringVar(&o.peers, "servers", strings.Join(serverNames, ","), "who takes part")
 	flag.StringVar(&o.binary, "binary", "", "meridian binary; empty builds it")
+	flag.StringVar(&o.before, "before", "", "another meridian binary, whose edge takes part too")
 	flag.IntVar(&o.requests, "requests", 300_000, "requests of a trace")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -84,6 +92,12 @@ func run(ctx context.Context, o options) (err error) {
 	if o.rounds < 1 || o.connections < 4 || o.clients < 1 || o.requests < 1000 {
 		return errors.New("want at least 1 of -rounds, 4 -connections, 1 of -clients and 1000 -requests")
 	}
+	if o.idle < idleAsking || o.idle > maxIdle {
+		return fmt.Errorf("-idle %d: want %d to %d", o.idle, idleAsking, maxIdle)
+	}
+	if slices.Contains(rows, rowIdle) && !slices.Contains(sizes, idleSize) {
+		return fmt.Errorf("-sizes: idle connections have asked for %s", sizeName(idleSize))
+	}
 	if slices.Equal(rows, []string{rowTrace}) {
 		return traces(ctx, o)
 	}
@@ -105,11 +119,21 @@ func run(ctx context.Context, o options) (err error) {
 	if b.cert, err = newCertificate(dir); err != nil {
 		return err
 	}
-	if err := b.start(ctx, rows, strings.Split(o.peers, ",")); err != nil {
-		return err
+	names := strings.Split(o.peers, ",")
+	if o.before != "" {
+		names = append(names, nameBefore)
+	}
+	if slices.ContainsFunc(rows, func(row string) bool { return !slices.Contains([]string{rowH3, rowIdle, rowTrace}, row) }) {
+		if err := b.start(ctx, rows, names); err != nil {
+			return err
+		}
 	}
 	for _, row := range rows {
 		switch row {
+		case rowH3:
+			err = b.compareH3(ctx, names, sizes)
+		case rowIdle:
+			err = b.weighIdle(ctx, names)
 		case rowCold:
 			err = b.cold(ctx)
 		case rowTrace:
@@ -130,6 +154,8 @@ type bench struct {
 	origin  *origin
 	log     *slog.Logger
 	cert    *certificate
+	http3   bool // ours answer it
+	home    *home
 	servers []*server
 	stops   []func()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/meridian-video/meridian/internal/hls"
@@ -25,54 +26,82 @@ const (
 // segment names the segment of a size: its number is the size in KiB.
 func segment(size int) string { return hls.SegmentPath(size>>10, 1, 0) }
 
-// meridian runs an edge as a region does: a store beside it, a public video, its
-// segments of the sizes measured.
+// home is the region that edges run in: a store with a public video, its segments
+// of the sizes measured.
+type home struct {
+	s3               testenv.S3Server
+	regions, secrets string // a file, a directory
+}
+
+// startHome makes the region once.
+func (b *bench) startHome(ctx context.Context) error {
+	if b.home != nil {
+		return nil
+	}
+	s3, err := testenv.StartMinIO(ctx)
+	if err != nil {
+		return err
+	}
+	b.stops = append(b.stops, s3.Stop)
+	table, err := region.Loopback("eu")
+	if err != nil {
+		return err
+	}
+	table.Regions[0].S3 = s3.Endpoint
+	h := &home{s3: s3.S3Server, regions: filepath.Join(b.dir, "regions.yaml"), secrets: filepath.Join(b.dir, "secrets")}
+	if err := token.GenerateSecrets(h.secrets, []string{"eu"}); err != nil {
+		return err
+	}
+	if err := b.publish(ctx, table, h.secrets, objects.Config{AccessKey: service.Secret(s3.AccessKey), SecretKey: service.Secret(s3.SecretKey), Bucket: s3.Bucket}); err != nil {
+		return err
+	}
+	raw, err := table.Marshal()
+	if err != nil {
+		return err
+	}
+	b.home = h
+	return os.WriteFile(h.regions, raw, 0o600)
+}
+
+// meridian runs an edge as a region does.
 func (b *bench) meridian(ctx context.Context) (*server, error) {
 	bin, err := b.build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s3, err := testenv.StartMinIO(ctx)
-	if err != nil {
-		return nil, err
+	return b.edge(ctx, nameMeridian, bin)
+}
+
+// earlier runs the edge of another binary.
+func (b *bench) earlier(ctx context.Context) (*server, error) {
+	if b.before == "" {
+		return nil, errors.New("-before names its binary")
 	}
-	b.stops = append(b.stops, s3.Stop)
-	table, err := region.Loopback("eu")
-	if err != nil {
-		return nil, err
-	}
-	table.Regions[0].S3 = s3.Endpoint
-	secrets := filepath.Join(b.dir, "secrets")
-	if err := token.GenerateSecrets(secrets, []string{"eu"}); err != nil {
-		return nil, err
-	}
-	if err := b.publish(ctx, table, secrets, objects.Config{AccessKey: service.Secret(s3.AccessKey), SecretKey: service.Secret(s3.SecretKey), Bucket: s3.Bucket}); err != nil {
-		return nil, err
-	}
-	raw, err := table.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	regions := filepath.Join(b.dir, "regions.yaml")
-	if err := os.WriteFile(regions, raw, 0o600); err != nil {
+	return b.edge(ctx, nameBefore, b.before)
+}
+
+func (b *bench) edge(ctx context.Context, name, bin string) (*server, error) {
+	if err := b.startHome(ctx); err != nil {
 		return nil, err
 	}
 	addr, secure, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}
+	h := b.home
 	env := []string{
-		"MERIDIAN_EDGE_TLS_LISTEN=" + secure, "MERIDIAN_EDGE_TLS_CERT=" + b.cert.cert, "MERIDIAN_EDGE_TLS_KEY=" + b.cert.key,
-		"MERIDIAN_REGIONS=" + regions, "MERIDIAN_REGION=eu", "MERIDIAN_EDGE=eu-1", "MERIDIAN_EDGE_LISTEN=" + addr,
-		"MERIDIAN_EDGE_CACHE_DIR=" + filepath.Join(b.dir, "edge"), "MERIDIAN_EDGE_PEERS=false", "MERIDIAN_EDGE_CLIENT_CONNECTIONS=0",
-		"MERIDIAN_ROOT_PUBLIC_KEY=@" + filepath.Join(secrets, token.RootPublicFile),
-		"MERIDIAN_SESSION_KEY=@" + filepath.Join(secrets, token.SessionKeyFile("eu")),
-		"MERIDIAN_S3_ACCESS_KEY=" + s3.AccessKey, "MERIDIAN_S3_SECRET_KEY=" + s3.SecretKey, "MERIDIAN_S3_BUCKET=" + s3.Bucket,
+		"MERIDIAN_EDGE_TLS_LISTEN=" + secure, "MERIDIAN_EDGE_TLS_CERT=" + b.cert.cert, "MERIDIAN_EDGE_TLS_KEY=" + b.cert.key, "MERIDIAN_EDGE_TLS_HTTP3=" + strconv.FormatBool(b.http3),
+		"MERIDIAN_REGIONS=" + h.regions, "MERIDIAN_REGION=eu", "MERIDIAN_EDGE=eu-1", "MERIDIAN_EDGE_LISTEN=" + addr,
+		"MERIDIAN_EDGE_CACHE_DIR=" + filepath.Join(b.dir, name), "MERIDIAN_EDGE_PEERS=false", "MERIDIAN_EDGE_CLIENT_CONNECTIONS=0",
+		"MERIDIAN_ROOT_PUBLIC_KEY=@" + filepath.Join(h.secrets, token.RootPublicFile),
+		"MERIDIAN_SESSION_KEY=@" + filepath.Join(h.secrets, token.SessionKeyFile("eu")),
+		"MERIDIAN_S3_ACCESS_KEY=" + h.s3.AccessKey, "MERIDIAN_S3_SECRET_KEY=" + h.s3.SecretKey, "MERIDIAN_S3_BUCKET=" + h.s3.Bucket,
 	}
 	path := func(_ string, size int) string {
 		return "/v/" + token.None + "/" + asset + "/" + run0 + "/" + video + "/" + segment(size)
 	}
-	return &server{name: nameMeridian, ours: true, path: path, base: "http://" + addr, secure: "https://" + secure}, b.process(ctx, "meridian", addr, env, bin, "edge-cache")
+	s := &server{name: name, path: path, base: "http://" + addr, secure: "https://" + secure}
+	return s, b.process(ctx, s, env, bin, "edge-cache")
 }
 
 // proxy runs the same cache before the origin the peers have.
@@ -85,9 +114,13 @@ func (b *bench) proxy(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{name: nameProxy, ours: true, path: originPath, base: "http://" + addr, secure: "https://" + secure},
-		b.process(ctx, "proxy", addr, nil, bin, "cache", "--origin", "http://"+b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"),
-			"--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key)
+	s := &server{name: nameProxy, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	args := []string{"cache", "--origin", "http://" + b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"),
+		"--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key}
+	if b.http3 {
+		args = append(args, "--tls-http3")
+	}
+	return s, b.process(ctx, s, nil, append([]string{bin}, args...)...)
 }
 
 // publish puts what the edge reads into the store.

@@ -21,12 +21,13 @@ import (
 // server is one who takes part.
 type server struct {
 	name string
-	ours bool
 	// path of the object of a size, and of a name.
 	path func(name string, size int) string
 	base string
 	// secure is base with TLS, "" where there is none.
 	secure string
+	// pid of the process, or of the one above all of the server's.
+	pid int
 }
 
 const startTimeout = 30 * time.Second
@@ -38,7 +39,11 @@ const (
 	nameTraffic  = "TrafficServer"
 	nameMeridian = "Meridian"
 	nameProxy    = "Meridian-proxy"
+	nameBefore   = "Meridian-before" // -before
 )
+
+// isOurs reports whether a server is ours.
+func isOurs(name string) bool { return name == nameMeridian || name == nameProxy || name == nameBefore }
 
 var serverNames = []string{nameNginx, nameVarnish, nameTraffic, nameMeridian, nameProxy}
 
@@ -47,7 +52,7 @@ func originPath(name string, size int) string { return "/" + name + "/" + strcon
 // start runs the servers.
 func (b *bench) start(ctx context.Context, rows, names []string) error {
 	starts := map[string]func(context.Context) (*server, error){
-		nameNginx: b.nginx, nameVarnish: b.varnish, nameTraffic: b.trafficServer, nameMeridian: b.meridian, nameProxy: b.proxy,
+		nameNginx: b.nginx, nameVarnish: b.varnish, nameTraffic: b.trafficServer, nameMeridian: b.meridian, nameProxy: b.proxy, nameBefore: b.earlier,
 	}
 	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", nameTraffic: "traffic_server", rowHits: "wrk", rowTLS: "wrk", rowH2: "h2load"}
 	var missing []string
@@ -78,8 +83,9 @@ func (b *bench) start(ctx context.Context, rows, names []string) error {
 // check fetches the object some times, so that it is a hit, and compares its bytes.
 func (s *server) check(ctx context.Context, w way, size int, o *origin) error {
 	url := w.base(s) + s.path("hit", size)
+	client := w.newClient()
 	for range 3 {
-		res, body, err := get(ctx, w.client, url)
+		res, body, err := get(ctx, client, url)
 		if err == nil {
 			err = w.same(res)
 		}
@@ -87,10 +93,10 @@ func (s *server) check(ctx context.Context, w way, size int, o *origin) error {
 			err = fmt.Errorf("%s: not the origin's bytes", url)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return errors.Join(fmt.Errorf("%s: %w", s.name, err), closeClient(client))
 		}
 	}
-	return nil
+	return closeClient(client)
 }
 
 func get(ctx context.Context, client *http.Client, url string) (*http.Response, []byte, error) {
@@ -114,9 +120,10 @@ func get(ctx context.Context, client *http.Client, url string) (*http.Response, 
 	return res, body, nil
 }
 
-// process runs a server until the bench ends, and waits until it accepts.
-func (b *bench) process(ctx context.Context, name, addr string, env []string, argv ...string) error {
-	log, err := os.Create(filepath.Join(b.dir, name+".log"))
+// process runs the server until the bench ends, and waits until it accepts.
+func (b *bench) process(ctx context.Context, s *server, env []string, argv ...string) error {
+	addr := strings.TrimPrefix(s.base, "http://")
+	log, err := os.Create(filepath.Join(b.dir, s.name+".log"))
 	if err != nil {
 		return err
 	}
@@ -127,6 +134,7 @@ func (b *bench) process(ctx context.Context, name, addr string, env []string, ar
 	if err := errors.Join(cmd.Start()); err != nil {
 		return errors.Join(err, log.Close())
 	}
+	s.pid = cmd.Process.Pid
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	b.stops = append(b.stops, func() {
@@ -179,6 +187,10 @@ func freeAddrs() (plain, secure string, err error) {
 	return plain, secure, err
 }
 
+// idleTimeout of those who would close idle connections earlier than they are
+// measured, in seconds; it is nginx's default.
+const idleTimeout = "75"
+
 // nginxConf: sendfile with full packets, one worker a CPU, files kept open, and
 // lock so that one request of many goes to the origin. Of TLS, one cipher and curve.
 const nginxConf = `
@@ -187,7 +199,7 @@ user root;
 worker_processes auto;
 pid %[1]s/nginx.pid;
 error_log stderr warn;
-events { worker_connections 8192; }
+events { worker_connections 16384; }
 http {
 	access_log off;
 	sendfile on;
@@ -231,7 +243,8 @@ func (b *bench) nginx(ctx context.Context) (*server, error) {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, b.dir, b.origin.addr, addr, secure, b.cert.cert, b.cert.key, cipherName, curveName), 0o600); err != nil {
 		return nil, err
 	}
-	return &server{name: nameNginx, path: originPath, base: "http://" + addr, secure: "https://" + secure}, b.process(ctx, "nginx", addr, nil, "nginx", "-p", b.dir, "-c", conf)
+	s := &server{name: nameNginx, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	return s, b.process(ctx, s, nil, "nginx", "-p", b.dir, "-c", conf)
 }
 
 func (b *bench) varnish(ctx context.Context) (*server, error) {
@@ -243,21 +256,45 @@ func (b *bench) varnish(ctx context.Context) (*server, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &server{name: nameVarnish, path: originPath, base: "http://" + addr},
-		b.process(ctx, "varnish", addr, nil, "varnishd", "-F", "-n", dir, "-a", addr, "-b", b.origin.addr, "-s", "malloc,512m")
+	s := &server{name: nameVarnish, path: originPath, base: "http://" + addr}
+	return s, b.process(ctx, s, nil, "varnishd", "-F", "-n", dir, "-a", addr, "-b", b.origin.addr, "-s", "malloc,512m", "-p", "timeout_idle="+idleTimeout)
 }
 
-// build makes the binary under test, unless one was named.
+// alone measures at a server that starts for it and ends after it.
+func (b *bench) alone(ctx context.Context, name string, http3 bool, measure func(*bench) error) (err error) {
+	if isOurs(name) {
+		if _, err := b.build(ctx); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp(b.dir, "alone-")
+	if err != nil {
+		return err
+	}
+	one := &bench{options: b.options, dir: dir, origin: b.origin, log: b.log, cert: b.cert, http3: http3}
+	defer func() {
+		one.stop()
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
+	if err := os.Chmod(dir, 0o755); err != nil { // the peers' workers have users of their own
+		return err
+	}
+	if err := one.start(ctx, nil, []string{name}); err != nil {
+		return err
+	}
+	return measure(one)
+}
+
+// build makes the binary under test once, unless one was named.
 func (b *bench) build(ctx context.Context) (string, error) {
 	if b.binary != "" {
 		return b.binary, nil
 	}
 	bin := filepath.Join(b.dir, "meridian")
-	if !slices.ContainsFunc(b.servers, func(s *server) bool { return s.ours }) {
-		out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("go build: %w: %s", err, out)
-		}
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/meridian-video/meridian").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
+	b.binary = bin
 	return bin, nil
 }

@@ -36,7 +36,7 @@ func hitTable(servers []*server, sizes []int, cells map[string][]result) string 
 	for _, s := range servers {
 		b.WriteString(" " + s.name + " |")
 		rule += "---|"
-		if s.ours {
+		if isOurs(s.name) {
 			b.WriteString(" ÷ best peer |")
 			rule += "---|"
 		}
@@ -48,7 +48,7 @@ func hitTable(servers []*server, sizes []int, cells map[string][]result) string 
 			rs := cells[s.name+"/"+sizeName(size)]
 			m := median(rs)
 			fmt.Fprintf(&b, " %.0f/s, p99 %s |", m.rate, m.p99.Round(10*time.Microsecond))
-			if s.ours {
+			if isOurs(s.name) {
 				b.WriteString(" " + ratios(servers, rs, cells, size) + " |")
 			}
 		}
@@ -62,7 +62,7 @@ func ratios(servers []*server, ours []result, cells map[string][]result, size in
 	for i, own := range ours {
 		best := 0.0
 		for _, s := range servers {
-			if peer := cells[s.name+"/"+sizeName(size)]; !s.ours && i < len(peer) {
+			if peer := cells[s.name+"/"+sizeName(size)]; !isOurs(s.name) && i < len(peer) {
 				best = max(best, peer[i].rate)
 			}
 		}

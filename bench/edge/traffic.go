@@ -117,6 +117,6 @@ func (b *bench) trafficServer(ctx context.Context) (*server, error) {
 			return nil, err
 		}
 	}
-	return &server{name: nameTraffic, path: originPath, base: "http://" + addr, secure: "https://" + secure},
-		b.process(ctx, "traffic", addr, nil, "traffic_server", "--run-root="+filepath.Join(dir, "runroot.yaml"))
+	s := &server{name: nameTraffic, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	return s, b.process(ctx, s, nil, "traffic_server", "--run-root="+filepath.Join(dir, "runroot.yaml"))
 }

@@ -29,11 +29,13 @@ const (
 
 // way is how servers are asked for memory hits.
 type way struct {
-	title   string
-	base    func(*server) string // "": can't be asked so
-	client  *http.Client         // asks in the same way
-	proto   int                  // major version of HTTP
-	tls     bool
+	title string
+	base  func(*server) string // "": can't be asked so
+	// newClient returns a client that asks in the same way, on connections of its own.
+	newClient func() *http.Client
+	proto     int // major version of HTTP
+	tls       bool
+	// measure is nil where no program measures it.
 	measure func(ctx context.Context, url string) (result, error)
 }
 
@@ -50,12 +52,19 @@ func (b *bench) way(row string) way {
 	case rowH2:
 		protocols.SetHTTP2(true)
 		w.title, w.tls, w.proto, w.measure = fmt.Sprintf(" over HTTP/2 and TLS 1.3: h2load, 1 thread, %d connections of %d requests each", b.connections/h2Streams, h2Streams), true, 2, b.h2load
+	case rowH3:
+		w.tls, w.proto, w.measure = true, 3, nil
 	}
 	if w.tls {
 		w.base = func(s *server) string { return s.secure }
 	}
-	w.client = &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{RootCAs: b.cert.pool, ServerName: certName,
-		CurvePreferences: []tls.CurveID{tls.CurveP256, curve}}}} // as wrk offers, which has no hybrid one
+	w.newClient = func() *http.Client {
+		return &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{RootCAs: b.cert.pool, ServerName: certName,
+			CurvePreferences: []tls.CurveID{tls.CurveP256, curve}}}} // as wrk offers, which has no hybrid one
+	}
+	if w.proto == 3 {
+		w.newClient = b.newH3Client
+	}
 	return w
 }
 
