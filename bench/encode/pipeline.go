@@ -316,7 +316,11 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	if err := p.settle(ctx, asset); err != nil {
 		return result{}, err
 	}
-	for name, v := range cpuByName() {
+	settled, err := cpuByName()
+	if err != nil {
+		return result{}, err
+	}
+	for name, v := range settled {
 		if ours(name) {
 			r.pictures += v - after[name]
 		}
