@@ -54,8 +54,8 @@ func TestPerTitleFollowsTheSource(t *testing.T) {
 		ids     []string
 		simpler bool
 	}{
-		"simple":  {still("3"), []string{"v720", "v480"}, true},
-		"complex": {confetti("3"), []string{"v720", "v480", "v360", "v240"}, false},
+		"simple":  {still("6"), []string{"v720", "v480"}, true},
+		"complex": {confetti("6"), []string{"v720", "v480", "v360", "v240"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := patient(newBench(t, makeFile(t, "source.mp4", c.args...), fourRungs))
@@ -72,7 +72,7 @@ func TestPerTitleFollowsTheSource(t *testing.T) {
 				peak, _ := catalog.Measure(records(b, "v0"), r.ID, p.Target)
 				require.Positive(t, peak)
 				require.LessOrEqual(t, peak, r.Bandwidth)
-				require.Len(t, packets(t, b.joined(t, "v0", r.ID)), 90)
+				require.Len(t, packets(t, b.joined(t, "v0", r.ID)), 180)
 			}
 			require.Equal(t, c.ids, ids)
 			require.Equal(t, c.simpler, title.Rungs[0].MaxRate < title.Rungs[0].Ordinary)

@@ -31,7 +31,8 @@ func fillDisk(t *testing.T, c *Cache, name string) {
 	for i := range 6 {
 		key := fmt.Sprint(name, i)
 		get(t, c, key, object(key, 200_000), &origin{})
-		require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
+		// It is written a moment after it was read, or the writer has found that it can't be.
+		require.Eventually(t, func() bool { return c.DiskErr() != nil || onDisk(t, c, key, object(key, 200_000)) }, 5*time.Second, time.Millisecond)
 	}
 }
 

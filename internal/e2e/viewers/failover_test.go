@@ -274,7 +274,8 @@ func TestSessionReturns(t *testing.T) {
 	require.NoError(t, makeVideo(file, long))
 	f, err := s.upload(file, long)
 	require.NoError(t, err)
-	w := s.watchFilm(t, f, bySteering, 180, line)
+	// With a faster line all of it would soon be buffered, and nothing left to fetch.
+	w := s.watchFilm(t, f, bySteering, 180, slowLine)
 	w.ready(false)
 	w.lose(func() { s.Regions(t, "kill", "eu") }, "eu")
 	w.moved()
