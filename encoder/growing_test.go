@@ -152,6 +152,7 @@ func TestGrowingGoesOn(t *testing.T) {
 	b := newBenchBytes(t, data, growing)
 	b.arrives(data, 4<<20)
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
+	require.NotNil(t, b.board.plan)
 	first := *b.board.plan
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 2)))
 	require.Equal(t, first.Tracks, b.board.plan.Tracks)
