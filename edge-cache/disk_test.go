@@ -80,7 +80,9 @@ func TestDiskFails(t *testing.T) {
 	w.start("eu-1")
 	require.Equal(t, 1, w.edge.cache.Stats().DiskObjects)
 	require.Equal(t, 1, w.proxies[0].gets(segKey(0)))
-	w.get(segURL("-", 0))
+	res, _ := w.get(segURL("-", 0))
+	require.Equal(t, 200, res.StatusCode, "the record says nothing of the purge here")
+	require.Contains(t, res.Header.Get("Cache-Status"), "fwd=uri-miss")
 	require.Equal(t, 2, w.proxies[0].gets(segKey(0)), "it was purged from the disk, too")
 }
 

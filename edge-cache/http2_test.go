@@ -205,43 +205,21 @@ func TestDrainOverHTTP2(t *testing.T) {
 // TestDrainOverHTTP2Client: Go's client loses nothing of what it has begun, and
 // finds no connection for what comes after.
 func TestDrainOverHTTP2Client(t *testing.T) {
+	const requests = 8
 	w := newWorld(t, testenv.S3(t, 1))
-	w.video(record0(), 8)
+	w.video(record0(), requests)
 	addr, pool := w.secure(false, nil)
-	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "localhost"}, ForceAttemptHTTP2: true, DisableCompression: true}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "localhost"}, ForceAttemptHTTP2: true, DisableCompression: true,
+		// A response waits until it is read.
+		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10, MaxReceiveBufferPerConnection: 1 << 20}}
 	defer tr.CloseIdleConnections()
 	c := &http.Client{Transport: tr, Timeout: 30 * time.Second}
-	w.proxies[0].pace.Store(segmentBytes / 16)
-	type answer struct {
-		n    int
-		body []byte
-		err  error
-	}
-	got := make(chan answer)
-	begun := make(chan struct{})
-	const requests = 8
+	var begun []*http.Response
 	for n := range requests {
-		go func() {
-			a := answer{n: n}
-			res, err := c.Get("https://" + addr + segURL("-", n))
-			begun <- struct{}{}
-			if err == nil {
-				a.body, err = io.ReadAll(res.Body)
-				err = errors.Join(err, res.Body.Close())
-				if res.ProtoMajor != 2 {
-					err = errors.Join(err, errors.New(res.Proto))
-				}
-			}
-			a.err = err
-			got <- a
-		}()
-	}
-	for n := 0; n < requests; {
-		select {
-		case w.proxies[0].step <- struct{}{}:
-		case <-begun:
-			n++
-		}
+		res, err := c.Get("https://" + addr + segURL("-", n))
+		require.NoError(t, err)
+		require.Equal(t, 2, res.ProtoMajor)
+		begun = append(begun, res)
 	}
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); w.stop() }()
@@ -257,15 +235,12 @@ func TestDrainOverHTTP2Client(t *testing.T) {
 		require.Fail(t, "it stopped with answers under way")
 	default:
 	}
-	for n := 0; n < requests; {
-		select {
-		case w.proxies[0].step <- struct{}{}:
-		case a := <-got:
-			require.NoError(t, a.err, a.n)
-			require.True(t, bytes.Equal(w.content[segKey(a.n)], a.body), a.n)
-			n++
-		}
+	for n, res := range begun {
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, errors.Join(err, res.Body.Close()))
+		require.True(t, bytes.Equal(w.content[segKey(n)], b), n)
 	}
+	tr.CloseIdleConnections()
 	<-stopped
 }
 
