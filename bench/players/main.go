@@ -398,7 +398,11 @@ func (b *bench) lose(ctx context.Context, how string, all []*watcher, outs []res
 		}
 	}
 	if name == "" {
-		return errors.New("no region serves anyone")
+		err := errors.New("no region serves anyone")
+		for _, w := range all {
+			err = errors.Join(err, fmt.Errorf("%s: %v", w.name, w.meter.read().errors))
+		}
+		return err
 	}
 	for i, w := range all {
 		if len(lost) == 0 {
