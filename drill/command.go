@@ -18,6 +18,7 @@ import (
 
 	"github.com/meridian-video/meridian/drill/report"
 	"github.com/meridian-video/meridian/drill/scenario"
+	"github.com/meridian-video/meridian/drill/score"
 	"github.com/meridian-video/meridian/drill/target"
 )
 
@@ -181,7 +182,10 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() {
+		r.Wait()
+		err = errors.Join(err, r.Close())
+	}()
 	r.Read = f.Read
 	if err := r.Prepare(ctx); err != nil {
 		return err
@@ -191,6 +195,7 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 	for _, x := range r.Desc.Table.Regions {
 		out.Regions = append(out.Regions, report.Region{Name: x.Name, Place: x.Place})
 	}
+	var printed error
 	for _, s := range list {
 		if ctx.Err() != nil {
 			break
@@ -200,14 +205,16 @@ func (f *platformFlags) drill(ctx context.Context, list []scenario.Scenario) (er
 		}
 		s.Load.Askers = cmp.Or(f.Askers, s.Load.Askers, scenario.UsualAskers)
 		say("── " + s.Name + ": " + s.Title)
-		x, err := r.report(ctx, s)
-		out.Runs = append(out.Runs, x)
-		if err := errors.Join(err, x.Print(os.Stdout)); err != nil {
+		if err := r.report(ctx, s, func(x report.Run) {
+			out.Runs = append(out.Runs, x)
+			printed = errors.Join(printed, x.Print(os.Stdout))
+		}); err != nil {
 			return err
 		}
 	}
+	r.Wait()
 	out.Seconds = time.Since(began).Seconds()
-	return errors.Join(ctx.Err(), write(f.Out, out), out.Err())
+	return errors.Join(ctx.Err(), printed, write(f.Out, out), out.Err())
 }
 
 // open finds what is drilled.
@@ -218,15 +225,15 @@ func (f *platformFlags) open(ctx context.Context) (target.Target, error) {
 	return target.OpenCompose(ctx, f.Compose)
 }
 
-// report runs a scenario and judges it.
-func (r *Runner) report(ctx context.Context, s scenario.Scenario) (report.Run, error) {
+// report runs a scenario as Run does and judges it.
+func (r *Runner) report(ctx context.Context, s scenario.Scenario, done func(report.Run)) error {
 	text, err := yaml.Marshal(s)
 	if err != nil {
-		return report.Run{}, err
+		return err
 	}
 	began := time.Now()
-	o, err := r.Run(ctx, s)
-	return report.NewRun(s, string(text), o, err, began), nil
+	r.Run(ctx, s, func(o score.Observations, err error) { done(report.NewRun(s, string(text), o, err, began)) })
+	return nil
 }
 
 // program says which version of this program runs.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +52,8 @@ type Runner struct {
 	Waits Waits
 
 	dir, asset, private, template string
+	// accounting is of the scenario before; closed when it is done, nil without.
+	accounting chan struct{}
 }
 
 // Waits are how long a runner waits for what.
@@ -111,21 +112,41 @@ type run struct {
 	writers []*creators.Writer
 	cpu     pressure
 	guard   *guard // nil without a private video
+	// before is closed once the scenario before has been accounted for; nil without.
+	before <-chan struct{}
 
 	mu sync.Mutex // of o.Steps, while they happen, and o.LostWrites
 }
 
-// Run runs a scenario. An error means that it couldn't be run as written; what
-// was observed is judged by score.Evaluate.
-func (r *Runner) Run(ctx context.Context, s scenario.Scenario) (score.Observations, error) {
-	x := &run{Runner: r, s: s, rec: &fleet.Recorder{}}
+// Run runs a scenario until its people have left. What they were promised is
+// accounted for in the background, while the next one's viewers fill their
+// buffers; done is called once with what was observed, which score.Evaluate
+// judges. Its error means that the scenario couldn't be run as written. Wait for
+// it with Wait.
+func (r *Runner) Run(ctx context.Context, s scenario.Scenario, done func(score.Observations, error)) {
+	x := &run{Runner: r, s: s, rec: &fleet.Recorder{}, before: r.accounting}
 	x.o.Table, x.o.Viewers = r.Desc.Table, s.Load.Viewers
 	x.edges = fleet.NewDeliveries(r.Desc)
-	if err := x.setUp(ctx); err != nil {
-		return x.o, errors.Join(err, x.clean())
+	err := x.setUp(ctx)
+	if err == nil {
+		err = x.live(ctx)
 	}
-	err := x.live(ctx)
-	return x.o, errors.Join(err, x.clean())
+	r.Wait()
+	r.accounting = make(chan struct{})
+	go func(accounted chan<- struct{}) {
+		defer close(accounted)
+		if err == nil {
+			err = x.account(ctx)
+		}
+		done(x.o, errors.Join(err, x.clean()))
+	}(r.accounting)
+}
+
+// Wait returns once every scenario that was run is accounted for.
+func (r *Runner) Wait() {
+	if r.accounting != nil {
+		<-r.accounting
+	}
 }
 
 func (x *run) setUp(ctx context.Context) error {
@@ -177,13 +198,14 @@ func (x *run) hire(ctx context.Context) error {
 	for _, r := range x.Desc.Table.Regions {
 		apis[r.Name] = r.API
 	}
-	x.studio = creators.New(creators.Config{APIs: apis, Key: x.Desc.APIKey, Template: x.template, Dir: filepath.Join(x.dir, x.s.Name),
+	dir, err := os.MkdirTemp(x.dir, x.s.Name+"-")
+	if err != nil {
+		return err
+	}
+	x.studio = creators.New(creators.Config{APIs: apis, Key: x.Desc.APIKey, Template: x.template, Dir: dir,
 		Near: near, Order: x.nearest, Pause: x.Waits.Pause})
 	if len(near) == 0 {
 		return nil
-	}
-	if err := os.MkdirAll(filepath.Join(x.dir, x.s.Name), 0o700); err != nil {
-		return err
 	}
 	x.writers = make([]*creators.Writer, len(x.Desc.Table.Regions))
 	g, ctx := errgroup.WithContext(ctx)
@@ -193,7 +215,7 @@ func (x *run) hire(ctx context.Context) error {
 			return err
 		})
 	}
-	err := g.Wait()
+	err = g.Wait()
 	x.writers = slices.DeleteFunc(x.writers, func(w *creators.Writer) bool { return w == nil })
 	return err
 }
@@ -214,10 +236,20 @@ func (x *run) live(ctx context.Context) error {
 	wg.Go(func() { x.edges.Run(people) })
 	creating, stopCreators := context.WithCancel(people)
 	made := make(chan struct{})
-	go func() { defer close(made); x.studio.Run(creating) }()
+	// What is new would be taken for what the scenario before left undone.
+	go func() {
+		defer close(made)
+		if x.accounted(creating) == nil {
+			x.studio.Run(creating)
+		}
+	}()
 	defer func() { stopCreators(); <-made }()
 	for _, w := range x.writers {
-		wg.Go(func() { w.Run(people) })
+		wg.Go(func() {
+			if x.accounted(people) == nil {
+				w.Run(people)
+			}
+		})
 	}
 	if x.private != "" {
 		x.guard = newGuard(x.Desc, x.Desc.Places[0], x.private)
@@ -229,6 +261,9 @@ func (x *run) live(ctx context.Context) error {
 	}
 	x.say("%d viewers and %d creators; warming up for %v", n, x.o.Creators, x.s.WarmUp.Std())
 	if err := sleep.For(ctx, x.s.WarmUp.Std()); err != nil {
+		return err
+	}
+	if err := x.accounted(ctx); err != nil {
 		return err
 	}
 	x.o.ControlBegan = time.Now()
@@ -267,13 +302,20 @@ func (x *run) live(ctx context.Context) error {
 		saw := x.guard.seen()
 		x.o.Guarded = &saw
 	}
-	accounted := x.account(ctx)
-	x.o.Uploads = x.studio.Uploads()
-	x.o.Writes = map[string][]creators.Write{}
-	for _, w := range x.writers {
-		x.o.Writes[w.Region] = w.Writes()
+	return ctx.Err()
+}
+
+// accounted waits for the scenario before.
+func (x *run) accounted(ctx context.Context) error {
+	if x.before == nil {
+		return ctx.Err()
 	}
-	return errors.Join(accounted, ctx.Err())
+	select {
+	case <-x.before:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // settle waits until the platform is whole. Viewers go on watching.
@@ -299,6 +341,13 @@ func (x *run) settle(ctx context.Context) {
 
 // account waits for what creators were promised, and compares the stores.
 func (x *run) account(ctx context.Context) error {
+	defer func() {
+		x.o.Uploads = x.studio.Uploads()
+		x.o.Writes = map[string][]creators.Write{}
+		for _, w := range x.writers {
+			x.o.Writes[w.Region] = w.Writes()
+		}
+	}()
 	limit := func(d *scenario.Duration) (context.Context, context.CancelFunc) {
 		most := x.Waits.Compared
 		if d != nil {

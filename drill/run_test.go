@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,7 +68,9 @@ func drilled(ctx context.Context, dir string, s scenario.Scenario, d drilltest.D
 	if err := r.Prepare(ctx); err != nil {
 		return run, err
 	}
-	return r.report(ctx, s)
+	err = r.report(ctx, s, func(x report.Run) { run = x })
+	r.Wait()
+	return run, err
 }
 
 func verdicts(r report.Run) map[string]score.Verdict {
@@ -172,6 +176,41 @@ func TestAStepThatCantBeMadeFails(t *testing.T) {
 	}
 }
 
+// TestTheNextWarmsUpMeanwhile: viewers of a scenario fill their buffers while the one
+// before is accounted for, and nothing is done to the platform before.
+func TestTheNextWarmsUpMeanwhile(t *testing.T) {
+	p, err := drilltest.Start(drilltest.Defects{LosesObjects: true}) // which is waited for
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.Close()) }()
+	var mu sync.Mutex
+	var said []string
+	say := func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, line)
+	}
+	r, err := NewRunner(t.Context(), p, say)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close()) }()
+	r.asset, r.Waits.Compared = drilltest.Asset, 2*time.Second
+	s := short(scenario.Kill, 1)
+	s.WarmUp, s.Control, s.Steps[0].For, s.Load.Creators, s.Objectives.Reconciled = seconds(0.5), seconds(0.5), seconds(0.5), nil, nil
+	for range 2 {
+		require.NoError(t, r.report(t.Context(), s, func(x report.Run) { say("accounted: " + x.Error) }))
+	}
+	r.Wait()
+	var order []string
+	for _, line := range said {
+		switch first, _, _ := strings.Cut(line, ","); {
+		case strings.Contains(line, "warming up"):
+			order = append(order, "warms up")
+		case first == "control phase", first == "accounted: ":
+			order = append(order, strings.TrimSuffix(first, ": "))
+		}
+	}
+	require.Equal(t, []string{"warms up", "control phase", "warms up", "accounted", "control phase", "accounted"}, order, said)
+}
+
 // TestInterruptedDrillsUndo: what was made is undone.
 func TestInterruptedDrillsUndo(t *testing.T) {
 	p, err := drilltest.Start(drilltest.Defects{})
@@ -190,7 +229,8 @@ func TestInterruptedDrillsUndo(t *testing.T) {
 	s := short(scenario.Kill, 1)
 	s.WarmUp, s.Control, s.Load.Creators = seconds(0.2), seconds(0.2), nil
 	began := time.Now()
-	_, err = r.Run(ctx, s)
+	r.Run(ctx, s, func(_ score.Observations, e error) { err = e })
+	r.Wait()
 	require.ErrorIs(t, err, context.Canceled)
 	require.Less(t, time.Since(began), 4*time.Second, "it doesn't wait for the step's end")
 	st, err := p.Status(t.Context())
