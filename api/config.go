@@ -19,17 +19,18 @@ import (
 // Command is `meridian api`.
 type Command struct {
 	service.Base    `embed:""`
-	Listen          string         `help:"Address of the HTTP API." default:"127.0.0.1:8080" env:"MERIDIAN_API_LISTEN" placeholder:"HOST:PORT"`
-	RootPublicKey   service.Secret `help:"Public key that signs key sets; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
-	RecordKey       service.Secret `help:"Private key that signs playback records; @FILE." required:"" env:"MERIDIAN_RECORD_KEY"`
-	PlaybackKey     service.Secret `help:"Private key that signs playback tokens; @FILE." required:"" env:"MERIDIAN_PLAYBACK_KEY"`
-	KeySet          service.Secret `help:"Signed key set, published when the platform has none; @FILE." env:"MERIDIAN_KEY_SET"`
-	BootstrapAPIKey service.Secret `name:"bootstrap-api-key" help:"Admin API key made sure to exist for owner \"default\"; @FILE." env:"MERIDIAN_BOOTSTRAP_API_KEY"`
-	EventStreams    int            `help:"Event streams served at the same time; one more gets 503 with Retry-After." default:"512" env:"MERIDIAN_EVENT_STREAMS"`
-	Upload          upload.Config  `embed:"" prefix:"upload-" envprefix:"MERIDIAN_UPLOAD_"`
-	S3              objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
-	Postgres        catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
-	Repair          repair.Config  `embed:"" prefix:"repair-" envprefix:"MERIDIAN_REPAIR_"`
+	Watchdog        service.Watchdog `embed:""`
+	Listen          string           `help:"Address of the HTTP API." default:"127.0.0.1:8080" env:"MERIDIAN_API_LISTEN" placeholder:"HOST:PORT"`
+	RootPublicKey   service.Secret   `help:"Public key that signs key sets; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
+	RecordKey       service.Secret   `help:"Private key that signs playback records; @FILE." required:"" env:"MERIDIAN_RECORD_KEY"`
+	PlaybackKey     service.Secret   `help:"Private key that signs playback tokens; @FILE." required:"" env:"MERIDIAN_PLAYBACK_KEY"`
+	KeySet          service.Secret   `help:"Signed key set, published when the platform has none; @FILE." env:"MERIDIAN_KEY_SET"`
+	BootstrapAPIKey service.Secret   `name:"bootstrap-api-key" help:"Admin API key made sure to exist for owner \"default\"; @FILE." env:"MERIDIAN_BOOTSTRAP_API_KEY"`
+	EventStreams    int              `help:"Event streams served at the same time; one more gets 503 with Retry-After." default:"512" env:"MERIDIAN_EVENT_STREAMS"`
+	Upload          upload.Config    `embed:"" prefix:"upload-" envprefix:"MERIDIAN_UPLOAD_"`
+	S3              objects.Config   `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+	Postgres        catalog.Config   `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
+	Repair          repair.Config    `embed:"" prefix:"repair-" envprefix:"MERIDIAN_REPAIR_"`
 
 	TLS          certificate.TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_API_TLS_"`
 	Certificates certificate.Key `embed:"" prefix:"certificates-" envprefix:"MERIDIAN_CERTIFICATES_"`
@@ -47,7 +48,7 @@ type keys struct {
 // Validate lists every problem of the configuration.
 func (c *Command) Validate() error {
 	_, kerr := c.keys()
-	errs := []error{c.Base.Validate(), c.Upload.Validate(), c.Repair.Validate(), kerr,
+	errs := []error{c.Base.Validate(), c.Watchdog.Validate(), c.Upload.Validate(), c.Repair.Validate(), kerr,
 		c.Certificates.Validate(), c.TLS.Validate(c.Certificates.Key != "")}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen: %w", err))

@@ -177,6 +177,9 @@ func (a *component) serve(ctx context.Context, l net.Listener, certs certificate
 	return service.ServeHTTP(ctx, srv, l, drain)
 }
 
+// Patience implements service.Watched.
+func (a *component) Patience() time.Duration { return a.cfg.Watchdog.Patience }
+
 // Ready returns nil when the leader answers, streams exist and the region is prepared.
 func (a *component) Ready(ctx context.Context) error {
 	var errs []error

@@ -18,6 +18,7 @@ import (
 // Command is `meridian edge-cache`.
 type Command struct {
 	service.Base `embed:""`
+	Watchdog     service.Watchdog `embed:""`
 
 	Edge   string `help:"Name of this edge in the region table." required:"" env:"MERIDIAN_EDGE"`
 	Listen string `help:"Address of the playback URLs." default:":8082" env:"MERIDIAN_EDGE_LISTEN" placeholder:"HOST:PORT"`
@@ -46,7 +47,7 @@ type Command struct {
 
 // Validate names every problem of the configuration.
 func (c *Command) Validate() error {
-	errs := []error{c.Base.Validate()}
+	errs := []error{c.Base.Validate(), c.Watchdog.Validate()}
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
 	if c.Table != nil {
 		if _, r, ok := c.Table.Edge(c.Edge); !ok {

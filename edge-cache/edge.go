@@ -145,6 +145,9 @@ func (e *edge) serving(ctx context.Context) error {
 	return errors.Join(e.keys.Ready(ctx), e.purges.Ready(ctx))
 }
 
+// Patience implements service.Watched.
+func (e *edge) Patience() time.Duration { return e.cmd.Watchdog.Patience }
+
 // Ready implements service.Component.
 func (e *edge) Ready(ctx context.Context) error {
 	err := e.cache.DiskErr()

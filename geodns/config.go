@@ -20,6 +20,7 @@ import (
 // Command is the configuration of `meridian geodns`.
 type Command struct {
 	service.Base `embed:""`
+	Watchdog     service.Watchdog `embed:""`
 
 	RouterListen   string         `help:"Address of redirects, steering and player pages." default:"127.0.0.1:8081" env:"MERIDIAN_ROUTER_LISTEN" placeholder:"HOST:PORT"`
 	DNSListen      []string       `name:"dns-listen" help:"Addresses of the name server, UDP and TCP." default:"127.0.0.1:5353" env:"MERIDIAN_DNS_LISTEN" placeholder:"HOST:PORT"`
@@ -45,7 +46,7 @@ type Command struct {
 
 // Validate lists every problem of the configuration.
 func (c *Command) Validate() error {
-	errs := []error{c.Base.Validate()}
+	errs := []error{c.Base.Validate(), c.Watchdog.Validate()}
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
 	if _, _, err := net.SplitHostPort(c.RouterListen); err != nil {
 		bad("--router-listen: %w", err)

@@ -192,6 +192,9 @@ func (s *Server) applyRouting(r journal.Routing) error {
 	return err
 }
 
+// Patience implements service.Watched.
+func (s *Server) Patience() time.Duration { return s.cfg.Watchdog.Patience }
+
 // Ready returns nil when DNS and HTTP listen and every edge was probed once.
 func (s *Server) Ready(context.Context) error {
 	if !s.listening.Load() {

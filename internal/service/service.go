@@ -42,6 +42,13 @@ type Operator interface {
 	Operate(mux *http.ServeMux)
 }
 
+// Watched is a Component that others wait for in the middle of a request.
+type Watched interface {
+	// Patience is after how long the kernel ends the process if it stands still; 0
+	// is never. See Watchdog.
+	Patience() time.Duration
+}
+
 // Runtime is what a component is built from.
 type Runtime struct {
 	// Region is the component's own region, Table all of them.
@@ -117,6 +124,9 @@ func Run(ctx context.Context, name string, base *Base, validate func() error,
 			WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 		return ServeHTTP(adminCtx, srv, l, time.Second)
 	})
+	if w, ok := c.(Watched); ok && w.Patience() > 0 {
+		g.Go(func() error { return watch(adminCtx, w.Patience()) })
+	}
 	g.Go(func() error {
 		defer stopAdmin()
 		log.Info("starting")

@@ -21,7 +21,20 @@ import (
 	"github.com/meridian-video/meridian/internal/region"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if v := os.Getenv(watchedEnv); v != "" {
+		patience, err := time.ParseDuration(v)
+		if err == nil {
+			err = watched(patience)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 type command struct {
 	Base  `embed:""`
