@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,8 @@ type kind struct {
 	native bool
 	// fixed tells that its buffer can't be chosen.
 	fixed bool
+	// args are its arguments besides those that every run of it has.
+	args []string
 	play  func(ctx context.Context, b *bench, w *watcher) error
 }
 
@@ -49,8 +52,10 @@ func kinds() []kind {
 		{name: "Shaka", forms: both, play: page("shaka.html")},
 		{name: "Video.js", forms: both, play: page("videojs.html")},
 		{name: "mpv", forms: plain, native: true, play: mpv},
+		{name: "mpv --network-timeout=3", forms: plain, native: true, play: mpv, args: []string{"--network-timeout=3"}},
 		{name: "GStreamer", forms: plain, native: true, play: gstreamer},
 		{name: "ffplay", forms: plain, native: true, fixed: true, play: ffplay},
+		{name: "ffplay -rw_timeout 2500000", forms: plain, native: true, fixed: true, play: ffplay, args: []string{"-rw_timeout", "2500000"}},
 	}
 }
 
@@ -193,7 +198,7 @@ func ffplay(ctx context.Context, b *bench, w *watcher) error {
 		} else if !strings.HasPrefix(strings.TrimSpace(line), "nan") {
 			w.complain(line)
 		}
-	}, "ffplay", "-hide_banner", "-loglevel", "error", "-stats", "-autoexit", "-x", "320", "-y", "180", b.playlist(w))
+	}, slices.Concat([]string{"ffplay", "-hide_banner", "-loglevel", "error", "-stats", "-autoexit", "-x", "320", "-y", "180"}, w.args, []string{b.playlist(w)})...)
 	if err == nil {
 		w.meter.end()
 	}
@@ -252,8 +257,9 @@ func mpv(ctx context.Context, b *bench, w *watcher) error {
 	go func() { asked <- askMPV(ctx, w, socket) }()
 	err := run(ctx, b, nil, func(line string) {
 		w.complain(line)
-	}, "mpv", "--no-config", "--vo=null", "--ao=null", "--quiet", "--msg-level=all=error", "--cache=yes",
-		"--cache-secs="+strconv.Itoa(w.buffer), "--demuxer-readahead-secs="+strconv.Itoa(w.buffer), "--input-ipc-server="+socket, b.playlist(w))
+	}, slices.Concat([]string{"mpv", "--no-config", "--vo=null", "--ao=null", "--quiet", "--msg-level=all=error", "--cache=yes",
+		"--cache-secs=" + strconv.Itoa(w.buffer), "--demuxer-readahead-secs=" + strconv.Itoa(w.buffer), "--input-ipc-server=" + socket},
+		w.args, []string{b.playlist(w)})...)
 	cancel()
 	aerr := <-asked
 	if err == nil && !w.meter.read().ended {
