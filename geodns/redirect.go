@@ -46,7 +46,7 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var next *geo.Region
-	if plain(query) {
+	if plain(p, query) {
 		rt.feel(edges)
 		// Its segments are asked for at one router, which should also outlive the
 		// region that comes after the first.
@@ -60,10 +60,11 @@ func (rt *router) redirect(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusFound)
 }
 
-// plain reports whether redirectQuery's query asks for the form of players that
-// know no steering.
-func plain(query string) bool {
-	return strings.HasPrefix(query, "steering=0&") || strings.Contains(query, "&steering=0&")
+// plain reports whether a request with redirectQuery's query is of the form of
+// players that know no steering. It is what playlists are asked for with; no other
+// form's players ask a router for what playlists name.
+func plain(p playbackPath, query string) bool {
+	return !strings.HasSuffix(p.Rest, ".m3u8") || strings.HasPrefix(query, "steering=0&") || strings.Contains(query, "&steering=0&")
 }
 
 // after is the next region in a list of edges, nil when there is but one.

@@ -205,7 +205,7 @@ func TestRedirectFeelsThePulse(t *testing.T) {
 	b := testBoard(t)
 	rt := testRouter(t, b)
 	to := func(query string) string {
-		w := get(rt, "/v/-/"+asset+"/r1/v360/00000-1/00003.m4s"+query, "127.11.0.1")
+		w := get(rt, "/v/-/"+asset+"/r1/v360/index.m3u8"+query, "127.11.0.1")
 		require.Equal(t, http.StatusFound, w.Code)
 		return w.Header().Get("Location")
 	}
@@ -214,6 +214,11 @@ func TestRedirectFeelsThePulse(t *testing.T) {
 	require.Regexp(t, `&r=ap$`, to("?steering=0"), "neither where it plays nor where it goes next")
 	require.Regexp(t, `&r=us$`, to("?steering=1"))
 	rt.pulse = dead{first: true}
+	// As edges write them into that form's playlists.
+	for _, name := range []string{"init-0a1b2c3d.mp4", "00000-1/00003.m4s"} {
+		w := get(rt, "/v/-/"+asset+"/r1/v360/"+name, "127.11.0.1")
+		require.Regexp(t, `^http://127\.1\.0\.\d:8082/.*p=`+second+`,`+first+`,us-\d,ap-\d&r=ap$`, w.Header().Get("Location"))
+	}
 	require.Regexp(t, `^http://127\.1\.0\.\d:8082/.*&p=`+second+`,`+first+`,us-\d,ap-\d&r=ap$`, to("?steering=0"))
 	require.Regexp(t, `&p=`+first+`,`+second+`,us-\d,`, to("?steering=1"))
 	rt.pulse = dead{"eu-1": true, "eu-2": true}
