@@ -216,6 +216,8 @@ type Objectives struct {
 	Corrupt *int `yaml:"corrupt,omitempty"`
 	// Writes is the longest time without a success a creator at a living region may see.
 	Writes *Duration `yaml:"writes,omitempty"`
+	// Uploads is the longest an upload under way meanwhile may take to be acknowledged.
+	Uploads *Duration `yaml:"uploads,omitempty"`
 	// Lost are acknowledged uploads and writes that are gone, and objects no store has.
 	Lost *int `yaml:"lost,omitempty"`
 	// Leaks are answers that give a private video to somebody without a token.

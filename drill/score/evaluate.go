@@ -72,6 +72,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.counts("corrupt", "Answers with other bytes than before", obj.Corrupt, func(e fleet.Event) bool { return e.Kind == fleet.Corrupt })
 	j.counts("errors", "Requests of viewers that failed", nil, func(e fleet.Event) bool { return e.Kind == fleet.Failed })
 	j.writes(obj.Writes)
+	j.uploads(obj.Uploads)
 	j.lost(obj.Lost)
 	j.leaks(obj.Leaks)
 	j.denied(obj.Denied)
@@ -316,6 +317,32 @@ func (j *judge) writes(goal *scenario.Duration) {
 	}
 	if len(wrong) > 0 {
 		r.Note = "worse than 503 with Retry-After: " + most(wrong)
+	}
+	j.add(r)
+}
+
+// uploads are how long creators waited until the platform had all of a video; one it
+// never had took until the end.
+func (j *judge) uploads(goal *scenario.Duration) {
+	if j.o.Creators == 0 && goal == nil {
+		return
+	}
+	r := Result{Name: "uploads", Title: "Longest until an upload was acknowledged", Unit: "s", Goal: seconds(goal)}
+	never := 0
+	for _, u := range j.o.Uploads {
+		until := u.Acked
+		if !u.Acknowledged() {
+			until = j.o.End
+			never++
+		}
+		if until.Before(j.o.FaultBegan) {
+			keep(&r.Control, until.Sub(u.Began).Seconds())
+		} else {
+			keep(&r.Value, until.Sub(u.Began).Seconds())
+		}
+	}
+	if never > 0 {
+		r.Note = fmt.Sprintf("%d never", never)
 	}
 	j.add(r)
 }

@@ -30,7 +30,7 @@ func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
 		Stalls: ptr(0), PlainStalls: ptr(0), BrowserStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
-		Moved:   within(8), FalseMoves: ptr(0), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
+		Moved:   within(8), FalseMoves: ptr(0), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Uploads: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
 
 // good are observations that pass: control from 10, eu killed at 20, undone from
@@ -42,7 +42,7 @@ func good(t *testing.T) Observations {
 	o := Observations{Table: table, Viewers: []int{2, 1}, Browsers: []browsers.Seen{{Near: "eu", Filled: at(9)}}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
 		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill, For: scenario.Duration(20 * time.Second)}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
 		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9, Admitted: 9},
-		Uploads: []creators.Upload{{Asset: "a", Acked: at(25), Ready: at(30)}},
+		Uploads: []creators.Upload{{Asset: "a", Began: at(24), Acked: at(25), Ready: at(30)}},
 		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}
 	for s := 0; s < 60; s++ {
 		sample := fleet.Sample{At: at(float64(s)), Playing: 3, Median: 9.5, By: []int{2, 1, 0}, Wrong: []int{0, 0}}
@@ -190,20 +190,27 @@ func TestEachObjectiveCanFail(t *testing.T) {
 		"a full disk": {"false_moves", func(o *Observations) {
 			o.Steps[0].Fault.Fault = scenario.Fill
 		}, Fail},
-		"no answers":          {"reroute.steering", func(o *Observations) { o.Answers = nil }, Fail},
-		"no askers":           {"false_moves", func(o *Observations) { o.Answers = nil }, Fail},
-		"never moved":         {"moved", func(o *Observations) { o.Events = o.Events[:4] }, Fail},
-		"moved late":          {"moved", func(o *Observations) { o.Events[4].At = at(29) }, Fail},
-		"sent far":            {"wrong_region", func(o *Observations) { wrongFrom(o, 24, 35) }, Fail},
-		"always far":          {"wrong_region", func(o *Observations) { wrongFrom(o, 10, 35) }, Unsure},
-		"slow start":          {"start_up", func(o *Observations) { o.Events[3].Seconds = 9 }, Fail},
-		"no start":            {"start_up", func(o *Observations) { o.Events[3].Kind = fleet.Ended }, Fail},
-		"failed open":         {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.FailedOpen}) }, Fail},
-		"refused":             {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Refused}) }, Fail},
-		"corrupt":             {"corrupt", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Corrupt}) }, Fail},
-		"no writes":           {"writes", func(o *Observations) { o.Writes["us"] = append(o.Writes["us"][:22], o.Writes["us"][30:]...) }, Fail},
-		"no write at all":     {"writes", func(o *Observations) { o.Writes = map[string][]creators.Write{} }, Fail},
-		"writes refused":      {"writes", func(o *Observations) { o.Writes["us"][25].Status = 503 }, Pass},
+		"no answers":      {"reroute.steering", func(o *Observations) { o.Answers = nil }, Fail},
+		"no askers":       {"false_moves", func(o *Observations) { o.Answers = nil }, Fail},
+		"never moved":     {"moved", func(o *Observations) { o.Events = o.Events[:4] }, Fail},
+		"moved late":      {"moved", func(o *Observations) { o.Events[4].At = at(29) }, Fail},
+		"sent far":        {"wrong_region", func(o *Observations) { wrongFrom(o, 24, 35) }, Fail},
+		"always far":      {"wrong_region", func(o *Observations) { wrongFrom(o, 10, 35) }, Unsure},
+		"slow start":      {"start_up", func(o *Observations) { o.Events[3].Seconds = 9 }, Fail},
+		"no start":        {"start_up", func(o *Observations) { o.Events[3].Kind = fleet.Ended }, Fail},
+		"failed open":     {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.FailedOpen}) }, Fail},
+		"refused":         {"failed_opens", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Refused}) }, Fail},
+		"corrupt":         {"corrupt", func(o *Observations) { event(o, fleet.Event{At: at(30), Kind: fleet.Corrupt}) }, Fail},
+		"no writes":       {"writes", func(o *Observations) { o.Writes["us"] = append(o.Writes["us"][:22], o.Writes["us"][30:]...) }, Fail},
+		"no write at all": {"writes", func(o *Observations) { o.Writes = map[string][]creators.Write{} }, Fail},
+		"writes refused":  {"writes", func(o *Observations) { o.Writes["us"][25].Status = 503 }, Pass},
+		"upload slow":     {"uploads", func(o *Observations) { o.Uploads[0].Began = at(19) }, Fail},
+		"upload slow always": {"uploads", func(o *Observations) {
+			o.Uploads[0].Began = at(19)
+			o.Uploads = append(o.Uploads, creators.Upload{Began: at(11), Acked: at(18)})
+		}, Unsure},
+		"upload never":        {"uploads", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Began: at(30), Err: "no"}) }, Fail},
+		"no upload":           {"uploads", func(o *Observations) { o.Uploads = nil }, Fail},
 		"upload lost":         {"lost", func(o *Observations) { o.Uploads[0].Ready = time.Time{} }, Fail},
 		"not acknowledged":    {"lost", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Err: "no"}) }, Pass},
 		"nothing uploaded":    {"lost", func(o *Observations) { o.Uploads = nil }, Fail},
@@ -244,7 +251,7 @@ func TestWithoutFaults(t *testing.T) {
 	list := Evaluate(s, o)
 	require.Equal(t, Pass, Sum(list, nil))
 	for _, r := range list {
-		require.NotContains(t, []string{"recovery", "moved", "reroute.dns", "writes", "ready"}, r.Name)
+		require.NotContains(t, []string{"recovery", "moved", "reroute.dns", "writes", "uploads", "ready"}, r.Name)
 	}
 }
 
