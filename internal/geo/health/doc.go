@@ -7,8 +7,10 @@
 // regions share what they see over NATS core each 250 ms and at once on change.
 //
 // The rule: a target is down when I can't reach it and no living witness can. A
-// report lives for 750 ms; a router is no witness for targets of its own
-// region, because it may be cut off together with them. A router that hears
+// report lives for 750 ms, for three seconds where nothing at all is heard of the
+// target, because then reports may be as late as answers; a router is no witness
+// for targets of its own region, because it may be cut off together with them. A
+// router that hears
 // nobody trusts itself and says so (Snapshot.Alone).
 //
 // Failure: without NATS everything goes on by the own view. A probe whose

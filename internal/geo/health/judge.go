@@ -14,6 +14,11 @@ type Verdict struct {
 	Why string
 }
 
+// lateLife is how long a report counts for a target from which nothing is heard. The
+// way out of here may be bad, reports come by it, too, and what is sent again on it
+// keeps back all that follows.
+const lateLife = 3 * time.Second
+
 // witness is the last report of another router.
 type witness struct {
 	report
@@ -21,6 +26,9 @@ type witness struct {
 }
 
 func (w *witness) living(now time.Time) bool { return now.Sub(w.arrived) < reportLife }
+
+// late reports whether the next report may yet come.
+func (w *witness) late(now time.Time) bool { return now.Sub(w.arrived) < lateLife }
 
 // judge applies the witness rule to one target.
 func judge(t Target, own tracker, witnesses map[string]*witness, now time.Time) Verdict {
@@ -30,18 +38,32 @@ func judge(t Target, own tracker, witnesses map[string]*witness, now time.Time) 
 	if !own.down {
 		return Verdict{Up: true}
 	}
-	var reach []string
+	var reach, reached []string // by the living, by the late
+	denied := false
 	for _, w := range witnesses {
-		if !w.living(now) || w.Region == t.Region {
-			continue
-		}
-		if v, ok := w.Targets[t.Name]; ok && v.Up && !slices.Contains(reach, w.Region) {
+		v, ok := w.Targets[t.Name]
+		switch {
+		case !ok || w.Region == t.Region || !w.late(now):
+		case w.living(now) && v.Up:
 			reach = append(reach, w.Region)
+		case v.Up:
+			reached = append(reached, w.Region)
+		case w.living(now):
+			denied = true
 		}
 	}
 	if len(reach) > 0 {
-		slices.Sort(reach)
-		return Verdict{Up: true, Why: fmt.Sprintf("not reached from here (%s), but from %s", own.why, strings.Join(reach, ", "))}
+		return Verdict{Up: true, Why: fmt.Sprintf("not reached from here (%s), but from %s", own.why, names(reach))}
+	}
+	// A refusal came by a way that is well.
+	if len(reached) > 0 && !denied && own.mute {
+		return Verdict{Up: true, Why: fmt.Sprintf("not reached from here (%s), but from %s, whose next report is late", own.why, names(reached))}
 	}
 	return Verdict{Why: own.why}
+}
+
+// names lists regions, each once.
+func names(regions []string) string {
+	slices.Sort(regions)
+	return strings.Join(slices.Compact(regions), ", ")
 }

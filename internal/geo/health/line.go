@@ -74,11 +74,12 @@ func (m *Monitor) silenced(st *state) bool {
 	return len(regions) >= 2 && last.Sub(first) <= cutWithin
 }
 
-// mind begins and ends the doubt of the own line, and reports whether it did.
-func (m *Monitor) mind(ctx context.Context, st *state, now time.Time) (changed bool) {
+// mind begins and ends the doubt of the own line, and reports whether it did. heard
+// tells that another router's report is living.
+func (m *Monitor) mind(ctx context.Context, st *state, heard bool, now time.Time) (changed bool) {
 	l := &st.line
 	if l.doubt == nil {
-		silenced := len(st.witnesses) == 0 && m.silenced(st)
+		silenced := !heard && m.silenced(st)
 		l.trusted = l.trusted && silenced
 		if !silenced || l.trusted || now.Sub(l.contact) < cutWithin {
 			return false
@@ -94,7 +95,7 @@ func (m *Monitor) mind(ctx context.Context, st *state, now time.Time) (changed b
 		m.opt.Log.Warn("all other regions fell silent at once: perhaps it is the line of this one")
 		return true
 	}
-	if l.contact.IsZero() && len(st.witnesses) > 0 {
+	if l.contact.IsZero() && heard {
 		l.contact = now
 	}
 	switch {

@@ -310,14 +310,16 @@ func (m *Monitor) report(st *state) {
 // apply judges every target and publishes a new snapshot when anything differs.
 func (m *Monitor) apply(ctx context.Context, st *state) {
 	now := time.Now()
+	heard := 0
 	for id, w := range st.witnesses {
-		if !w.living(now) {
+		if w.living(now) {
+			heard++
+		} else if !w.late(now) {
 			delete(st.witnesses, id)
 		}
 	}
-	heard := len(st.witnesses)
 	alone := heard == 0 && m.others
-	changed := m.mind(ctx, st, now)
+	changed := m.mind(ctx, st, heard > 0, now)
 	changed = changed || !st.applied || alone != st.alone
 	st.alone, st.applied = alone, true
 	for i, t := range m.targets {

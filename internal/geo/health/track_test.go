@@ -48,17 +48,19 @@ func TestRule(t *testing.T) {
 	reports := []said{
 		{"silent", 0, nil}, {"reaches it", 0, says(true)}, {"does not", 0, says(false)},
 		{"reached it too long ago", reportLife, says(true)}, {"has not looked", 0, map[string]view{}},
+		{"reached it far too long ago", lateLife, says(true)},
 	}
 	now := time.Now()
 	var out strings.Builder
 	line := func(own, us, ap, sibling, verdict string) {
-		fmt.Fprintf(&out, "%-11s | %-23s | %-23s | %-10s | %s\n", own, us, ap, sibling, verdict)
+		fmt.Fprintf(&out, "%-11s | %-27s | %-27s | %-10s | %s\n", own, us, ap, sibling, verdict)
 	}
 	line("own view", "us", "ap", "eu's own", "eu-1 is")
 	for _, own := range []struct {
 		name string
 		tracker
-	}{{"not probed", tracker{}}, {"reached", tracker{seen: true}}, {"not reached", tracker{seen: true, down: true, why: "refused"}}} {
+	}{{"not probed", tracker{}}, {"reached", tracker{seen: true}}, {"not reached", tracker{seen: true, down: true, why: "refused"}},
+		{"silent", tracker{seen: true, down: true, mute: true, why: "timed out twice"}}} {
 		for _, us := range reports {
 			for _, ap := range reports {
 				for _, eu := range reports[:2] {
