@@ -409,7 +409,12 @@ func (x *run) account(ctx context.Context) error {
 		err = report.Err()
 		if err != nil && err.Error() != lacking {
 			lacking = err.Error()
-			x.say("not yet: %s", lacking)
+			first := ""
+			if len(report.Findings) > 0 {
+				f := report.Findings[0]
+				first = fmt.Sprintf("; first %s %s %s", f.Kind, f.Region, f.Key)
+			}
+			x.say("not yet: %s%s", lacking, first)
 		}
 		return err
 	})
