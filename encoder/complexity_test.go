@@ -94,7 +94,7 @@ func records(b *bench, track string) []hls.Record {
 // TestPerTitleIsTheRuns, not the worker's: one with another profile goes on alike.
 func TestPerTitleIsTheRuns(t *testing.T) {
 	t.Parallel()
-	a := patient(newBench(t, makeFile(t, "source.mp4", still("5")...), fourRungs))
+	a := patient(newBench(t, makeFile(t, "source.mp4", still("5")...), func(o *Options) { fourRungs(o); divided(o) }))
 	perTitleOf(t, a)
 	require.NoError(t, a.Handle(t.Context(), a.task(catalog.KindVideo, "v0", 0, 1)))
 	b := newBenchBytes(t, []byte("x"), func(o *Options) { o.Profile.PerTitle = plan.PerTitle{} })

@@ -1,6 +1,8 @@
 package encoder
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/hls"
 )
@@ -106,6 +109,52 @@ func TestEncodeFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// watched is a claim whose commits are looked at.
+type watched struct {
+	*claim
+	commit func(catalog.ChunkCommit)
+}
+
+func (w watched) CommitChunk(ctx context.Context, ch catalog.ChunkCommit) error {
+	w.commit(ch)
+	return w.claim.CommitChunk(ctx, ch)
+}
+
+// TestShortFilm is encoded by one process, which publishes the first chunk while it
+// goes on, and then makes way for other films. Whoever takes over after that has the
+// rest to do.
+func TestShortFilm(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, mediaFile("bbb-1080p30.mp4"), func(o *Options) { o.Profile.Preset = "medium" })
+	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
+	chunks := b.board.plan.Tracks[0].Chunks
+	require.Greater(t, len(chunks), 2)
+	for _, c := range chunks[1:] {
+		require.True(t, c.Joined)
+	}
+	lost := errors.New("the lease is lost")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	first := b.task(catalog.KindVideo, "v0", 0, 1)
+	first.Class = catalog.First
+	c := first.Claim.(*claim)
+	first.Claim = watched{c, func(ch catalog.ChunkCommit) {
+		require.True(t, ch.More)
+		if ch.Record.Chunk > 0 {
+			require.True(t, c.drained.Load())
+			cancel(lost)
+		}
+	}}
+	require.ErrorIs(t, b.Handle(ctx, first), lost)
+	require.Contains(t, b.board.chunks["v0"], 0)
+	require.NotContains(t, b.board.chunks["v0"], len(chunks)-1)
+	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", 0, 2)))
+	checkRecords(t, b, "v0")
+	require.Equal(t, 1, b.board.chunks["v0"][0].Attempt)
+	require.Equal(t, 2, b.board.chunks["v0"][len(chunks)-1].Attempt)
+	require.Equal(t, 300, decoded(t, b.joined(t, "v0", "v360")))
 }
 
 // checkRecords asserts that a track's records join without gap and end.

@@ -23,6 +23,9 @@ import (
 // oneRung keeps tests short.
 func oneRung(o *Options) { o.Profile.Rungs = []int{240} }
 
+// divided has a process for every four seconds, also of short films.
+func divided(o *Options) { o.Profile.MaxChunk = 2 }
+
 // make makes a file with ffmpeg.
 func makeFile(t testing.TB, name string, args ...string) string {
 	t.Helper()
@@ -55,7 +58,7 @@ func TestStrangeFiles(t *testing.T) {
 			0, 0, 0, hls.Rational{}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, makeFile(t, name, c.args...), oneRung)
+			b := newBench(t, makeFile(t, name, c.args...), func(o *Options) { oneRung(o); divided(o) })
 			p := b.encode(t)
 			require.Equal(t, c.frames, p.Frames)
 			audio := 0
@@ -248,7 +251,7 @@ func TestDamagedSource(t *testing.T) {
 func TestJoinedIsAsGood(t *testing.T) {
 	t.Parallel()
 	file := mediaFile("bikes-noaudio.mp4")
-	change := func(o *Options) { o.Profile.Preset = "veryfast"; o.Profile.Rungs = []int{360} }
+	change := func(o *Options) { o.Profile.Preset = "veryfast"; o.Profile.Rungs = []int{360}; divided(o) }
 	b := newBench(t, file, change)
 	p := b.encode(t)
 	require.Greater(t, len(p.Tracks[0].Chunks), 2)

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,7 +94,7 @@ type claim struct {
 	t      catalog.Task
 	frames int64
 	// drained: the worker was told to go on.
-	drained bool
+	drained atomic.Bool
 }
 
 func (c *claim) Source(context.Context) (catalog.Source, error) {
@@ -119,7 +120,7 @@ func (c *claim) Await(_ context.Context, bytes int64) error {
 func (c *claim) Profile(context.Context) (string, error) {
 	return cmp.Or(c.b.profile, plan.DefaultName), nil
 }
-func (c *claim) Draining()        { c.drained = true }
+func (c *claim) Draining()        { c.drained.Store(true) }
 func (c *claim) Progress(n int64) { c.frames = max(c.frames, n) }
 
 func (c *claim) CommitExtras(_ context.Context, x hls.Extras) error {

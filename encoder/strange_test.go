@@ -252,7 +252,7 @@ func TestStrangeSources(t *testing.T) {
 				testenv.Long(t)
 			}
 			file := s.source(t)
-			b := newBench(t, file, func(o *Options) { oneRung(o); o.Profile.Rungs = []int{360}; o.Profile.Loudness = 0 })
+			b := newBench(t, file, func(o *Options) { divided(o); o.Profile.Rungs = []int{360}; o.Profile.Loudness = 0 })
 			p := b.encode(t)
 			video := p.Tracks[0]
 			require.Equal(t, hls.Video, video.Kind)

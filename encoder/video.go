@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,8 @@ import (
 // in the background: beside the ladder even a niced child would cost it a
 // quarter of its speed, and the viewer catches up.
 const ladderNice = 7
+
+func (e *Encoder) ladderNice() int { return min(e.opt.Child.Nice+ladderNice, 19) }
 
 // tailFrames from its end a task lets the next one begin.
 const tailFrames = 60
@@ -179,11 +182,11 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 		v.Rungs = append(v.Rungs, ffmpeg.Rung{Width: r.Width, Height: r.Height, MaxRate: r.MaxRate, BufferSize: r.BufferSize, Level: r.Level})
 	}
 	limits := j.e.opt.Child
-	switch j.t.Class {
-	case catalog.Ladder:
-		limits.Nice = min(limits.Nice+ladderNice, 19)
-	case catalog.Extra:
+	switch {
+	case j.t.Class == catalog.Extra:
 		limits.Background = true
+	case head.n > 0:
+		limits.Nice = j.e.ladderNice()
 	}
 	limits.Wall = wall(time.Duration(j.seconds()*float64(time.Second)), 60)
 	frames, base := int64(0), j.frames
@@ -260,7 +263,14 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 			if !c.stores.wait() {
 				break // the publisher has the reason
 			}
-			if err := j.commit(ctx, c, true); err != nil {
+			err := j.commit(ctx, c, true)
+			if err == nil && c.n == 0 && j.t.Class == catalog.First {
+				// Nobody waits for the rest: it leaves its slot and the processors to
+				// other films' beginnings, as a task of class Ladder would.
+				j.t.Draining()
+				err = proc.Yield(j.e.ladderNice())
+			}
+			if err != nil {
 				proc.Kill(err)
 				return err
 			}
@@ -295,7 +305,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 		j.e.metrics.encoded(seconds, encoded.Sub(began))
 		// A child in the background is as slow as others let it.
 		if j.t.Class != catalog.Extra {
-			j.e.observe(j.spec.PixelRate*seconds, encoded.Sub(began), seconds)
+			j.e.observe(j.spec.PixelRate*seconds, proc.CPU(), seconds)
 		}
 	}
 	return nil
@@ -444,15 +454,21 @@ func (j *videoJob) verify(c *chunk) error {
 	return nil
 }
 
-// observe learns this worker's speed from a finished chunk.
-func (e *Encoder) observe(pixels float64, took time.Duration, seconds float64) {
+// busy is which part of the processors' time one child gets used: now and then all its
+// encoders wait for the decoder, or it for them.
+const busy = 0.8
+
+// observe learns this worker's speed from the processor time a child took: unlike the
+// time that passed, it doesn't count what else the worker did meanwhile.
+func (e *Encoder) observe(pixels float64, cpu time.Duration, seconds float64) {
 	// Short chunks mostly measure starting a process.
-	if seconds < 4 || took <= 0 {
+	if seconds < 4 || cpu <= 0 {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.speed.Pixels = 0.7*e.speed.Pixels + 0.3*pixels/took.Seconds()
+	speed := busy * float64(runtime.GOMAXPROCS(0)) * pixels / cpu.Seconds()
+	e.speed.Pixels = 0.7*e.speed.Pixels + 0.3*speed
 }
 
 func (e *Encoder) currentSpeed() plan.Speed {

@@ -263,21 +263,41 @@ func (a *activeReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Yield sets the child's niceness, and that of everything it started, to what a
-// new child with Limits.Nice would have.
+// Yield sets the niceness of all the child's threads to what a new child with
+// Limits.Nice would have.
 func (p *Process) Yield(nice int) error {
+	select {
+	case <-p.done:
+		return nil // its id may be another's
+	default:
+	}
 	// What getpriority(2) returns is 20 minus the niceness.
 	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
-	if err == nil {
-		err = syscall.Setpriority(syscall.PRIO_PGRP, p.cmd.Process.Pid, min(20-own+nice, 19))
-	}
-	if errors.Is(err, syscall.ESRCH) {
-		return nil // it has ended
-	}
 	if err != nil {
-		return fmt.Errorf("%s: niceness %d: %w", p.name, nice, err)
+		return fmt.Errorf("%s: own niceness: %w", p.name, err)
+	}
+	// Niceness is a thread's own (sched(7)); a thread that begins has its creator's.
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.cmd.Process.Pid))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: threads: %w", p.name, err)
+	}
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err == nil {
+			err = syscall.Setpriority(syscall.PRIO_PROCESS, id, min(20-own+nice, 19))
+		}
+		if err != nil && !errors.Is(err, syscall.ESRCH) { // it has ended
+			return fmt.Errorf("%s: niceness %d: %w", p.name, nice, err)
+		}
 	}
 	return nil
+}
+
+// CPU is the processor time of a child that has been waited for, and of what it waited
+// for itself.
+func (p *Process) CPU() time.Duration {
+	s := p.cmd.ProcessState
+	return s.UserTime() + s.SystemTime()
 }
 
 // Kill ends the child; Wait then returns an *Error that wraps cause.

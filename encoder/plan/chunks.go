@@ -101,12 +101,16 @@ const flexible = 4
 
 // joined says which chunks are done by the task of the chunk before: as many as
 // make a task no longer than the longest chunk, for every process costs its
-// start. The first chunk is a task of its own where somebody waits for it.
-func joined(lengths []int, longest int, waited bool) []bool {
+// start. The first chunk is a task of its own where somebody waits for it, unless there
+// are no more than short segments and one task does them all.
+func joined(lengths []int, longest, short int, waited bool) []bool {
 	out := make([]bool, len(lengths))
-	total := 0
+	all, total := 0, 0
+	for _, n := range lengths {
+		all += n
+	}
 	for i, n := range lengths {
-		if out[i] = i > 0 && total+n <= longest && !(i == 1 && waited); out[i] {
+		if out[i] = i > 0 && total+n <= longest && !(i == 1 && waited && all > min(short, longest)); out[i] {
 			total += n
 		} else {
 			total = n

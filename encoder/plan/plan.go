@@ -128,6 +128,12 @@ const decodeCost = 0.25
 // are sized as if all of it were needed.
 const keepsPace = 1.5
 
+// shortSeconds is how long a film may be whose first chunk is no task of its own: to
+// start another process, and to decode its way to where it begins, would cost a fifth
+// of the encode. Those who wait for a slot don't wait longer for it, see
+// [catalog.First].
+const shortSeconds = 12
+
 // soundUntil is how much of a track must be there before it is begun, when its file
 // is arriving: what its loudness is sampled from, so that it is the same as ever. The
 // task then goes on to the end without a join.
@@ -331,7 +337,11 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 			}
 			return at - x.Keys[i-1]
 		})
-		joins := joined(lengths, p.MaxChunk, n == 0)
+		short := shortSeconds / p.SegmentSeconds
+		if x.Arriving() {
+			short = 0 // what is wanted first doesn't wait for the rest
+		}
+		joins := joined(lengths, p.MaxChunk, short, n == 0)
 		if isCopy {
 			// Copying is as fast as reading: one task does it all, but what is wanted first
 			// needn't wait for the end of a source that is arriving.
