@@ -27,8 +27,9 @@ type rendition struct {
 	segments bool
 
 	info hls.MediaInfo
-	// gone: it couldn't be read.
+	// gone: it couldn't be read. grew: it hadn't ended when its master was read.
 	gone  bool
+	grew  bool
 	track fmp4.Track
 	// init is the initialisation segment in force, at mapURI.
 	init   []byte
@@ -41,8 +42,17 @@ type rendition struct {
 	sizes []hls.SegmentSize
 }
 
-// rates are the peak and average of what was read, in bit/s.
-func (r *rendition) rates() (peak, average int64) { return hls.Rates(r.sizes, r.info.Target) }
+// rates are the peak and average of what was read, in bit/s. A master that is made
+// before all segments are shall say what a representative period takes (RFC 8216bis
+// 4.4.6.2). A last segment that is shorter than the others isn't one: all a buffer
+// held may come in it.
+func (r *rendition) rates() (peak, average int64) {
+	peak, average = hls.Rates(r.sizes, r.info.Target)
+	if n := len(r.sizes) - 1; r.grew && n > 0 && r.sizes[n].Seconds < r.sizes[n-1].Seconds {
+		peak, _ = hls.Rates(r.sizes[:n], r.info.Target)
+	}
+	return peak, average
+}
 
 // advance reads the playlist, again if it was, and the segments it has gained.
 // The error is ctx's only.
@@ -64,6 +74,7 @@ func (c *check) advance(ctx context.Context, r *rendition) error {
 		c.bad(r.url, hls.CheckGrown(r.info, info))
 	}
 	r.info = info
+	r.grew = r.grew || !info.Ended
 	if !r.segments {
 		return nil
 	}

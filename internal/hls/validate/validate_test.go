@@ -19,8 +19,9 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
-// sound is a stream of two segments of 2 s and one of 1 s, by file name.
-func sound(t testing.TB) map[string]string {
+// sound is a stream of a segment of 2 s and one of 1 s, by file name. Frames of the
+// latter have last bytes, others 340.
+func sound(t testing.TB, last int) map[string]string {
 	init, err := fmp4.AudioInit(48000, "und")
 	require.NoError(t, err)
 	files := map[string]string{"a/init.mp4": string(init.Data)}
@@ -35,8 +36,12 @@ func sound(t testing.TB) map[string]string {
 			n++
 		}
 	}
-	for range 94 + 47 {
-		seg, err := s.Add(bytes.Repeat([]byte{1}, 340))
+	for i := range 94 + 47 {
+		size := 340
+		if i >= 94 {
+			size = last
+		}
+		seg, err := s.Add(bytes.Repeat([]byte{1}, size))
 		require.NoError(t, err)
 		add(seg)
 	}
@@ -83,7 +88,7 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
-			files := sound(t)
+			files := sound(t, 340)
 			change(files)
 			var out bytes.Buffer
 			err := (&CheckCommand{Stream: write(t, files), Timeout: time.Minute, Out: &out}).Run(t.Context())
@@ -102,9 +107,41 @@ func TestCheck(t *testing.T) {
 	require.ErrorContains(t, err, "master.m3u8")
 }
 
+// serve is where files are; the media playlist is first, then what it is in files.
+func serve(t *testing.T, files map[string]string, first string) *url.URL {
+	var reads atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", hls.ContentType)
+		body := files[strings.TrimPrefix(r.URL.Path, "/")]
+		if strings.HasSuffix(r.URL.Path, "a/index.m3u8") && reads.Add(1) == 1 {
+			body = first
+		}
+		_, _ = w.Write([]byte(body))
+	}))
+	t.Cleanup(srv.Close)
+	u, err := url.Parse(srv.URL)
+	require.NoError(t, err)
+	return u
+}
+
+// TestShortLastSegment: a master made before its stream ended needn't have known what
+// it would take, one made after that must.
+func TestShortLastSegment(t *testing.T) {
+	files := sound(t, 600)
+	whole := files["a/index.m3u8"]
+	r, err := Check(t.Context(), HTTP{}, serve(t, files, whole[:strings.Index(whole, "#EXTINF:1.0")]).JoinPath("master.m3u8"), Options{Follow: true})
+	require.NoError(t, err)
+	require.True(t, r.Ended)
+	require.Empty(t, r.Problems)
+	r, err = Check(t.Context(), HTTP{}, serve(t, files, whole).JoinPath("master.m3u8"), Options{Follow: true})
+	require.NoError(t, err)
+	require.Len(t, r.Problems, 1)
+	require.Contains(t, r.Problems[0].What, "BANDWIDTH 150000")
+}
+
 // TestFollow: a growing playlist is read until it ends, and may not shrink.
 func TestFollow(t *testing.T) {
-	files := sound(t)
+	files := sound(t, 340)
 	whole := files["a/index.m3u8"]
 	cut := whole[:strings.Index(whole, "#EXTINF:1.0")]
 	for name, c := range map[string]struct {
@@ -115,21 +152,8 @@ func TestFollow(t *testing.T) {
 		"shrinks": {strings.Replace(whole, "#EXTINF:2.005333,\n0.m4s\n", "", 1), "segment 0 changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var reads atomic.Int32
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", hls.ContentType)
-				body := files[strings.TrimPrefix(r.URL.Path, "/")]
-				if strings.HasSuffix(r.URL.Path, "a/index.m3u8") {
-					if body = cut; reads.Add(1) > 1 {
-						body = c.second
-					}
-				}
-				_, _ = w.Write([]byte(body))
-			}))
-			defer srv.Close()
-			u, err := url.Parse(srv.URL + "/a/index.m3u8")
-			require.NoError(t, err)
-			r, err := Check(t.Context(), HTTP{}, u, Options{Follow: true})
+			files["a/index.m3u8"] = c.second
+			r, err := Check(t.Context(), HTTP{}, serve(t, files, cut).JoinPath("a/index.m3u8"), Options{Follow: true})
 			require.NoError(t, err)
 			require.True(t, r.Ended)
 			if c.want == "" {
@@ -165,7 +189,7 @@ func TestHTTPProblems(t *testing.T) {
 
 // FuzzCheck: whatever is served, the check ends without a panic.
 func FuzzCheck(f *testing.F) {
-	files := sound(f)
+	files := sound(f, 340)
 	f.Add([]byte(files["a/index.m3u8"]), []byte(files["a/init.mp4"]), []byte(files["a/0.m4s"]))
 	f.Add([]byte("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"x\"\na\n"), []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, playlist, init, segment []byte) {
