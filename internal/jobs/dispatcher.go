@@ -42,8 +42,8 @@ const (
 	// awayPause is how long it rests after a server didn't answer.
 	awayPause = time.Second
 	// windowPerSlot is how many messages wait per slot of the workers: enough that
-	// nobody idles, few enough that the next owner's turn comes soon.
-	windowPerSlot = 2
+	// nobody idles, and so few that another owner's turn comes after one task.
+	windowPerSlot = 1
 	minWindow     = 2
 	// lostAfter is when a message nobody has claimed counts as lost. A second
 	// message for the same task does no harm.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -310,6 +312,61 @@ func TestOwnRegionFirst(t *testing.T) {
 	e.upload("ann")
 	e.eventually("taken elsewhere", 10*time.Second, func() bool { return count("us") == 1 })
 	close(block)
+}
+
+// However many videos of one owner wait, another's first task begins when every slot
+// has done one more of them at most.
+func TestABacklogDelaysOthersByOneTask(t *testing.T) {
+	const slots, backlog = 4, 500
+	e := newEnv(t)
+	film := e.upload("big")
+	for _, c := range []struct{ table, key, change string }{
+		{"assets", "id", "jsonb_build_object('id', name)"},
+		{"runs", "asset", "jsonb_build_object('asset', name)"},
+		{"tasks", "asset", "jsonb_build_object('asset', name, 'id', name || '/r1/plan')"},
+	} {
+		copies := sql[int](e, fmt.Sprintf(`WITH names AS (SELECT lpad(translate(n::text, '0123456789', 'abcdefghij'), 26, 'k') AS name FROM generate_series(2, %d) n),
+			copies AS (INSERT INTO %s SELECT (jsonb_populate_record(x, %s)).* FROM %s x, names WHERE x.%s = $1 RETURNING 1) SELECT count(*) FROM copies`,
+			backlog, c.table, c.change, c.table, c.key), film)
+		require.Equal(t, backlog-1, copies, c.table)
+	}
+	var began atomic.Int64
+	turn, other := make(chan struct{}), make(chan struct{})
+	w := e.worker("eu", slots, func(ctx context.Context, task *Task) error {
+		if task.Owner == "small" {
+			close(other)
+			return BadInput("x", "x")
+		}
+		began.Add(1)
+		select {
+		case <-turn:
+			return BadInput("x", "x")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	e.startDispatcher("d")
+	e.start(w.Run)
+	begun := func() bool {
+		select {
+		case <-other:
+			return true
+		default:
+			return false
+		}
+	}
+	full := func() bool {
+		return sql[int](e, "SELECT count(*) FROM tasks WHERE state = 'queued' AND dispatched_at IS NOT NULL") == windowPerSlot*slots
+	}
+	e.eventually("all slots are taken, and what comes next is under way", time.Minute, func() bool { return began.Load() == slots && full() })
+	e.upload("small")
+	more := int64(0)
+	for ; !begun(); more++ {
+		require.Less(t, more, int64(5*slots))
+		turn <- struct{}{}
+		e.eventually("the next one begins", time.Minute, func() bool { return begun() || began.Load() == slots+more+1 && full() })
+	}
+	require.LessOrEqual(t, began.Load()-slots, int64(slots))
 }
 
 func TestDispatchersTakeTurns(t *testing.T) {
