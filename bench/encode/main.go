@@ -136,7 +136,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 				return err
 			}
 			piped = append(piped, r)
-			fmt.Fprintf(out, "ours  %6.2f s wall %6.2f s CPU, then %.2f s for pictures, playable after %.2f s; %s\n", r.wall.Seconds(), r.cpu.Seconds(), r.pictures.Seconds(), r.playable.Seconds(), r.detail)
+			fmt.Fprintf(out, "ours  %6.2f s wall %6.2f s CPU, then %.2f s for pictures, playable after %.2f s, %d MiB a worker; %s\n", r.wall.Seconds(), r.cpu.Seconds(), r.pictures.Seconds(), r.playable.Seconds(), r.memory>>20, r.detail)
 		}
 	}
 	wall := func(r result) time.Duration { return r.wall }
@@ -151,7 +151,9 @@ type result struct {
 	// playable is when the first parts could be watched; pictures is the CPU time of
 	// posters, storyboard and preview, which are made after the run.
 	playable, pictures time.Duration
-	detail             string
+	// memory is the most of one worker and its children, in bytes.
+	memory int64
+	detail string
 }
 
 func ratio(a, b []result, of func(result) time.Duration) float64 {

@@ -279,19 +279,14 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+	peak := p.watchMemory()
 	start := time.Now()
-	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
+	r, err := p.follow(ctx, asset, upload, start)
+	memory, merr := peak()
+	if err = errors.Join(err, merr); err != nil {
 		return result{}, err
 	}
-	var r result
-	if _, err := p.await(ctx, asset, catalog.Playable, catalog.Ready); err != nil {
-		return result{}, err
-	}
-	r.playable = time.Since(start)
-	if _, err := p.await(ctx, asset, catalog.Ready); err != nil {
-		return result{}, err
-	}
-	r.wall = time.Since(start)
+	r.memory = memory
 	after, err := cpuByName()
 	if err != nil {
 		return result{}, err
@@ -329,6 +324,52 @@ func (p *pipeline) encode(ctx context.Context, file string) (result, error) {
 	slices.Sort(parts)
 	r.detail = strings.Join(parts, ", ")
 	return r, nil
+}
+
+// follow finishes an upload and waits until its asset is ready.
+func (p *pipeline) follow(ctx context.Context, asset, upload string, start time.Time) (r result, err error) {
+	if _, err := p.cat.FinishUpload(ctx, upload); err != nil {
+		return r, err
+	}
+	if _, err := p.await(ctx, asset, catalog.Playable, catalog.Ready); err != nil {
+		return r, err
+	}
+	r.playable = time.Since(start)
+	_, err = p.await(ctx, asset, catalog.Ready)
+	r.wall = time.Since(start)
+	return r, err
+}
+
+// memoryEvery is how often workers' memory is looked at: to look takes time, too.
+const memoryEvery = time.Second
+
+// watchMemory looks at the workers' memory, that of their children included, until
+// peak is called, which returns the most of any of them, in bytes.
+func (p *pipeline) watchMemory() (peak func() (int64, error)) {
+	ctx, stop := context.WithCancel(context.Background())
+	var g errgroup.Group
+	most := int64(0)
+	g.Go(func() error {
+		for {
+			for _, w := range p.workers {
+				n, err := proc.Memory(w.cmd.Process.Pid)
+				if err != nil {
+					return err
+				}
+				most = max(most, n)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(memoryEvery):
+			}
+		}
+	})
+	return func() (int64, error) {
+		stop()
+		err := g.Wait()
+		return most, err
+	}
 }
 
 // ours says whether a program is the worker or one of its children.
