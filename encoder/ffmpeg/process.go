@@ -2,12 +2,14 @@ package ffmpeg
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +29,8 @@ type Limits struct {
 	Background bool
 	// AddressSpace and FileSize in bytes; 0 means no limit.
 	AddressSpace, FileSize uint64
-	// Wall is the longest the child may run; Idle the longest without progress.
+	// Wall is the longest the child may run; Idle the longest without progress, while
+	// it isn't waiting for a processor.
 	Wall, Idle time.Duration
 }
 
@@ -191,13 +194,21 @@ func (p *Process) watchIdle(limit time.Duration) {
 	if limit <= 0 {
 		return
 	}
-	tick := time.NewTicker(max(limit/8, 10*time.Millisecond))
+	every := max(limit/8, 10*time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	had, looked := time.Duration(0), time.Now()
 	for {
 		select {
 		case <-tick.C:
-			// A child whose reader is busy elsewhere can't progress; that is not its fault.
-			if int(p.waiting.Load()) < len(p.outputs) {
+			// A child whose reader is busy elsewhere can't progress, nor can one that
+			// gets no processor, as in the background of a busy machine, or that was
+			// paused with its worker; that is not its fault.
+			before, late := had, time.Since(looked) > 2*every
+			looked = time.Now()
+			var wants bool
+			had, wants = p.runs()
+			if int(p.waiting.Load()) < len(p.outputs) || wants && had-before < every/2 || late {
 				p.touch()
 			}
 			if time.Since(time.Unix(0, p.last.Load())) > limit {
@@ -210,6 +221,33 @@ func (p *Process) watchIdle(limit time.Duration) {
 			return
 		}
 	}
+}
+
+// runs is the processor time the child's threads have had, and whether one of them
+// could use more now (proc_pid_stat(5)).
+func (p *Process) runs() (had time.Duration, wants bool) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, false
+	}
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// The name, in parentheses, may hold anything.
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(f) < 13 {
+			continue
+		}
+		wants = wants || f[0] == "R"
+		for _, ticks := range f[11:13] {
+			if n, err := strconv.ParseInt(ticks, 10, 64); err == nil {
+				had += time.Duration(n) * time.Second / 100
+			}
+		}
+	}
+	return had, wants
 }
 
 // readProgress reads ffmpeg's key=value reports; only a change counts as progress.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -149,6 +150,22 @@ func TestBusyReaderIsNotIdleness(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.Wait())
 	require.Equal(t, "one\ntwo\n", string(b))
+}
+
+// A child that others leave no processor isn't idle. Its own deadline ends it.
+func TestWaitingForAProcessorIsNotIdleness(t *testing.T) {
+	const forever = "while :; do :; done"
+	for range 8 * runtime.NumCPU() {
+		other := exec.CommandContext(t.Context(), "sh", "-c", forever)
+		require.NoError(t, other.Start())
+		defer func() { require.Error(t, other.Wait()) }()
+		defer func() { require.NoError(t, other.Process.Kill()) }()
+	}
+	p, err := Start(t.Context(), Command{Name: "sh", Args: []string{"-c", forever}, Limits: Limits{Wall: 3 * time.Second, Idle: time.Second}})
+	require.NoError(t, err)
+	var ended *Error
+	require.ErrorAs(t, p.Wait(), &ended)
+	require.Equal(t, ReasonWall, ended.Reason)
 }
 
 func TestProgress(t *testing.T) {
