@@ -166,7 +166,9 @@ func (s *sending) committed(t *testing.T) (attempts []int) {
 	records, err := s.q.cat.CommittedChunks(t.Context(), s.asset, 1, "v0")
 	require.NoError(t, err)
 	for i, r := range records {
-		require.Equal(t, i, r.Chunk)
+		if r.Chunk != i {
+			break // one before it is still under way
+		}
 		attempts = append(attempts, r.Attempt)
 	}
 	return attempts
@@ -372,9 +374,11 @@ func TestGrowingUploadCut(t *testing.T) {
 			require.EqualValues(t, s.at, offset.Want)
 			s.finish(t, elsewhere)
 			s.whole(t, before)
-			var failures, attempts int
-			q.sql(t, "SELECT sum(failures), max(attempt) FILTER (WHERE kind = 'video') FROM tasks WHERE asset = $1", []any{s.asset}, &failures, &attempts)
-			require.Zero(t, failures)
+			var failed string
+			var attempts int
+			q.sql(t, "SELECT coalesce(string_agg(concat_ws(' ', id, error_code, error_detail), E'\\n') FILTER (WHERE failures > 0), ''), max(attempt) FILTER (WHERE kind = 'video') FROM tasks WHERE asset = $1",
+				[]any{s.asset}, &failed, &attempts)
+			require.Empty(t, failed)
 			require.Equal(t, 1, attempts)
 		})
 	}
