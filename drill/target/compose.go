@@ -306,7 +306,7 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways; drill a platform of `meridian up --isolated`", f)
 	case f.Fault == scenario.Kill && f.Process != "":
 		// Not docker kill: what that ends, the engine doesn't restart.
-		return named(f, list[0].State.Pid, supervise.KillTree(ctx, list[0].State.Pid))
+		return named(f, list[0].State.Pid, supervise.KillTree(ctx, list[0].State.Pid, nil))
 	case f.Fault == scenario.Silence:
 		return c.silence(ctx, f.Region, list)
 	}
@@ -330,7 +330,7 @@ func (c *Compose) kill(ctx context.Context, f Fault, list []container) error {
 		if x.State.Pid == 0 {
 			return nil // it doesn't run
 		}
-		return named(f, x.State.Pid, supervise.KillTree(ctx, x.State.Pid))
+		return named(f, x.State.Pid, supervise.KillTree(ctx, x.State.Pid, nil))
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,7 +44,8 @@ const (
 
 // Platform is a platform of `meridian up` on this machine.
 type Platform struct {
-	remote platform.Remote
+	remote   platform.Remote
+	stateDir string // absolute
 
 	mu     sync.Mutex
 	slowed map[Fault]func() // what lets a slow process go
@@ -56,7 +58,11 @@ func OpenPlatform(ctx context.Context, stateDir string) (*Platform, error) {
 	if _, err := p.remote.Status(ctx); err != nil {
 		return nil, err
 	}
-	return p, nil
+	dir, err := p.remote.Path()
+	if err == nil {
+		p.stateDir, err = filepath.Abs(dir)
+	}
+	return p, err
 }
 
 // Describe reads the platform's files.
@@ -214,11 +220,16 @@ func (p *Platform) applyToProcess(ctx context.Context, f Fault) error {
 		p.slow(f, pid)
 		return nil
 	case scenario.Hang:
-		err = supervise.HangTree(ctx, pid)
+		err = supervise.HangTree(ctx, pid, p.apart(f))
 	default:
-		err = supervise.KillTree(ctx, pid)
+		err = supervise.KillTree(ctx, pid, p.apart(f))
 	}
 	return named(f, pid, err)
+}
+
+// apart finds what belongs to a process and isn't below it.
+func (p *Platform) apart(f Fault) func(pid int) bool {
+	return platform.Apart(p.stateDir, f.Region, f.Process)
 }
 
 func named(f Fault, pid int, err error) error {
@@ -240,11 +251,11 @@ func (p *Platform) slow(f Fault, pid int) {
 		defer close(ended)
 		for ctx.Err() == nil {
 			// One that has ended isn't slow any more, and nobody else has its number yet.
-			if supervise.HangTree(ctx, pid) != nil && ctx.Err() == nil {
+			if supervise.HangTree(ctx, pid, p.apart(f)) != nil && ctx.Err() == nil {
 				return
 			}
 			_ = sleep.For(ctx, still)
-			if supervise.ResumeTree(pid) != nil {
+			if supervise.ResumeTree(pid, p.apart(f)) != nil {
 				return
 			}
 			_ = sleep.For(ctx, slowPeriod-still)
@@ -282,7 +293,7 @@ func (p *Platform) healProcess(ctx context.Context, f Fault) error {
 		if err != nil {
 			return err
 		}
-		return named(f, pid, supervise.ResumeTree(pid))
+		return named(f, pid, supervise.ResumeTree(pid, p.apart(f)))
 	case scenario.Slow:
 		p.mu.Lock()
 		end := p.slowed[f]

@@ -206,6 +206,16 @@ func postmasters(stateDir string) func(group string, pid int) bool {
 	}
 }
 
+// Apart recognises what belongs to a region's process and isn't below it: Patroni's
+// PostgreSQL has left it. Nil if nothing does. stateDir is absolute.
+func Apart(stateDir, region, process string) func(pid int) bool {
+	if process != procPostgres {
+		return nil
+	}
+	found := postmasters(stateDir)
+	return func(pid int) bool { return found(region, pid) }
+}
+
 // prepareDatabase waits for a leader that takes writes and makes the role and
 // the database, or gives the role its password again.
 func (p *plan) prepareDatabase(ctx context.Context) error {

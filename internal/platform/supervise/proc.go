@@ -208,28 +208,31 @@ func standStill(ctx context.Context, match func(pid int) bool) error {
 }
 
 // HangTree stops a process and all below it, in whatever session or group they
-// are, and returns when all stand still. ESRCH when there is no such process.
-func HangTree(ctx context.Context, pid int) error {
+// are, and returns when all stand still. Those that left it count, with what is below
+// them, if also says so; nil is none. ESRCH when there is no such process.
+func HangTree(ctx context.Context, pid int, also func(pid int) bool) error {
 	if p, ok := statOf(pid); !ok || !p.Alive() {
 		return syscall.ESRCH
 	}
-	return standStill(ctx, only(pid))
+	return standStill(ctx, tree(pid, also))
 }
 
 // ResumeTree lets what HangTree stopped go on.
-func ResumeTree(pid int) error {
-	_, err := signalAll(only(pid), syscall.SIGCONT)
+func ResumeTree(pid int, also func(pid int) bool) error {
+	_, err := signalAll(tree(pid, also), syscall.SIGCONT)
 	return err
 }
 
 // KillTree kills a process and all below it. They stand still first, so that none
 // starts another, or is lost from sight with its parent, meanwhile.
-func KillTree(ctx context.Context, pid int) error {
-	if err := HangTree(ctx, pid); err != nil {
+func KillTree(ctx context.Context, pid int, also func(pid int) bool) error {
+	if err := HangTree(ctx, pid, also); err != nil {
 		return err
 	}
-	_, err := signalAll(only(pid), syscall.SIGKILL)
+	_, err := signalAll(tree(pid, also), syscall.SIGKILL)
 	return err
 }
 
-func only(pid int) func(int) bool { return func(p int) bool { return p == pid } }
+func tree(pid int, also func(pid int) bool) func(pid int) bool {
+	return func(p int) bool { return p == pid || also != nil && also(p) }
+}

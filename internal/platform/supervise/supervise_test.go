@@ -243,14 +243,19 @@ func TestTreesAreHitWhole(t *testing.T) {
 	stands := func(pid int) bool { q, ok := statOf(pid); return ok && q.State == 'T' }
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	require.NoError(t, HangTree(ctx, pid))
+	require.NoError(t, HangTree(ctx, pid, nil))
 	require.True(t, stands(pid) && stands(below))
-	require.NoError(t, ResumeTree(pid))
+	require.NoError(t, ResumeTree(pid, nil))
 	require.False(t, stands(pid) || stands(below))
-	require.NoError(t, KillTree(ctx, pid))
+	apart := func(p int) bool { return p == other.Status().PID }
+	require.NoError(t, HangTree(ctx, pid, apart))
+	require.True(t, stands(pid) && stands(below) && stands(other.Status().PID))
+	require.NoError(t, ResumeTree(pid, apart))
+	require.False(t, stands(pid) || stands(below) || stands(other.Status().PID))
+	require.NoError(t, KillTree(ctx, pid, nil))
 	require.Eventually(t, func() bool { return !alive(pid) && !alive(below) }, 5*time.Second, time.Millisecond)
 	require.True(t, alive(other.Status().PID) && !stands(other.Status().PID), "another process was hit")
-	require.ErrorIs(t, HangTree(ctx, below), syscall.ESRCH)
+	require.ErrorIs(t, HangTree(ctx, below, nil), syscall.ESRCH)
 }
 
 // child is a supervisor in a process of its own, for tests which kill it.
