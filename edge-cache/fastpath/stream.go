@@ -85,11 +85,12 @@ func (s *stream) greet() {
 		_ = s.wire.Close()
 		return
 	}
+	// In a goroutine of its own: a handshake's stack is larger than what waits.
 	if s.tls.ConnectionState().NegotiatedProtocol == "h2" && s.l.cfg.HTTP2 != nil {
-		s.multiplex()
+		s.l.running.Go(s.multiplex)
 		return
 	}
-	s.serve(nil)
+	s.l.running.Go(func() { s.serve(nil) })
 }
 
 // multiplex answers over HTTP/2.

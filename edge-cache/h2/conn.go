@@ -29,7 +29,6 @@ type conn struct {
 	framer  *http2.Framer
 	decoder *hpack.Decoder
 	head    head // being read
-	fast    fastpath.Request
 	fuss    fuss
 
 	// earned counts bytes of bodies sent, which pay for frames the client sends.

@@ -160,15 +160,20 @@ func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)
 // respond has the responder answer a plain request.
 func (c *conn) respond(h *head, now time.Time) bool {
 	head := h.method == http.MethodHead
-	if !h.end || h.method != http.MethodGet && !head || h.scheme != "https" || !c.fast.Begin(bytesOf(h.path), bytesOf(h.authority), head) {
+	if !h.end || h.method != http.MethodGet && !head || h.scheme != "https" {
+		return false
+	}
+	r := c.srv.requests.Get().(*fastpath.Request)
+	defer c.srv.requests.Put(r)
+	if !r.Begin(bytesOf(h.path), bytesOf(h.authority), head) {
 		return false
 	}
 	for i := range h.fields {
-		if f := &h.fields[i]; !c.fast.Add(bytesOf(f.Name), bytesOf(f.Value)) {
+		if f := &h.fields[i]; !r.Add(bytesOf(f.Name), bytesOf(f.Value)) {
 			return false
 		}
 	}
-	a, ok := c.ask()
+	a, ok := c.ask(r)
 	if !ok {
 		return false
 	}
@@ -190,7 +195,7 @@ func (c *conn) respond(h *head, now time.Time) bool {
 }
 
 // ask asks the responder. One request that it can't bear is the handler's.
-func (c *conn) ask() (a fastpath.Answer, ok bool) {
+func (c *conn) ask(r *fastpath.Request) (a fastpath.Answer, ok bool) {
 	if c.srv.cfg.Panicked != nil {
 		defer func() {
 			if p := recover(); p != nil {
@@ -199,7 +204,7 @@ func (c *conn) ask() (a fastpath.Answer, ok bool) {
 			}
 		}()
 	}
-	return c.srv.cfg.Responder.Respond(&c.fast)
+	return c.srv.cfg.Responder.Respond(r)
 }
 
 // onTrailers ends a request's content; what the trailers say is of no use here.

@@ -57,11 +57,13 @@ type Server struct {
 	cfg    Config
 	common interned
 	works  sync.Pool // of *work
+	// requests are the responder's while it is asked.
+	requests sync.Pool // of *fastpath.Request
 }
 
 // New returns a server.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, works: sync.Pool{New: func() any { return new(work) }}}
+	s := &Server{cfg: cfg, works: sync.Pool{New: func() any { return new(work) }}, requests: sync.Pool{New: func() any { return new(fastpath.Request) }}}
 	s.common.ids.Store(&map[commonKey]int{})
 	return s
 }
