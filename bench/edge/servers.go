@@ -122,7 +122,10 @@ func get(ctx context.Context, client *http.Client, url string) (*http.Response, 
 
 // process runs the server until the bench ends, and waits until it accepts.
 func (b *bench) process(ctx context.Context, s *server, env []string, argv ...string) error {
-	addr := strings.TrimPrefix(s.base, "http://")
+	waits := []string{strings.TrimPrefix(s.base, "http://")}
+	if s.secure != "" { // Traffic Server opens it later
+		waits = append(waits, strings.TrimPrefix(s.secure, "https://"))
+	}
 	log, err := os.Create(filepath.Join(b.dir, s.name+".log"))
 	if err != nil {
 		return err
@@ -152,9 +155,12 @@ func (b *bench) process(ctx context.Context, s *server, env []string, argv ...st
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", addr)
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", waits[0])
 		if err == nil {
-			return c.Close()
+			if waits = waits[1:]; len(waits) == 0 {
+				return c.Close()
+			}
+			err = c.Close()
 		}
 		select {
 		case err := <-ended:
@@ -162,7 +168,7 @@ func (b *bench) process(ctx context.Context, s *server, env []string, argv ...st
 			text, _ := os.ReadFile(log.Name())
 			return fmt.Errorf("it ended (%w): %s", err, text)
 		case <-deadline.C:
-			return fmt.Errorf("it accepts no connections after %s", startTimeout)
+			return fmt.Errorf("it accepts no connections at %s after %s: %w", waits[0], startTimeout, err)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
