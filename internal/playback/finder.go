@@ -23,6 +23,9 @@ var ErrNotFound = errors.New("no such asset, or nothing of it is playable yet")
 const (
 	ownInterval = 2 * time.Second
 	allInterval = 5 * time.Second
+	// ahead is how long before that a look begins for an asset that is asked for. What
+	// is known answers until it ends, so nobody waits for it.
+	ahead = 500 * time.Millisecond
 	// missingFor is how long an asset without a record is not looked for again.
 	missingFor = time.Second
 	// patience is how long a caller waits for news of an asset it has a record of:
@@ -54,6 +57,7 @@ type entry struct {
 	record  Record // N is 0 while none is known
 	ownNext time.Time
 	allNext time.Time
+	renews  bool // a look was begun ahead and hasn't ended
 }
 
 // NewFinder returns a finder over the store that accepts records signed by a
@@ -63,23 +67,23 @@ func NewFinder(store *objects.Store, keys func() *token.KeySet, log *slog.Logger
 }
 
 // Newest returns the newest record of the asset: from memory when it was looked
-// for within the last two seconds, else after a look that all concurrent callers
-// share. Where a record is known, callers wait at most 300 ms for a newer one. A
-// gone asset's record is returned as it is: look at Gone.
+// for within the last two seconds, or asked for so lately that a look has begun
+// since, else after a look that all concurrent callers share. Where a record is
+// known, callers wait at most 300 ms for a newer one. A gone asset's record is
+// returned as it is: look at Gone.
 func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 	now := f.now()
 	f.mu.Lock()
 	e := f.entry(asset)
-	record, fresh := e.record, now.Before(e.ownNext)
+	record, fresh, renew := e.answers(now)
 	f.mu.Unlock()
+	if renew {
+		f.begin(context.WithoutCancel(ctx), asset)
+	}
 	if fresh {
 		return answer(record)
 	}
-	ch := f.flight.DoChan(asset, func() (any, error) {
-		lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
-		defer cancel()
-		return f.look(lctx, asset)
-	})
+	ch := f.begin(context.WithoutCancel(ctx), asset)
 	var enough <-chan time.Time
 	if record.N > 0 {
 		t := time.NewTimer(patience)
@@ -104,19 +108,46 @@ func (f *Finder) Newest(ctx context.Context, asset string) (Record, error) {
 	}
 }
 
+// begin looks for the asset's newest record, unless that is being done.
+func (f *Finder) begin(ctx context.Context, asset string) <-chan singleflight.Result {
+	return f.flight.DoChan(asset, func() (any, error) {
+		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		return f.look(ctx, asset)
+	})
+}
+
+// answers returns the record, whether it is the newest as far as one needs to know,
+// and whether the next look is to begin. The caller holds the finder's mu.
+func (e *entry) answers(now time.Time) (record Record, fresh, renew bool) {
+	fresh = now.Before(e.ownNext)
+	switch {
+	case e.record.N == 0:
+	case !fresh && e.renews:
+		e.ownNext, fresh = now.Add(pause), true
+	case fresh && !e.renews && !now.Before(e.ownNext.Add(-ahead)):
+		e.renews, renew = true, true
+	}
+	return e.record, fresh, renew
+}
+
 // Known returns what Newest would without waiting: the asset's record when it was
 // looked for lately. With false, ask Newest.
 func (f *Finder) Known(asset string) (Record, bool) {
 	now := f.now()
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	el, ok := f.byID[asset]
 	if !ok {
+		f.mu.Unlock()
 		return Record{}, false
 	}
 	f.recent.MoveToFront(el)
-	e := el.Value.(*entry)
-	return e.record, e.record.N > 0 && now.Before(e.ownNext)
+	record, fresh, renew := el.Value.(*entry).answers(now)
+	f.mu.Unlock()
+	if renew {
+		f.begin(context.Background(), record.Asset)
+	}
+	return record, fresh && record.N > 0
 }
 
 func answer(r Record) (Record, error) {
@@ -133,7 +164,7 @@ func (f *Finder) Hint(asset string) {
 	defer f.mu.Unlock()
 	if el, ok := f.byID[asset]; ok {
 		e := el.Value.(*entry)
-		e.ownNext, e.allNext = time.Time{}, time.Time{}
+		e.ownNext, e.allNext, e.renews = time.Time{}, time.Time{}, false
 	}
 }
 
@@ -171,6 +202,7 @@ func (f *Finder) look(ctx context.Context, asset string) (Record, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e = f.entry(asset)
+	e.renews = false
 	if record.N > e.record.N {
 		e.record = record
 	}

@@ -91,6 +91,27 @@ func TestFinder(t *testing.T) {
 	require.True(t, r.Gone())
 }
 
+// TestKnownLooksAhead: who only asks what is known without waiting learns news, too.
+func TestKnownLooksAhead(t *testing.T) {
+	f := newFixture(t)
+	s, _ := objectstest.New(t, 1)
+	find := playback.NewFinder(s, func() *token.KeySet { return f.keys }, slog.New(slog.DiscardHandler))
+	_, ok := find.Known(asset)
+	require.False(t, ok)
+	f.put(s.Own(), rec(1))
+	_, err := find.Newest(t.Context(), asset)
+	require.NoError(t, err)
+	f.put(s.Own(), rec(2))
+	require.Eventually(t, func() bool {
+		r, ok := find.Known(asset)
+		if !ok { // this process had no turn for half a second
+			r, err = find.Newest(t.Context(), asset)
+			require.NoError(t, err)
+		}
+		return r.N == 2
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
 func TestFinderServesTheLastKnownWhenStoresAreGone(t *testing.T) {
 	f := newFixture(t)
 	m := testenv.MinIO(t)
