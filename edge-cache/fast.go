@@ -34,6 +34,7 @@ type fast struct {
 type fastMetrics struct {
 	how      string
 	requests prometheus.Counter
+	parts    prometheus.Counter
 	fast     prometheus.Counter
 	bytes    prometheus.Counter
 	seconds  prometheus.Observer
@@ -46,7 +47,8 @@ func newFast(h *handler) *fast {
 		if k == kindMedia {
 			how = composedLabel
 		}
-		f.kinds[k] = fastMetrics{how, h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how), h.metrics.fast.WithLabelValues(k.String(), how),
+		f.kinds[k] = fastMetrics{how, h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how),
+			h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusPartialContent), how), h.metrics.fast.WithLabelValues(k.String(), how),
 			h.metrics.bytes.WithLabelValues(how), h.metrics.seconds.WithLabelValues(how)}
 	}
 	return f
@@ -102,7 +104,7 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		}
 		head := p.head.Load()
 		if head == nil {
-			head = prepareHead(f.h.composedContent(p), f.h.composedStatus())
+			head = prepareHead(fastpath.PrepareHead, f.h.composedContent(p), f.h.composedStatus())
 			p.head.Store(head)
 		}
 		if r.Selects() {
@@ -113,22 +115,12 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 			return a, ok
 		}
 		f.observe(q, fields, r.Fields)
-		return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Text: f.dateAt(now)}}, Body: p.body, Kind: int(t.kind)}, true
+		return fastpath.Answer{Head: head, Values: fastpath.Values{{Text: f.dateAt(now)}}, Body: p.body, Kind: int(t.kind)}, true
 	}
 	var scratch [512]byte
 	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...))
 	if o == nil || len(o.Whole()) == 0 {
 		return fastpath.Answer{}, false
-	}
-	if r.Selects() {
-		mime, control := t.delivery()
-		c := objectContent(o, mime, control)
-		c.body = whole(o.Whole())
-		a, ok := f.selected(r, c, f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}), t.kind, now)
-		if ok {
-			f.observe(q, fields, r.Fields)
-		}
-		return a, ok
 	}
 	slot := 0
 	if t.token != token.None {
@@ -137,11 +129,32 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	head, ok := o.Memo(slot).(*fastpath.Head)
 	if !ok {
 		mime, control := t.delivery()
-		head = prepareHead(objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
+		head = prepareHead(fastpath.PrepareHead, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
 		o.SetMemo(slot, head)
 	}
+	age := fastpath.Value{Number: max(0, int64(now.Sub(o.Info().Fetched)/time.Second))}
+	if part, named, ok := r.Part(o.Info().Size); ok {
+		of := head.Part.Load()
+		if of == nil {
+			mime, control := t.delivery()
+			of = prepareHead(fastpath.PreparePart, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
+			head.Part.Store(of)
+		}
+		f.observe(q, fields, r.Fields)
+		return fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}},
+			Body: o.Whole()[part.Start : part.Start+part.Length], Slot: o.Slot(), Whole: o.Whole(), Kind: int(t.kind)}, true
+	}
+	if r.Selects() {
+		mime, control := t.delivery()
+		c := objectContent(o, mime, control)
+		a, ok := f.selected(r, c, f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}), t.kind, now)
+		if ok {
+			f.observe(q, fields, r.Fields)
+		}
+		return a, ok
+	}
 	f.observe(q, fields, r.Fields)
-	return fastpath.Answer{Head: head, Values: [2]fastpath.Value{{Number: max(0, int64(now.Sub(o.Info().Fetched)/time.Second))}, {Text: f.dateAt(now)}},
+	return fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}},
 		Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
 }
 
@@ -202,9 +215,12 @@ func (f *fast) observe(q splitQuery, there bool, fields []fastpath.Field) {
 // Responded implements fastpath.Responder.
 func (f *fast) Responded(a *fastpath.Answer, sent int64, took time.Duration, err error) {
 	m := &f.kinds[a.Kind]
-	if a.Head.Status == http.StatusOK {
+	switch a.Head.Status {
+	case http.StatusOK:
 		m.requests.Inc()
-	} else {
+	case http.StatusPartialContent:
+		m.parts.Inc()
+	default:
 		f.h.metrics.requests.WithLabelValues(kind(a.Kind).String(), strconv.Itoa(a.Head.Status), m.how).Inc()
 	}
 	m.fast.Inc()
@@ -243,15 +259,15 @@ func immaterial(f fastpath.Field) bool {
 
 // prepareHead takes the header fields from serveContent; Age, where the content has
 // one, and Date are left open.
-func prepareHead(c *content, status string) *fastpath.Head {
+func prepareHead(prepare fastpath.Preparer, c *content, status string) *fastpath.Head {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		commonHeader(w.Header())
 		w.Header().Set("Cache-Status", status)
 		if err := serveContent(w, r, c, &answer{}); err != nil {
-			panic(fmt.Sprintf("a plain HEAD: %v", err))
+			panic(fmt.Sprintf("a plain request: %v", err))
 		}
 	}
-	return fastpath.PrepareHead(handler, func(f *fastpath.HeadField) {
+	return prepare(handler, func(f *fastpath.HeadField) {
 		if f.Name == "Age" {
 			f.Value, f.Open = "", true
 		}

@@ -95,7 +95,7 @@ func (c *Content) Serve(w http.ResponseWriter, r *http.Request, sent *Sent) erro
 		return nil
 	}
 	if len(spans) == 1 {
-		h.Set("Content-Range", part.contentRange(c.Size))
+		h.Set("Content-Range", part.ContentRange(c.Size))
 	}
 	if part.Length >= 0 {
 		h.Set("Content-Length", strconv.FormatInt(part.Length, 10))
@@ -173,7 +173,7 @@ func (o *output) multipart(c *Content, spans []Span) {
 	end := "\r\n--" + boundary + "--\r\n"
 	length := int64(len(end))
 	for i, s := range spans {
-		heads[i] = fmt.Sprintf("\r\n--%s\r\nContent-Type: %s\r\nContent-Range: %s\r\n\r\n", boundary, mime, s.contentRange(c.Size))
+		heads[i] = fmt.Sprintf("\r\n--%s\r\nContent-Type: %s\r\nContent-Range: %s\r\n\r\n", boundary, mime, s.ContentRange(c.Size))
 		if i == 0 {
 			heads[i] = heads[i][2:]
 		}

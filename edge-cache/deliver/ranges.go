@@ -97,7 +97,8 @@ func parseDigits(s string) (int64, bool) {
 	return n, true
 }
 
-func (s Span) contentRange(size int64) string {
+// ContentRange is the field's value for a part of size bytes.
+func (s Span) ContentRange(size int64) string {
 	b := make([]byte, 0, 64)
 	b = append(b, "bytes "...)
 	b = strconv.AppendInt(b, s.Start, 10)

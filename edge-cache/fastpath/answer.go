@@ -18,15 +18,37 @@ import (
 type Answer struct {
 	Head *Head
 	// Values are what Head leaves open, in its order.
-	Values [2]Value
+	Values Values
 	// More has fields to come after those of Head, none of them open; nil without.
 	More *Head
 	Body []byte
-	// Slot is where a copy of Body may be; nil where there is to be none.
-	Slot *pages.Slot
+	// Slot is where a copy of Body, or of the Whole it is a part of, may be; nil where
+	// there is to be none.
+	Slot  *pages.Slot
+	Whole []byte
 	// Kind is the responder's own.
 	Kind int
 }
+
+// copied returns the copy that the answer can be sent from, to be released, and where
+// Body begins in it; nil while there is none.
+func (a *Answer) copied(window *pages.Window) (*pages.Copy, int64) {
+	if window == nil || a.Slot == nil || len(a.Body) < pages.MinSize {
+		return nil, 0
+	}
+	if a.Whole == nil {
+		return window.Get(a.Slot, a.Body), 0
+	}
+	// Parts of one array end in the same place.
+	at := cap(a.Whole) - cap(a.Body)
+	if at < 0 || at+len(a.Body) > len(a.Whole) || &a.Whole[at] != &a.Body[0] {
+		return nil, 0
+	}
+	return window.Get(a.Slot, a.Whole), int64(at)
+}
+
+// Values are as many as a head may leave open; the rest is zero.
+type Values [4]Value
 
 // Value is the end of a field's value: Text, or Number where that is empty.
 type Value struct {
@@ -56,6 +78,8 @@ type Head struct {
 	Fields []HeadField
 	// Memo is for what a version of HTTP makes of the head.
 	Memo atomic.Value
+	// Part is the head of an answer with a part of the same body; nil until it is stored.
+	Part atomic.Pointer[Head]
 
 	text []string // of HTTP/1.1, between what is open
 }
@@ -77,7 +101,7 @@ func NewHead(status int, fields []HeadField) *Head {
 		b.WriteString("\r\n")
 	}
 	h.text = append(h.text, b.String())
-	if len(h.text) > len(Answer{}.Values)+1 {
+	if len(h.text) > len(Values{})+1 {
 		panic(fmt.Sprintf("a head leaves %d values open", len(h.text)-1))
 	}
 	return h

@@ -86,8 +86,8 @@ func (w *writing) begin(a *Answer, room []byte, window *pages.Window, now time.T
 		// A copy costs less than a second vector.
 		n += copy(room[n:], a.Body)
 		w.head, w.body = room[:n], nil
-	case window != nil && a.Slot != nil && len(a.Body) >= pages.MinSize:
-		w.copy = window.Get(a.Slot, a.Body)
+	default:
+		w.copy, w.at = a.copied(window)
 	}
 }
 

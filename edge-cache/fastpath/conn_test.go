@@ -63,7 +63,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) Respond(r *Request) (Answer, bool) {
 	n, err := strconv.Atoi(string(r.Target[1:]))
-	if err != nil || n < 0 || n%2 == 1 { // odd ones are left to net/http
+	if err != nil || n < 0 || n%2 == 1 || r.Selects() { // odd ones are left to net/http
 		return Answer{}, false
 	}
 	if n > 0 && s.panics.Load() == int64(n) {
@@ -72,7 +72,7 @@ func (s *site) Respond(r *Request) (Answer, bool) {
 	s.quick.Add(1)
 	head := NewHead(http.StatusOK, []HeadField{{Name: "Content-Length", Open: true}, {Name: "Content-Type", Value: "text/plain"}, {Name: "Date", Value: date}})
 	slot, _ := s.slots.LoadOrStore(n, new(pages.Slot))
-	return Answer{Head: head, Values: [2]Value{{Number: int64(n)}}, Body: bodyOf(n), Slot: slot.(*pages.Slot)}, true
+	return Answer{Head: head, Values: Values{{Number: int64(n)}}, Body: bodyOf(n), Slot: slot.(*pages.Slot)}, true
 }
 
 func (s *site) Responded(_ *Answer, _ int64, _ time.Duration, err error) {

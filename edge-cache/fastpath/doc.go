@@ -1,9 +1,9 @@
-// Package fastpath answers plain GET requests of HTTP/1.1 connections and leaves
-// everything else to net/http.
+// Package fastpath answers plain GET and HEAD requests of HTTP/1.1 connections and
+// leaves everything else to net/http.
 //
 // A Listener's connections belong to a few event loops. A head that is complete,
 // strictly formed (RFC 9112) and free of anything that could make the answer
-// another than the stored one is offered to the Responder; what it takes is
+// another than the stored one, or a part of it, is offered to the Responder; what it takes is
 // written at once, large bodies from a copy whose pages the kernel sends as they
 // are. Every other request goes to net/http, which accepts the connection from the
 // Listener with every byte already read, and the connection comes back once it has
@@ -18,7 +18,7 @@
 // Invariants
 //
 //   - What the fast path doesn't fully understand it doesn't answer: a head with
-//     an unusual byte, a body, an upgrade, a condition or a range is net/http's.
+//     an unusual byte, a body or an upgrade is net/http's.
 //   - Only bytes of the request being handed over are handed over. A connection
 //     whose next request might already be in net/http's buffer, or whose request
 //     had a body, stays with net/http until it ends.

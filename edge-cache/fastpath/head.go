@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+
+	"github.com/meridian-video/meridian/edge-cache/deliver"
 )
 
 // maxFields bounds the header fields of a request the fast path answers.
@@ -12,9 +14,8 @@ const maxFields = 32
 // Field is one header field as it came.
 type Field struct{ Name, Value []byte }
 
-// Request is a plain GET: one Host, no body, no condition, no range, nothing that
-// ends or changes the connection. Over HTTP/2 it may be a HEAD, and select. Its bytes
-// are the connection's and valid only during the call.
+// Request is a plain GET or HEAD: one Host, no body, nothing that ends or changes
+// the connection. Its bytes are the connection's and valid only during the call.
 type Request struct {
 	// Target is path and query, undecoded: only characters that URIs may hold.
 	Target []byte
@@ -63,13 +64,11 @@ func parse(b []byte, r *Request) (n int, v verdict) {
 		return n, other
 	}
 	switch string(method) {
-	case "GET":
-	case "HEAD":
-		v = bodiless
+	case http.MethodGet, http.MethodHead:
 	default:
 		return n, other
 	}
-	r.Target, r.Host, r.Fields = target, nil, r.store[:0]
+	r.Target, r.Host, r.Fields, r.Head, r.Select = target, nil, r.store[:0], len(method) == len(http.MethodHead), nil
 	hosts := 0
 	for len(rest) > 0 {
 		line, rest = cutLine(rest)
@@ -77,7 +76,8 @@ func parse(b []byte, r *Request) (n int, v verdict) {
 		if !ok {
 			return n, other
 		}
-		switch classOf(name) {
+		class := classOf(name)
+		switch class {
 		case classHost:
 			if hosts++; hosts > 1 || !validHost(value) {
 				return n, other
@@ -91,11 +91,13 @@ func parse(b []byte, r *Request) (n int, v verdict) {
 			continue
 		case classFraming:
 			return n, other
-		case classSelecting:
-			v = bodiless
 		}
-		if len(r.Fields) == maxFields {
+		if len(r.Fields)+len(r.Select) == maxFields {
 			v = bodiless
+			continue
+		}
+		if class == classSelecting {
+			r.selects(name, value)
 			continue
 		}
 		r.Fields = append(r.Fields, Field{name, value})
@@ -116,7 +118,7 @@ func (r *Request) Begin(target, host []byte, head bool) bool {
 // Add adds a field, whose name is in lower case; false when r is no longer plain.
 func (r *Request) Add(name, value []byte) bool {
 	class := classOf(name)
-	if len(r.Fields) == maxFields || class != classNone && class != classSelecting {
+	if len(r.Fields)+len(r.Select) == maxFields || class != classNone && class != classSelecting {
 		return false
 	}
 	for _, c := range value {
@@ -125,14 +127,18 @@ func (r *Request) Add(name, value []byte) bool {
 		}
 	}
 	if class == classSelecting {
-		if r.Select == nil {
-			r.Select = http.Header{}
-		}
-		r.Select.Add(string(name), string(value))
+		r.selects(name, value)
 		return true
 	}
 	r.Fields = append(r.Fields, Field{name, value})
 	return true
+}
+
+func (r *Request) selects(name, value []byte) {
+	if r.Select == nil {
+		r.Select = http.Header{}
+	}
+	r.Select.Add(string(name), string(value))
 }
 
 // Selects reports whether another answer than the whole object is wanted.
@@ -192,14 +198,45 @@ func (s *Selection) Answer(date string) (Answer, bool) {
 	return Answer{Head: NewHead(s.status, fields), Body: s.body}, !s.other
 }
 
+// Part returns the part of a body of size bytes that one range asks for, with how
+// Content-Range names it; false when r selects by anything else, or nothing of it.
+func (r *Request) Part(size int64) (part deliver.Span, named string, ok bool) {
+	ranges := r.Select["Range"]
+	if r.Head || len(r.Select) != 1 || len(ranges) != 1 {
+		return deliver.Span{}, "", false
+	}
+	spans, err := deliver.ParseRange(ranges[0], size)
+	if err != nil || len(spans) != 1 {
+		return deliver.Span{}, "", false
+	}
+	return spans[0], spans[0].ContentRange(size), true
+}
+
+// Preparer is PrepareHead or PreparePart.
+type Preparer func(handler http.HandlerFunc, open func(*HeadField), more ...HeadField) *Head
+
 // PrepareHead returns the head of what a handler answers a HEAD with, which must be
 // of a whole object, for many answers. open sees each field and may leave its end to
 // the answers' values; more fields follow.
 func PrepareHead(handler http.HandlerFunc, open func(*HeadField), more ...HeadField) *Head {
-	w, r := (&Request{Head: true}).NewSelection()
+	return prepare(&Request{Head: true}, http.StatusOK, handler, open, more)
+}
+
+// PreparePart is PrepareHead for parts of a body that isn't empty. Content-Length and
+// Content-Range are open, too.
+func PreparePart(handler http.HandlerFunc, open func(*HeadField), more ...HeadField) *Head {
+	return prepare(&Request{Select: http.Header{"Range": {"bytes=0-0"}}}, http.StatusPartialContent, handler, func(f *HeadField) {
+		if open(f); f.Name == "Content-Length" || f.Name == "Content-Range" {
+			f.Value, f.Open = "", true
+		}
+	}, more)
+}
+
+func prepare(req *Request, status int, handler http.HandlerFunc, open func(*HeadField), more []HeadField) *Head {
+	w, r := req.NewSelection()
 	handler(w, r)
-	if w.status != http.StatusOK {
-		panic(fmt.Sprintf("a plain HEAD answered with %d", w.status)) // it has neither condition nor range
+	if w.status != status {
+		panic(fmt.Sprintf("a plain request answered with %d, not %d", w.status, status)) // it has no condition
 	}
 	fields := SortedFields(w.header)
 	for i := range fields {

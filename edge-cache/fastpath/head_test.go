@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,10 +19,10 @@ func TestParse(t *testing.T) {
 		base + "\r\n": plain, base + "\r\nGET /b": plain, base + "X-A: b\r\n\r\n": plain, base + "A:\r\n\r\n": plain,
 		base + "Connection: keep-alive\r\n\r\n": plain, base + "connection:Keep-Alive \r\n\r\n": plain,
 		"GET /a?b=%20c HTTP/1.1\r\nHost: x:80\r\n\r\n": plain, "GET /a HTTP/1.1\r\nhOST:\t[::1]:80 \r\n\r\n": plain,
-		// What only selects another answer comes back.
-		"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n": bodiless, base + "Range: bytes=0-1\r\n\r\n": bodiless,
-		base + "If-None-Match: *\r\n\r\n": bodiless, base + "IF-ANYTHING: 1\r\n\r\n": bodiless,
-		base + strings.Repeat("A: b\r\n", maxFields+1) + "\r\n": bodiless,
+		"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n": plain, base + "Range: bytes=0-1\r\n\r\n": plain,
+		base + "If-None-Match: *\r\n\r\n": plain, base + "IF-ANYTHING: 1\r\n\r\n": plain,
+		// It comes back.
+		base + strings.Repeat("A: b\r\n", maxFields+1) + "\r\n": bodiless, base + "Range: bytes=0-1\r\n" + strings.Repeat("A: b\r\n", maxFields) + "\r\n": bodiless,
 		// Other requests, and whatever may be read in two ways.
 		"POST /a HTTP/1.1\r\nHost: x\r\n\r\n": other, "get /a HTTP/1.1\r\nHost: x\r\n\r\n": other, "GET /a HTTP/1.0\r\nHost: x\r\n\r\n": other,
 		"GET  /a HTTP/1.1\r\nHost: x\r\n\r\n": other, "GET /a HTTP/1.1 \r\nHost: x\r\n\r\n": other, "GET /a\tHTTP/1.1\r\nHost: x\r\n\r\n": other,
@@ -54,6 +55,15 @@ func TestParse(t *testing.T) {
 	require.True(t, r.Fields[0].Is("user-agent"))
 	require.True(t, r.Fields[0].HasPrefix("user-"))
 	require.False(t, r.Fields[1].Is("user-agent"))
+	require.False(t, r.Selects())
+	_, v = parse([]byte("HEAD /a HTTP/1.1\r\nHost: x\r\nif-None-match: \"a\"\r\nA: b\r\nIf-None-Match: \"b\"\r\n\r\n"), &r)
+	require.Equal(t, plain, v)
+	require.True(t, r.Head)
+	require.Equal(t, http.Header{"If-None-Match": {`"a"`, `"b"`}}, r.Select)
+	require.Len(t, r.Fields, 1)
+	_, v = parse([]byte(base+"\r\n"), &r)
+	require.Equal(t, plain, v)
+	require.False(t, r.Selects(), "nothing is left of the request before")
 }
 
 // FuzzParse: what the fast path takes, net/http reads as the same request,
@@ -73,9 +83,14 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: net/http: %v", b[:n], err)
 		}
-		if v == plain && req.Method != http.MethodGet || req.RequestURI != string(r.Target) || req.Host != string(r.Host) || req.ContentLength != 0 ||
+		if r.Head != (req.Method == http.MethodHead) || req.RequestURI != string(r.Target) || req.Host != string(r.Host) || req.ContentLength != 0 ||
 			len(req.TransferEncoding) > 0 || req.Close || req.Body != http.NoBody || br.Buffered() != 0 {
 			t.Fatalf("%q: %q of %q, net/http %q of %q, close %v, length %d", b[:n], r.Target, r.Host, req.RequestURI, req.Host, req.Close, req.ContentLength)
+		}
+		for name, vs := range r.Select {
+			if v == plain && !slices.Equal(vs, req.Header[name]) {
+				t.Fatalf("%q: %s: %q, net/http %q", b[:n], name, vs, req.Header[name])
+			}
 		}
 		for _, field := range r.Fields {
 			if vs := req.Header.Values(string(field.Name)); v == plain && len(vs) == 0 {

@@ -20,11 +20,11 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/pages"
 )
 
-// Responder answers plain GET requests. Its methods are called concurrently and
+// Responder answers plain requests. Its methods are called concurrently and
 // must not block.
 type Responder interface {
 	// Respond returns the answer to r, or false to leave it to the handler, of whose
-	// answers it must be one.
+	// answers it must be one. The answer to a HEAD has no Body.
 	Respond(r *Request) (Answer, bool)
 	// Responded is told how writing an answer went: body bytes sent, time since
 	// the request was read, and why it ended early.

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -201,4 +203,68 @@ func TestIdleConnections(t *testing.T) {
 	for _, c := range all {
 		r.ask(t, c, 4)
 	}
+}
+
+// parted answers /n with 64 KiB from n on of one whole.
+type parted struct {
+	whole []byte
+	slot  pages.Slot
+	other atomic.Bool // in place of the whole's part
+}
+
+var others = bytes.Repeat([]byte("other"), pages.MinSize)
+
+func (p *parted) Respond(r *Request) (Answer, bool) {
+	at, err := strconv.Atoi(string(r.Target[1:]))
+	if err != nil {
+		return Answer{}, false
+	}
+	body := p.whole[at : at+pages.MinSize]
+	if p.other.Load() {
+		body = others
+	}
+	head := NewHead(http.StatusOK, []HeadField{{Name: "Content-Length", Value: strconv.Itoa(len(body))}})
+	return Answer{Head: head, Body: body, Slot: &p.slot, Whole: p.whole}, true
+}
+func (p *parted) Responded(*Answer, int64, time.Duration, error) {}
+
+// TestPartsSentFromCopies: a part comes from its place in the copy of the whole; one
+// that isn't of the whole doesn't come from there.
+func TestPartsSentFromCopies(t *testing.T) {
+	const size = 1 << 20
+	p := &parted{whole: bodyOf(size)}
+	cfg := patient
+	cfg.Window = pages.Open(8<<20, func(err error) { t.Error(err) })
+	defer cfg.Window.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	fl, err := New(l, cfg, p)
+	require.NoError(t, err)
+	defer func() {
+		require.NoError(t, fl.Close())
+		fl.Drain(t.Context())
+	}()
+	c := dial(t, l.Addr().String())
+	br := bufio.NewReader(c)
+	ask := func(at int) []byte {
+		_, err := io.WriteString(c, request(at, ""))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(br, nil)
+		require.NoError(t, err)
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return b
+	}
+	require.Eventually(t, func() bool { ask(0); return fl.cfg.Window.Bytes() == size }, 10*time.Second, time.Millisecond)
+	for _, at := range []int{0, 1, 4096, 77_777, size - pages.MinSize} {
+		a, ok := p.Respond(&Request{Target: []byte("/" + strconv.Itoa(at))})
+		require.True(t, ok)
+		copied, from := a.copied(cfg.Window)
+		require.NotNil(t, copied)
+		copied.Release()
+		require.EqualValues(t, at, from)
+		require.True(t, bytes.Equal(p.whole[at:at+pages.MinSize], ask(at)), at)
+	}
+	p.other.Store(true)
+	require.True(t, bytes.Equal(others, ask(0)))
 }

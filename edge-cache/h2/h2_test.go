@@ -62,7 +62,7 @@ func (s *site) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		h, _ = s.heads.LoadOrStore(n, fastpath.NewHead(http.StatusOK, []fastpath.HeadField{{Name: "Age", Open: true}, {Name: "Cache-Control", Value: "max-age=60"},
 			{Name: "Content-Length", Value: strconv.Itoa(n)}, {Name: "Content-Type", Value: "text/plain"}, {Name: "Etag", Value: fmt.Sprintf(`"%d"`, n)}, {Name: "X-End", Value: "at ", Open: true}}))
 	}
-	return fastpath.Answer{Head: h.(*fastpath.Head), Values: [2]fastpath.Value{{Number: 7}, {Text: "last"}}, Body: bodyOf(n)}, true
+	return fastpath.Answer{Head: h.(*fastpath.Head), Values: fastpath.Values{{Number: 7}, {Text: "last"}}, Body: bodyOf(n)}, true
 }
 
 func (s *site) Responded(_ *fastpath.Answer, _ int64, _ time.Duration, err error) {

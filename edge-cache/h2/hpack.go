@@ -130,7 +130,7 @@ func (e *encoder) field(b []byte, t *interned, name, value string) []byte {
 }
 
 // prepared writes a prepared head's fields.
-func (e *encoder) prepared(b []byte, p *block, values *[2]fastpath.Value) []byte {
+func (e *encoder) prepared(b []byte, p *block, values *fastpath.Values) []byte {
 	open := 0
 	for i := range p.items {
 		switch it := &p.items[i]; {

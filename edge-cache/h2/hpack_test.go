@@ -49,7 +49,7 @@ func FuzzBlocks(f *testing.F) {
 			out := e.begin(nil, status)
 			var fields []fastpath.HeadField
 			open := 0
-			values := [2]fastpath.Value{{Number: int64(op)}, {Text: "Tue, 03 Mar 2026 12:00:00 GMT"}}
+			values := fastpath.Values{{Number: int64(op)}, {Text: "Tue, 03 Mar 2026 12:00:00 GMT"}}
 			for range op / 8 % 8 {
 				n := one()
 				field := fastpath.HeadField{Name: names[n%len(names)], Value: string(next(one()))}

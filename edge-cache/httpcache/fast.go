@@ -39,6 +39,21 @@ func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	if o == nil {
 		return fastpath.Answer{}, false
 	}
+	head, ok := o.Memo(0).(*preparedHead)
+	if !ok || head.of != s {
+		head = p.prepare(fastpath.PrepareHead, s, o)
+		o.SetMemo(0, head)
+	}
+	passed, left := fastpath.Value{Number: int64(age / time.Second)}, fastpath.Value{Number: int64((s.lifetime - age) / time.Second)}
+	if part, named, ok := r.Part(s.size); ok {
+		of := head.Part.Load()
+		if of == nil {
+			of = p.prepare(fastpath.PreparePart, s, o).Head
+			head.Part.Store(of)
+		}
+		return fastpath.Answer{Head: of, Values: fastpath.Values{passed, left, {Number: part.Length}, {Text: named}},
+			Body: o.Whole()[part.Start : part.Start+part.Length], Slot: o.Slot(), Whole: o.Whole()}, true
+	}
 	if r.Selects() {
 		w, req := r.NewSelection()
 		x := &exchange{p: p, w: w, r: req}
@@ -46,13 +61,7 @@ func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		x.deliver(s, o, s.size)
 		return w.Answer("") // it has the Date it came with
 	}
-	head, ok := o.Memo(0).(*preparedHead)
-	if !ok || head.of != s {
-		head = p.prepare(s)
-		o.SetMemo(0, head)
-	}
-	return fastpath.Answer{Head: head.Head, Values: [2]fastpath.Value{{Number: int64(age / time.Second)}, {Number: int64((s.lifetime - age) / time.Second)}},
-		Body: o.Whole(), Slot: o.Slot()}, true
+	return fastpath.Answer{Head: head.Head, Values: fastpath.Values{passed, left}, Body: o.Whole(), Slot: o.Slot()}, true
 }
 
 // Responded implements fastpath.Responder.
@@ -86,15 +95,15 @@ type preparedHead struct {
 
 const ttlMark = "{ttl}"
 
-// prepare takes the fields from what ServeHTTP answers a HEAD with. Age and the end
-// of Cache-Status are the cache's own, whatever the origin's fields say.
-func (p *Proxy) prepare(s *response) *preparedHead {
+// prepare takes the fields from what ServeHTTP answers. Age and the end of
+// Cache-Status are the cache's own, whatever the origin's fields say.
+func (p *Proxy) prepare(prepare fastpath.Preparer, s *response, body deliver.Body) *preparedHead {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		x := &exchange{p: p, w: w, r: r}
 		x.head(s, "hit; ttl="+ttlMark)
-		x.deliver(s, nil, s.size)
+		x.deliver(s, body, s.size)
 	}
-	return &preparedHead{fastpath.PrepareHead(handler, func(f *fastpath.HeadField) {
+	return &preparedHead{prepare(handler, func(f *fastpath.HeadField) {
 		switch f.Name {
 		case "Age":
 			f.Value, f.Open = "", true
