@@ -3,6 +3,7 @@ package edgecache
 import (
 	"context"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,9 +31,14 @@ func (w *world) waitStatus(path string, want int) {
 	}, 10*time.Second, 50*time.Millisecond)
 }
 
-func (w *world) settleDisk(objects int) {
+// keep asks for objects twice, so that they go to disk, and waits until they are there.
+func (w *world) keep(paths ...string) {
 	w.t.Helper()
-	require.Eventually(w.t, func() bool { return w.edge.cache.Stats().DiskObjects >= objects }, 5*time.Second, 10*time.Millisecond)
+	for _, path := range slices.Concat(paths, paths) {
+		res, _ := w.get(path)
+		require.Equal(w.t, 200, res.StatusCode)
+	}
+	require.Eventually(w.t, func() bool { return w.edge.cache.Stats().DiskObjects >= len(paths) }, 5*time.Second, 10*time.Millisecond)
 }
 
 // TestPurge: what a purge names is refused before any playback record says so,
@@ -45,11 +51,7 @@ func TestPurge(t *testing.T) {
 	w.video(other, 1)
 	w.start("eu-1")
 	otherURL := "/v/-/" + foreign + "/r1/v1080/00000-1/00000.m4s"
-	for _, path := range []string{segURL("-", 0), segURL("-", 1), otherURL} {
-		res, _ := w.get(path)
-		require.Equal(t, 200, res.StatusCode)
-	}
-	w.settleDisk(3)
+	w.keep(segURL("-", 0), segURL("-", 1), otherURL)
 	w.purge(journal.Purge{N: 1, At: time.Now(), Assets: []journal.Void{{Asset: asset, N: 1}}})
 	w.waitStatus(segURL("-", 0), 410)
 	require.Eventually(t, func() bool { return w.edge.cache.Stats().DiskObjects == 1 }, 5*time.Second, 10*time.Millisecond)
@@ -79,15 +81,13 @@ func TestPurgeWhileDown(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")
-	res, _ := w.get(segURL("-", 0))
-	require.Equal(t, 200, res.StatusCode)
-	w.settleDisk(1)
+	w.keep(segURL("-", 0))
 	w.stop()
 	w.purge(journal.Purge{N: 1, At: time.Now(), Assets: []journal.Void{{Asset: foreign, N: 3}}})
 	w.purge(journal.Purge{N: 2, At: time.Now(), Assets: []journal.Void{{Asset: asset, N: 1}}})
 	w.start("eu-1") // returns once ready
 	require.Zero(t, w.edge.cache.Stats().DiskObjects)
-	res, _ = w.get(segURL("-", 0))
+	res, _ := w.get(segURL("-", 0))
 	require.Equal(t, 410, res.StatusCode, "the old playback record is all there is")
 }
 
@@ -96,8 +96,7 @@ func TestCheckpointOlderThanTheJournal(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")
-	_, _ = w.get(segURL("-", 0))
-	w.settleDisk(1)
+	w.keep(segURL("-", 0))
 	w.stop()
 	w.purge(journal.Purge{N: 7, At: time.Now(), Assets: []journal.Void{{Asset: foreign, N: 1}}})
 	w.start("eu-1")
@@ -151,8 +150,7 @@ func TestForgedPurge(t *testing.T) {
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")
-	_, _ = w.get(segURL("-", 0))
-	w.settleDisk(1)
+	w.keep(segURL("-", 0))
 	mallory, err := token.NewSigner("record-1")
 	require.NoError(t, err)
 	b, err := journal.SignPurge(journal.Purge{N: 1, At: time.Now(), Assets: []journal.Void{{Asset: asset, N: 99}}}, mallory)

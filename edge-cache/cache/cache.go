@@ -76,6 +76,7 @@ type Cache struct {
 	cfg    Config
 	shards [shards]shard
 	disk   *diskLog
+	door   doorkeeper // of the disk
 	drops  drops
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -133,7 +134,7 @@ func Open(cfg Config) (*Cache, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.disk = d
+		c.disk, c.door.capacity = d, cfg.Disk/2
 	}
 	c.window = pages.Open(cfg.Copies, func(err error) {
 		cfg.Log.Warn("cache: bodies are sent without copies of them in memory files", "err", err)
@@ -213,7 +214,13 @@ func (c *Cache) Get(ctx context.Context, key string, src Source) (*Object, Outco
 	s.mu.RUnlock()
 	if o != nil && o.complete.Load() {
 		o.touch()
-		return o, Outcome{Tier: Memory, Prefetched: o.ahead.Load() && o.ahead.Swap(false)}, nil
+		first := o.ahead.Load() && o.ahead.Swap(false)
+		if first {
+			c.askedOnce(o)
+		} else {
+			c.askedAgain(o)
+		}
+		return o, Outcome{Tier: Memory, Prefetched: first}, nil
 	}
 	return c.wait(ctx, key, hash, o, src)
 }
@@ -257,6 +264,7 @@ func (c *Cache) Hit(key []byte) *Object {
 		return nil
 	}
 	o.touch()
+	c.askedAgain(o)
 	return o
 }
 
@@ -290,6 +298,11 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 		return nil, out, err
 	}
 	out.Prefetched = o.ahead.Load() && o.ahead.Swap(false)
+	if !out.Collapsed || out.Prefetched {
+		c.askedOnce(o)
+	} else {
+		c.askedAgain(o)
+	}
 	if out.Collapsed && o.complete.Load() {
 		out.Collapsed, out.Tier = false, Memory
 	}
@@ -299,13 +312,19 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 
 // Put adds a whole object that didn't come through a Source, replacing one of the
 // same key; false when memory has no room for it. body is the cache's from now on.
-func (c *Cache) Put(key string, info Info, body []byte) bool {
-	return c.put(c.newObject(key, xxhash.Sum64String(key)), info, body)
+// again: it was asked for before, and goes to disk at once.
+func (c *Cache) Put(key string, info Info, body []byte, again bool) bool {
+	o := c.newObject(key, xxhash.Sum64String(key))
+	o.wanted.Store(again)
+	return c.put(o, info, body)
 }
 
 func (c *Cache) put(o *Object, info Info, body []byte) bool {
 	info.Size = int64(len(body))
 	o.info, o.body = info, body
+	if info.Size > c.cfg.MaxObject {
+		o.written.Store(true)
+	}
 	o.finish()
 	close(o.opened)
 	s := &c.shards[o.hash%shards]
@@ -320,8 +339,8 @@ func (c *Cache) put(o *Object, info Info, body []byte) bool {
 		c.forget(o)
 		return false
 	}
-	if c.disk != nil && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
-		c.cfg.Events.DiskDropped()
+	if o.wanted.Load() {
+		c.write(o)
 	}
 	return true
 }

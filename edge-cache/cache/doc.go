@@ -7,12 +7,13 @@
 //     nothing for the others; a fill has a deadline of its own.
 //   - Nobody ever reads a whole object that isn't what was written: the last
 //     block is handed out only after length and SHA-256 are right. Disk blocks
-//     are checked before they are handed out; a damaged one is replaced, in
-//     mid-object, by the origin's bytes.
+//     are checked, by sums of their own, before they are handed out; a damaged one
+//     is replaced, in mid-object, by the origin's bytes.
 //   - Memory is bounded: objects in memory, those arriving included, never hold
 //     more than the configured bytes (S3-FIFO decides who leaves), and the log
 //     never holds more than its own. Bodies that left the cache live on only as
 //     long as a reader has them.
+//   - What is asked for once isn't written to disk.
 //   - Opening after a stop, or after a SIGKILL, finds every object whose record
 //     reached the log.
 //

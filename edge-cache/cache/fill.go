@@ -153,9 +153,11 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 	fromDisk := s.disk
 	if fromDisk {
 		o.tier = Disk
+		o.wanted.Store(true) // it is written again if its bytes are damaged
 	}
 	if info.Size > c.cfg.MaxObject {
 		o.direct = true
+		o.written.Store(true)
 		if !c.admit(o, overhead) {
 			c.forget(o)
 		}
@@ -179,6 +181,9 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 			return err
 		}
 	}
+	if fromDisk && s.disk || info.Peer {
+		o.written.Store(true)
+	}
 	o.finish()
 	if info.Size == 0 {
 		close(o.opened) // nothing to wait for but this: whoever has it finds it complete
@@ -186,8 +191,8 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 	if !kept {
 		c.forget(o)
 	}
-	if c.disk != nil && !(fromDisk && s.disk) && !info.Peer && !c.disk.enqueue(o) && c.cfg.Events.DiskDropped != nil {
-		c.cfg.Events.DiskDropped()
+	if o.wanted.Load() {
+		c.write(o)
 	}
 	return nil
 }
@@ -232,26 +237,35 @@ func (s *stream) mend(ctx context.Context, err error) error {
 	}
 	better := s.c.newObject(o.key, o.hash)
 	better.born = o.born
+	better.wanted.Store(o.wanted.Load())
 	s.c.put(better, info, good)
 	return err
 }
 
 // copy reads the whole body and hands out all but the last piece; the caller
-// does that once copy has found the bytes right.
+// does that once copy has found the bytes right. Those from disk were checked block
+// by block.
 func (s *stream) copy(ctx context.Context, sum hash.Hash) error {
-	o := s.o
+	o, fromDisk := s.o, s.disk
 	size := int64(len(o.body))
 	for at := int64(0); at < size; {
 		n, err := s.read(ctx, o.body[at:min(at+readSize, size)], at)
 		if err != nil {
 			return fmt.Errorf("after %d of %d bytes: %w", at, size, err)
 		}
-		_, _ = sum.Write(o.body[at : at+int64(n)])
+		if !fromDisk {
+			_, _ = sum.Write(o.body[at : at+int64(n)])
+		}
 		if at += int64(n); at < size {
 			o.publish(at)
 		}
 	}
-	// A body taken from disk whole was checked block by block.
+	if s.disk {
+		return nil
+	}
+	if fromDisk {
+		_, _ = sum.Write(o.body)
+	}
 	if got := hex.EncodeToString(sum.Sum(nil)); o.info.SHA256 != "" && got != o.info.SHA256 {
 		return fmt.Errorf("%w: sha256 %s, want %s", ErrCorrupt, got, o.info.SHA256)
 	}

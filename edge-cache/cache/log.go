@@ -139,7 +139,7 @@ func (d *diskLog) size() (bytes int64, objects int) {
 func (d *diskLog) enqueue(o *Object) bool {
 	d.closeMu.RLock()
 	defer d.closeMu.RUnlock()
-	if d.closed || d.failure() != nil {
+	if d.closed {
 		return false
 	}
 	if d.waiting.Add(o.info.Size) > queueBytes {

@@ -34,6 +34,13 @@ func get(t testing.TB, c *Cache, key string, b []byte, org *origin) Outcome {
 	return out
 }
 
+// keep asks twice, so that the object goes to disk.
+func keep(t testing.TB, c *Cache, key string, b []byte, org *origin) {
+	t.Helper()
+	get(t, c, key, b, org)
+	get(t, c, key, b, org)
+}
+
 func TestRestartIsWarm(t *testing.T) {
 	dir := t.TempDir()
 	var org origin
@@ -41,7 +48,7 @@ func TestRestartIsWarm(t *testing.T) {
 	require.NoError(t, err)
 	for i := range 10 {
 		key := fmt.Sprint("k", i)
-		get(t, c, key, object(key, i*20_000), &org)
+		keep(t, c, key, object(key, i*20_000), &org)
 	}
 	_, err = Open(diskConfig(dir))
 	require.ErrorContains(t, err, "another process")
@@ -63,8 +70,8 @@ func TestDamagedBlocksAreFetchedAgain(t *testing.T) {
 	c, err := Open(diskConfig(dir))
 	require.NoError(t, err)
 	b := object("k", 200_000)
-	get(t, c, "k", b, &org)
-	get(t, c, "cut", object("cut", 100_000), &org)
+	keep(t, c, "k", b, &org)
+	keep(t, c, "cut", object("cut", 100_000), &org)
 	require.NoError(t, c.Close())
 
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
@@ -81,6 +88,7 @@ func TestDamagedBlocksAreFetchedAgain(t *testing.T) {
 	c = open(t, diskConfig(dir))
 	get(t, c, "k", b, &org)
 	require.EqualValues(t, 3, org.opens.Load(), "the damaged object's rest came from the origin")
+	require.Eventually(t, func() bool { return onDisk(t, c, "k", b) }, 5*time.Second, time.Millisecond, "it is written again")
 	require.Equal(t, Disk, get(t, c, "cut", object("cut", 100_000), &org).Tier)
 }
 
@@ -91,10 +99,10 @@ func TestDiskStaysBoundedAndKeepsWhatIsHit(t *testing.T) {
 	require.NoError(t, err)
 	var org origin
 	hot := object("hot", 100_000)
-	get(t, c, "hot", hot, &org)
+	keep(t, c, "hot", hot, &org)
 	for i := range 100 {
 		key := fmt.Sprint("k", i)
-		get(t, c, key, object(key, 150_000), &org)
+		keep(t, c, key, object(key, 150_000), &org)
 		require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
 		// A hit on disk, as after an eviction from memory.
 		r, _, ok := c.disk.open("hot")
@@ -122,10 +130,10 @@ func TestFailingDiskLeavesMemory(t *testing.T) {
 	cfg.DiskRetry = time.Hour
 	c := open(t, cfg)
 	var org origin
-	get(t, c, "a", object("a", 1000), &org)
+	keep(t, c, "a", object("a", 1000), &org)
 	require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
 	require.NoError(t, c.disk.active.file.Close())
-	get(t, c, "b", object("b", 1000), &org)
+	keep(t, c, "b", object("b", 1000), &org)
 	require.Eventually(t, func() bool { return c.DiskErr() != nil }, 5*time.Second, time.Millisecond)
 	get(t, c, "c", object("c", 1000), &org)
 	require.Equal(t, Memory, get(t, c, "c", object("c", 1000), &org).Tier)
@@ -204,7 +212,7 @@ func fillUntilKilled(t *testing.T, dir string) {
 	for {
 		n := rand.IntN(400)
 		key := fmt.Sprint("k", n)
-		get(t, c, key, object(key, 1000+n*517), &origin{})
+		keep(t, c, key, object(key, 1000+n*517), &origin{})
 	}
 }
 
@@ -246,7 +254,7 @@ func TestDropLasts(t *testing.T) {
 	for i := range 20 { // several segments
 		for _, asset := range []string{"a/", "b/"} {
 			key := fmt.Sprint(asset, i)
-			get(t, c, key, object(key, 100_000), &org)
+			keep(t, c, key, object(key, 100_000), &org)
 		}
 	}
 	require.Eventually(t, func() bool { return c.Stats().DiskObjects == 40 }, 5*time.Second, time.Millisecond)
@@ -255,7 +263,7 @@ func TestDropLasts(t *testing.T) {
 	_, err := c.Drop(func(key string) bool { return key[0] == 'a' })
 	require.NoError(t, err)
 	require.Equal(t, 20, c.Stats().DiskObjects)
-	get(t, c, "b/new", object("b/new", 1000), &org)
+	keep(t, c, "b/new", object("b/new", 1000), &org)
 	require.Eventually(t, func() bool { return c.Stats().DiskObjects == 21 }, 5*time.Second, time.Millisecond)
 
 	crashed := t.TempDir()
@@ -286,6 +294,9 @@ func TestDropWhileArriving(t *testing.T) {
 	require.NoError(t, err)
 	o, _, err := c.Get(t.Context(), "k", org.source(before))
 	require.NoError(t, err)
+	again, _, err := c.Get(t.Context(), "k", org.source(before))
+	require.NoError(t, err)
+	require.Same(t, o, again)
 	_, err = c.Drop(func(key string) bool { return key == "k" })
 	require.NoError(t, err)
 	allow <- len(before)
@@ -294,9 +305,10 @@ func TestDropWhileArriving(t *testing.T) {
 	require.Equal(t, before, got)
 	org.wrap = nil
 	require.Equal(t, Origin, get(t, c, "k", after, &org).Tier)
+	require.Equal(t, Memory, get(t, c, "k", after, &org).Tier)
 	require.NoError(t, c.Close())
 
-	again := open(t, diskConfig(dir))
-	require.Equal(t, 1, again.Stats().DiskObjects)
-	require.Equal(t, Disk, get(t, again, "k", after, &org).Tier)
+	next := open(t, diskConfig(dir))
+	require.Equal(t, 1, next.Stats().DiskObjects)
+	require.Equal(t, Disk, get(t, next, "k", after, &org).Tier)
 }

@@ -30,7 +30,7 @@ func fillDisk(t *testing.T, c *Cache, name string) {
 	t.Helper()
 	for i := range 6 {
 		key := fmt.Sprint(name, i)
-		get(t, c, key, object(key, 200_000), &origin{})
+		keep(t, c, key, object(key, 200_000), &origin{})
 		// It is written a moment after it was read, or the writer has found that it can't be.
 		require.Eventually(t, func() bool { return c.DiskErr() != nil || onDisk(t, c, key, object(key, 200_000)) }, 5*time.Second, time.Millisecond)
 	}
@@ -82,7 +82,7 @@ func TestDiskComesBack(t *testing.T) {
 		require.False(t, onDisk(t, c, a, nil), a)
 		require.True(t, onDisk(t, c, b, object(b, 200_000)), b)
 	}
-	get(t, c, "new", object("new", 1000), &origin{})
+	keep(t, c, "new", object("new", 1000), &origin{})
 	require.Eventually(t, func() bool { return onDisk(t, c, "new", object("new", 1000)) }, 5*time.Second, time.Millisecond)
 	_, err = os.Stat(filepath.Join(dir, "probe.tmp"))
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -202,7 +202,7 @@ func fullDisk(t *testing.T, dir string) {
 	c := open(t, cfg)
 	for i := range 40 {
 		key := fmt.Sprint("k", i)
-		get(t, c, key, object(key, 200_000), &origin{})
+		keep(t, c, key, object(key, 200_000), &origin{})
 		require.Eventually(t, func() bool { return onDisk(t, c, key, object(key, 200_000)) }, 5*time.Second, time.Millisecond, key)
 	}
 	require.NoError(t, c.DiskErr())
@@ -223,7 +223,7 @@ func fullDisk(t *testing.T, dir string) {
 	for i := 0; c.Disk().Tries < 4; i++ {
 		takes()
 		key := fmt.Sprint("l", i)
-		get(t, c, key, object(key, 200_000), &origin{})
+		keep(t, c, key, object(key, 200_000), &origin{})
 		require.Eventually(t, func() bool { return c.disk.waiting.Load() == 0 }, 5*time.Second, time.Millisecond)
 		require.True(t, time.Now().Before(until), "%+v", c.Disk())
 	}
@@ -231,6 +231,6 @@ func fullDisk(t *testing.T, dir string) {
 	require.Zero(t, c.Stats().DiskBytes)
 	require.NoError(t, errors.Join(other.Close(), os.Remove(other.Name())))
 	require.Eventually(t, func() bool { return c.DiskErr() == nil }, 10*time.Second, time.Millisecond)
-	get(t, c, "new", object("new", 200_000), &origin{})
+	keep(t, c, "new", object("new", 200_000), &origin{})
 	require.Eventually(t, func() bool { return onDisk(t, c, "new", object("new", 200_000)) }, 5*time.Second, time.Millisecond)
 }

@@ -154,7 +154,7 @@ func TestModel(t *testing.T) {
 			"put": func(t *rapid.T) {
 				k := key.Draw(t, "key")
 				b := m.body(k)
-				m.cache.Put(k, infoOf(b), b)
+				m.cache.Put(k, infoOf(b), b, rapid.Bool().Draw(t, "again"))
 				m.get(k, healthy)
 			},
 			"drop one": func(t *rapid.T) { k := key.Draw(t, "key"); drop(func(s string) bool { return s == k }) },

@@ -55,6 +55,9 @@ type Object struct {
 	slot *pages.Slot
 	// ahead: brought before anyone asked, and nobody has yet.
 	ahead atomic.Bool
+	// wanted: it was asked for more than once, and is to be written to disk when it is
+	// complete. written: it was, or is not to be.
+	wanted, written atomic.Bool
 
 	mu     sync.Mutex
 	filled int64         // bytes of body that may be read
@@ -63,7 +66,9 @@ type Object struct {
 }
 
 func (c *Cache) newObject(key string, hash uint64) *Object {
-	return &Object{node: node{key: key, hash: hash}, born: c.drops.count(), opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin, slot: new(pages.Slot)}
+	o := &Object{node: node{key: key, hash: hash}, born: c.drops.count(), opened: make(chan struct{}), woken: make(chan struct{}), tier: Origin, slot: new(pages.Slot)}
+	o.written.Store(c.disk == nil)
+	return o
 }
 
 // Info describes the object.

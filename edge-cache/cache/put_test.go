@@ -19,9 +19,9 @@ func TestPut(t *testing.T) {
 	c := open()
 	none := errors.New("no origin")
 	src := func(context.Context, int64) (io.ReadCloser, Info, error) { return nil, Info{}, none }
-	require.True(t, c.Put("a", Info{ETag: `"1"`}, []byte("first")))
-	require.True(t, c.Put("a", Info{ETag: `"2"`}, []byte("second")))
-	require.False(t, c.Put("b", Info{}, make([]byte, 2<<20)), "larger than what is kept")
+	require.True(t, c.Put("a", Info{ETag: `"1"`}, []byte("first"), true))
+	require.True(t, c.Put("a", Info{ETag: `"2"`}, []byte("second"), true))
+	require.False(t, c.Put("b", Info{}, make([]byte, 2<<20), true), "larger than what is kept")
 	o, out, err := c.Get(t.Context(), "a", src)
 	require.NoError(t, err)
 	require.Equal(t, Memory, out.Tier)

@@ -231,7 +231,8 @@ func (p *Proxy) keep(f *flight, s *response, body []byte) {
 	if stored.part != nil {
 		stored, body = p.combine(f.uri, stored, body)
 	}
-	if !p.cfg.Cache.Put(stored.id, cache.Info{Size: stored.size, ETag: s.etag, Modified: s.modified, Fetched: s.answered}, body) {
+	again := p.index.has(f.uri) // it is here a second time, under another id
+	if !p.cfg.Cache.Put(stored.id, cache.Info{Size: stored.size, ETag: s.etag, Modified: s.modified, Fetched: s.answered}, body, again) {
 		return
 	}
 	p.mu.Lock()

@@ -76,6 +76,14 @@ func (x *index) parts(uri string, h http.Header) []*response {
 	return out
 }
 
+// has reports whether the URI was asked for before, whatever became of the answer.
+func (x *index) has(uri string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, ok := x.byURI[uri]
+	return ok
+}
+
 func (x *index) passing(uri string, now time.Time) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()

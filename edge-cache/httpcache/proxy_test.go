@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -297,6 +298,36 @@ func FuzzCacheControl(f *testing.F) {
 		}
 		if len(parseCacheControl([]string{s, "max-age=0"}).noCacheFields) < len(d.noCacheFields) || parseCacheControl([]string{s, "max-age=0"}).maxAge != 0 {
 			t.Fatalf("%q hides what another line says", s)
+		}
+	})
+}
+
+// FuzzVary: a response answers the request it came with, and every other that has the
+// same fields where Vary looks; none that differs there.
+func FuzzVary(f *testing.F) {
+	f.Add("Accept-Language", "de, en", "de,en")
+	f.Add("accept , ,Accept-Language", "", "fr")
+	f.Add("*", "a", "a")
+	f.Fuzz(func(t *testing.T, vary, one, two string) {
+		fields := func(v string) http.Header {
+			return http.Header{"Accept": {"x"}, "Accept-Language": strings.Split(v, "\n")}
+		}
+		r := &http.Request{Method: http.MethodGet, Header: fields(one)}
+		s := newResponse(r, http.StatusOK, http.Header{"Vary": strings.Split(vary, "\n")}, freshness{}, time.Now())
+		if !s.matches(fields(one)) {
+			t.Fatalf("Vary %q: it doesn't answer the request it came with, %q", vary, one)
+		}
+		if s.matches(fields(two)) != (!slices.Contains(s.vary, "Accept-Language") || normalized(fields(one)["Accept-Language"]) == normalized(fields(two)["Accept-Language"])) {
+			t.Fatalf("Vary %q, %q of %q", vary, s.vary, []string{one, two})
+		}
+		back := newResponse(&http.Request{Method: http.MethodGet, Header: fields(two)}, http.StatusOK, http.Header{"Vary": strings.Split(vary, "\n")}, freshness{}, time.Now())
+		if s.matches(fields(two)) != back.matches(fields(one)) {
+			t.Fatalf("Vary %q: of %q one answers the other only", vary, []string{one, two})
+		}
+		for _, name := range s.vary {
+			if name == "" || name != strings.Trim(name, " \t") || strings.ContainsAny(name, ",") {
+				t.Fatalf("Vary %q names %q", vary, name)
+			}
 		}
 	})
 }
