@@ -32,7 +32,7 @@ Transfer/sec:    160.00MB
 func TestParseWrk(t *testing.T) {
 	r, err := parseWrk(report)
 	require.NoError(t, err)
-	require.Equal(t, result{70739.55, 2100 * time.Microsecond}, r)
+	require.Equal(t, result{rate: 70739.55, p99: 2100 * time.Microsecond}, r)
 	r, err = parseWrk(strings.Replace(report, "2.10ms", "1.29s ", 1))
 	require.NoError(t, err)
 	require.Equal(t, 1290*time.Millisecond, r.p99)
@@ -94,13 +94,13 @@ func TestHitTable(t *testing.T) {
 	servers := []*server{{name: "nginx"}, {name: "Varnish"}, {name: "Meridian"}}
 	at := func(rates ...float64) (out []result) {
 		for _, r := range rates {
-			out = append(out, result{r, time.Millisecond})
+			out = append(out, result{r, time.Millisecond, time.Duration(float64(time.Second) / r)})
 		}
 		return out
 	}
 	require.Equal(t, `| Size | nginx | Varnish | Meridian | ÷ best peer |
 |---|---|---|---|---|
-| 2KiB | 90/s, p99 1ms | 50/s, p99 1ms | 120/s, p99 1ms | **1.20** (1.10–1.50) |
+| 2KiB | 90/s, p99 1ms, 11.1111ms | 50/s, p99 1ms, 20ms | 120/s, p99 1ms, 8.3333ms | **1.20** (1.10–1.50), CPU **0.83** (0.67–0.91) |
 `, hitTable(servers, []int{2048}, map[string][]result{
 		"nginx/2KiB": at(100, 90, 80), "Varnish/2KiB": at(50, 100, 40), "Meridian/2KiB": at(110, 120, 120)}))
 }
@@ -116,12 +116,12 @@ func TestIdleTable(t *testing.T) {
 }
 
 func TestH3Row(t *testing.T) {
-	of := func(rate float64, cpu time.Duration) ask { return ask{result{rate: rate}, cpu} }
-	two := []ask{of(100, time.Millisecond), of(200, time.Millisecond), of(100, 2*time.Millisecond)}
-	three := []ask{of(50, 3*time.Millisecond), of(50, 2*time.Millisecond), of(40, 2*time.Millisecond)}
+	of := func(rate float64, cpu time.Duration) result { return result{rate: rate, cpu: cpu} }
+	two := []result{of(100, time.Millisecond), of(200, time.Millisecond), of(100, 2*time.Millisecond)}
+	three := []result{of(50, 3*time.Millisecond), of(50, 2*time.Millisecond), of(40, 2*time.Millisecond)}
 	require.Equal(t, "| Meridian, 256KiB | 100/s (1000 µs) | 50/s (2000 µs) | **0.40** (0.25–0.50) | **2.00** (1.00–3.00) |\n",
-		h3Row(nameMeridian, 256<<10, [2][]ask{two, three}))
-	require.Contains(t, h3Row(nameMeridian, 256<<10, [2][]ask{{of(0, 0)}, {of(1, 1)}}), "| – | – |")
+		h3Row(nameMeridian, 256<<10, [2][]result{two, three}))
+	require.Contains(t, h3Row(nameMeridian, 256<<10, [2][]result{{of(0, 0)}, {of(1, 1)}}), "| – | – |")
 }
 
 // TestAskOn tells a connection that stayed from a new one.

@@ -18,7 +18,7 @@ import (
 const h2Streams = 4
 
 // h2load runs one measurement over HTTP/2, after a second that isn't measured.
-func (b *bench) h2load(ctx context.Context, url string) (result, error) {
+func (b *bench) h2load(ctx context.Context, url string, _ *part) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.duration+20*time.Second)
 	defer cancel()
 	log := filepath.Join(b.dir, "h2load.log")

@@ -20,13 +20,6 @@ import (
 // warmUp is how long asking goes on before it is measured.
 const warmUp = time.Second
 
-// ask is what one measurement by Go's clients found.
-type ask struct {
-	result
-	// cpu is the server's processor time for each request.
-	cpu time.Duration
-}
-
 // compareH3 measures hits over HTTP/3 beside HTTP/2 at our servers. Debian's h2load
 // knows no HTTP/3: both are asked by Go's clients, whose own work is most of it, so
 // the server's processor time says more than the rate.
@@ -36,9 +29,9 @@ func (b *bench) compareH3(ctx context.Context, names []string, sizes []int) erro
 		if !isOurs(name) {
 			continue
 		}
-		if err := b.alone(ctx, name, true, func(one *bench) error {
+		if err := b.apart(ctx, func(one *bench) { one.http3 = true }, func(one *bench) error {
 			return one.measureH3(ctx, &rows, one.servers[0], sizes)
-		}); err != nil {
+		}, name); err != nil {
 			return fmt.Errorf("HTTP/3: %s: %w", name, err)
 		}
 	}
@@ -56,7 +49,7 @@ func (b *bench) measureH3(ctx context.Context, rows *strings.Builder, s *server,
 				return err
 			}
 		}
-		var found [2][]ask
+		var found [2][]result
 		for round := range b.rounds {
 			for i := range ways {
 				i = (i + round) % len(ways)
@@ -73,10 +66,10 @@ func (b *bench) measureH3(ctx context.Context, rows *strings.Builder, s *server,
 }
 
 // h3Row writes the medians of HTTP/2 and HTTP/3, and ratios within rounds.
-func h3Row(name string, size int, found [2][]ask) string {
-	rate := func(a ask) float64 { return a.rate }
-	cpu := func(a ask) float64 { return a.cpu.Seconds() }
-	of := func(as []ask, f func(ask) float64) float64 {
+func h3Row(name string, size int, found [2][]result) string {
+	rate := func(a result) float64 { return a.rate }
+	cpu := func(a result) float64 { return a.cpu.Seconds() }
+	of := func(as []result, f func(result) float64) float64 {
 		var v []float64
 		for _, a := range as {
 			v = append(v, f(a))
@@ -89,7 +82,7 @@ func h3Row(name string, size int, found [2][]ask) string {
 	for _, as := range found {
 		fmt.Fprintf(&b, " %.0f/s (%.0f µs) |", of(as, rate), 1e6*of(as, cpu))
 	}
-	for _, f := range []func(ask) float64{rate, cpu} {
+	for _, f := range []func(result) float64{rate, cpu} {
 		var v []float64
 		for i := range found[1] {
 			if two := f(found[0][i]); two > 0 {
@@ -113,7 +106,7 @@ func (b *bench) newH3Client() *http.Client {
 }
 
 // askBy has Go's clients ask for as long as a measurement takes.
-func (b *bench) askBy(ctx context.Context, w way, s *server, size int) (ask, error) {
+func (b *bench) askBy(ctx context.Context, w way, s *server, size int) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, warmUp+b.duration+20*time.Second)
 	defer cancel()
 	asking, stop := context.WithCancel(ctx)
@@ -180,14 +173,14 @@ func (b *bench) askBy(ctx context.Context, w way, s *server, size int) (ask, err
 		errs = append(errs, closeClient(c))
 	}
 	if err := errors.Join(append(errs, err, aerr, ctx.Err())...); err != nil {
-		return ask{}, err
+		return result{}, err
 	}
 	if n == 0 {
-		return ask{}, fmt.Errorf("%s: no answer in %s", url, spent)
+		return result{}, fmt.Errorf("%s: no answer in %s", url, spent)
 	}
 	times = times[:n]
 	slices.Sort(times)
-	return ask{result{float64(n) / spent.Seconds(), times[n*99/100]}, (after - before) / time.Duration(n)}, nil
+	return result{float64(n) / spent.Seconds(), times[n*99/100], (after - before) / time.Duration(n)}, nil
 }
 
 // closeClient ends its connections.

@@ -56,7 +56,7 @@ func (b *bench) weighIdle(ctx context.Context, names []string) error {
 	cells := map[string]float64{}
 	for _, way := range idleWays {
 		for _, name := range names {
-			err := b.alone(ctx, name, false, func(one *bench) error {
+			err := b.apart(ctx, func(*bench) {}, func(one *bench) error {
 				w, s := one.way(way.row), one.servers[0]
 				if w.base(s) == "" {
 					return nil
@@ -64,7 +64,7 @@ func (b *bench) weighIdle(ctx context.Context, names []string) error {
 				weight, err := one.weigh(ctx, w, s)
 				cells[name+"/"+way.row] = weight
 				return err
-			})
+			}, name)
 			if err != nil {
 				return fmt.Errorf("%d idle connections of %s: %s: %w", b.idle, way.title, name, err)
 			}

@@ -7,10 +7,12 @@
 // chooses what is measured:
 //
 //	hits   memory hits over HTTP/1.1
+//	range  the same of a part of each object
 //	tls    the same over TLS 1.3, all with one cipher and one curve
 //	h2     the same over HTTP/2 and TLS 1.3
 //	h3     the same over HTTP/3 beside HTTP/2, of ours alone
 //	idle   memory of connections that wait
+//	disk   hits among more objects than memory holds
 //	cold   many clients at once on an object that nobody has yet
 //	trace  hit ratios of the edge's cache, plain LRU and otter; no server runs
 package main
@@ -46,15 +48,17 @@ type options struct {
 // The rows' names on the command line.
 const (
 	rowHits  = "hits"
+	rowRange = "range"
 	rowTLS   = "tls"
 	rowH2    = "h2"
 	rowH3    = "h3"
 	rowIdle  = "idle"
+	rowDisk  = "disk"
 	rowCold  = "cold"
 	rowTrace = "trace"
 )
 
-var rowNames = []string{rowHits, rowTLS, rowH2, rowH3, rowIdle, rowCold, rowTrace}
+var rowNames = []string{rowHits, rowRange, rowTLS, rowH2, rowH3, rowIdle, rowDisk, rowCold, rowTrace}
 
 func main() {
 	var o options
@@ -123,7 +127,7 @@ func run(ctx context.Context, o options) (err error) {
 	if o.before != "" {
 		names = append(names, nameBefore)
 	}
-	if slices.ContainsFunc(rows, func(row string) bool { return !slices.Contains([]string{rowH3, rowIdle, rowTrace}, row) }) {
+	if slices.ContainsFunc(rows, func(row string) bool { return !slices.Contains([]string{rowH3, rowIdle, rowDisk, rowTrace}, row) }) {
 		if err := b.start(ctx, rows, names); err != nil {
 			return err
 		}
@@ -134,6 +138,8 @@ func run(ctx context.Context, o options) (err error) {
 			err = b.compareH3(ctx, names, sizes)
 		case rowIdle:
 			err = b.weighIdle(ctx, names)
+		case rowDisk:
+			err = b.compareDisk(ctx, names)
 		case rowCold:
 			err = b.cold(ctx)
 		case rowTrace:
@@ -155,6 +161,7 @@ type bench struct {
 	log     *slog.Logger
 	cert    *certificate
 	http3   bool // ours answer it
+	small   bool // memory is, where it can be; the store has many objects
 	home    *home
 	servers []*server
 	stops   []func()
@@ -184,7 +191,7 @@ func (b *bench) hits(ctx context.Context, w way, sizes []int) error {
 		for round := range b.rounds {
 			for i := range servers {
 				s := servers[(i+round)%len(servers)]
-				r, err := w.measure(ctx, w.base(s)+s.path("hit", size))
+				r, err := s.costs(func() (result, error) { return w.measure(ctx, w.base(s)+s.path("hit", size), w.part(size)) })
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name, sizeName(size), err)
 				}
@@ -193,6 +200,6 @@ func (b *bench) hits(ctx context.Context, w way, sizes []int) error {
 			}
 		}
 	}
-	fmt.Printf("Memory hits%s, %s, medians of %d rounds.\n\n%s\n", w.title, b.duration, b.rounds, hitTable(servers, sizes, cells))
+	fmt.Printf("Memory hits%s, %s, medians of %d rounds; last the server's processor time for each request.\n\n%s\n", w.title, b.duration, b.rounds, hitTable(servers, sizes, cells))
 	return nil
 }

@@ -26,6 +26,10 @@ const (
 // segment names the segment of a size: its number is the size in KiB.
 func segment(size int) string { return hls.SegmentPath(size>>10, 1, 0) }
 
+// firstObject is the segment that the first of many objects is, past those named by
+// their sizes.
+const firstObject = 50_000
+
 // home is the region that edges run in: a store with a public video, its segments
 // of the sizes measured.
 type home struct {
@@ -100,7 +104,13 @@ func (b *bench) edge(ctx context.Context, name, bin string) (*server, error) {
 	path := func(_ string, size int) string {
 		return "/v/" + token.None + "/" + asset + "/" + run0 + "/" + video + "/" + segment(size)
 	}
-	s := &server{name: name, path: path, base: "http://" + addr, secure: "https://" + secure}
+	object := func(n int) string {
+		return "/v/" + token.None + "/" + asset + "/" + run0 + "/" + video + "/" + hls.SegmentPath(firstObject+n, 1, 0)
+	}
+	if b.small {
+		env = append(env, "MERIDIAN_EDGE_CACHE_MEMORY="+strconv.Itoa(diskMemory))
+	}
+	s := &server{name: name, path: path, object: object, base: "http://" + addr, secure: "https://" + secure}
 	return s, b.process(ctx, s, env, bin, "edge-cache")
 }
 
@@ -114,9 +124,12 @@ func (b *bench) proxy(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{name: nameProxy, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	s := &server{name: nameProxy, path: originPath, object: originObject, base: "http://" + addr, secure: "https://" + secure}
 	args := []string{"cache", "--origin", "http://" + b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"),
 		"--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key}
+	if b.small {
+		args = append(args, "--cache-memory", strconv.Itoa(diskMemory), "--max-object", strconv.Itoa(diskMemory/8))
+	}
 	if b.http3 {
 		args = append(args, "--tls-http3")
 	}
@@ -160,6 +173,11 @@ func (b *bench) publish(ctx context.Context, table *region.Table, secrets string
 	}
 	for _, size := range sizes {
 		errs = append(errs, own.Put(ctx, objects.SegmentKey(asset, run0, video, segment(size)), objects.Bytes(b.origin.body(size))))
+	}
+	if b.small {
+		for n := range diskObjects {
+			errs = append(errs, own.Put(ctx, objects.SegmentKey(asset, run0, video, hls.SegmentPath(firstObject+n, 1, 0)), objects.Bytes(b.origin.body(diskSize))))
+		}
 	}
 	return errors.Join(errs...)
 }

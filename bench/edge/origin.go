@@ -14,7 +14,7 @@ import (
 )
 
 // origin is what the peers cache: objects of any size, under /{anything}/{bytes},
-// that may be kept for a year.
+// that may be kept for a year. It answers ranges with the whole.
 type origin struct {
 	addr string
 	srv  *http.Server
@@ -78,6 +78,7 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	h.Set("Etag", fmt.Sprintf(`"%d"`, size))
 	h.Set("Content-Length", strconv.Itoa(size))
+	h.Set("Accept-Ranges", "bytes") // nginx answers ranges from its cache only then
 	b := o.body(size)
 	if !strings.HasPrefix(r.URL.Path, "/"+slowName) {
 		_, _ = w.Write(b)
@@ -94,6 +95,17 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// all is how often anything was asked for.
+func (o *origin) all() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, asked := range o.asked {
+		n += asked
+	}
+	return n
 }
 
 // fetches is how often a path was asked for.

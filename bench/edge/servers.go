@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/meridian-video/meridian/bench/proc"
 )
 
 // server is one who takes part.
@@ -23,7 +25,9 @@ type server struct {
 	name string
 	// path of the object of a size, and of a name.
 	path func(name string, size int) string
-	base string
+	// object is the path of one of many objects of diskSize.
+	object func(n int) string
+	base   string
 	// secure is base with TLS, "" where there is none.
 	secure string
 	// pid of the process, or of the one above all of the server's.
@@ -49,12 +53,14 @@ var serverNames = []string{nameNginx, nameVarnish, nameTraffic, nameMeridian, na
 
 func originPath(name string, size int) string { return "/" + name + "/" + strconv.Itoa(size) }
 
+func originObject(n int) string { return originPath("object-"+strconv.Itoa(n), diskSize) }
+
 // start runs the servers.
 func (b *bench) start(ctx context.Context, rows, names []string) error {
 	starts := map[string]func(context.Context) (*server, error){
 		nameNginx: b.nginx, nameVarnish: b.varnish, nameTraffic: b.trafficServer, nameMeridian: b.meridian, nameProxy: b.proxy, nameBefore: b.earlier,
 	}
-	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", nameTraffic: "traffic_server", rowHits: "wrk", rowTLS: "wrk", rowH2: "h2load"}
+	programs := map[string]string{nameNginx: "nginx", nameVarnish: "varnishd", nameTraffic: "traffic_server", rowHits: "wrk", rowRange: "wrk", rowDisk: "wrk", rowTLS: "wrk", rowH2: "h2load"}
 	var missing []string
 	for _, name := range slices.Concat(names, rows) {
 		if p := programs[name]; p != "" {
@@ -84,12 +90,19 @@ func (b *bench) start(ctx context.Context, rows, names []string) error {
 func (s *server) check(ctx context.Context, w way, size int, o *origin) error {
 	url := w.base(s) + s.path("hit", size)
 	client := w.newClient()
-	for range 3 {
-		res, body, err := get(ctx, client, url)
+	for i := range 3 {
+		want, p := o.body(size), w.part(size)
+		if i == 0 {
+			p = nil // parts come from the whole
+		}
+		if p != nil {
+			want = want[p.first : p.last+1]
+		}
+		res, body, err := get(ctx, client, url, p)
 		if err == nil {
 			err = w.same(res)
 		}
-		if err == nil && !bytes.Equal(body, o.body(size)) {
+		if err == nil && !bytes.Equal(body, want) {
 			err = fmt.Errorf("%s: not the origin's bytes", url)
 		}
 		if err != nil {
@@ -99,12 +112,33 @@ func (s *server) check(ctx context.Context, w way, size int, o *origin) error {
 	return closeClient(client)
 }
 
-func get(ctx context.Context, client *http.Client, url string) (*http.Response, []byte, error) {
+// costs measures with the server's processor time.
+func (s *server) costs(measure func() (result, error)) (result, error) {
+	before, err := proc.CPU(s.pid)
+	if err != nil {
+		return result{}, err
+	}
+	began := time.Now()
+	r, err := measure()
+	took := time.Since(began)
+	after, cerr := proc.CPU(s.pid)
+	if requests := r.rate * took.Seconds(); requests > 0 {
+		r.cpu = time.Duration(float64(after-before) / requests)
+	}
+	return r, errors.Join(err, cerr)
+}
+
+func get(ctx context.Context, client *http.Client, url string, p *part) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
+	}
+	status := http.StatusOK
+	if p != nil {
+		status = http.StatusPartialContent
+		req.Header.Set("Range", p.field())
 	}
 	res, err := client.Do(req)
 	if err != nil {
@@ -114,7 +148,7 @@ func get(ctx context.Context, client *http.Client, url string) (*http.Response, 
 	if err := errors.Join(err, res.Body.Close()); err != nil {
 		return nil, nil, err
 	}
-	if res.StatusCode != http.StatusOK {
+	if res.StatusCode != status {
 		return nil, nil, fmt.Errorf("%s: status %d: %.200s", url, res.StatusCode, body)
 	}
 	return res, body, nil
@@ -249,7 +283,7 @@ func (b *bench) nginx(ctx context.Context) (*server, error) {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, b.dir, b.origin.addr, addr, secure, b.cert.cert, b.cert.key, cipherName, curveName), 0o600); err != nil {
 		return nil, err
 	}
-	s := &server{name: nameNginx, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	s := &server{name: nameNginx, path: originPath, object: originObject, base: "http://" + addr, secure: "https://" + secure}
 	return s, b.process(ctx, s, nil, "nginx", "-p", b.dir, "-c", conf)
 }
 
@@ -262,13 +296,17 @@ func (b *bench) varnish(ctx context.Context) (*server, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	s := &server{name: nameVarnish, path: originPath, base: "http://" + addr}
-	return s, b.process(ctx, s, nil, "varnishd", "-F", "-n", dir, "-a", addr, "-b", b.origin.addr, "-s", "malloc,512m", "-p", "timeout_idle="+idleTimeout)
+	s := &server{name: nameVarnish, path: originPath, object: originObject, base: "http://" + addr}
+	storage := "malloc,512m"
+	if b.small {
+		storage = "file," + filepath.Join(dir, "objects") + ",1g"
+	}
+	return s, b.process(ctx, s, nil, "varnishd", "-F", "-n", dir, "-a", addr, "-b", b.origin.addr, "-s", storage, "-p", "timeout_idle="+idleTimeout)
 }
 
-// alone measures at a server that starts for it and ends after it.
-func (b *bench) alone(ctx context.Context, name string, http3 bool, measure func(*bench) error) (err error) {
-	if isOurs(name) {
+// apart measures at servers that start for it, as set says, and end after it.
+func (b *bench) apart(ctx context.Context, set func(*bench), measure func(*bench) error, names ...string) (err error) {
+	if slices.ContainsFunc(names, isOurs) {
 		if _, err := b.build(ctx); err != nil {
 			return err
 		}
@@ -277,7 +315,8 @@ func (b *bench) alone(ctx context.Context, name string, http3 bool, measure func
 	if err != nil {
 		return err
 	}
-	one := &bench{options: b.options, dir: dir, origin: b.origin, log: b.log, cert: b.cert, http3: http3}
+	one := &bench{options: b.options, dir: dir, origin: b.origin, log: b.log, cert: b.cert}
+	set(one)
 	defer func() {
 		one.stop()
 		err = errors.Join(err, os.RemoveAll(dir))
@@ -285,7 +324,7 @@ func (b *bench) alone(ctx context.Context, name string, http3 bool, measure func
 	if err := os.Chmod(dir, 0o755); err != nil { // the peers' workers have users of their own
 		return err
 	}
-	if err := one.start(ctx, nil, []string{name}); err != nil {
+	if err := one.start(ctx, nil, names); err != nil {
 		return err
 	}
 	return measure(one)

@@ -8,27 +8,30 @@ import (
 	"time"
 )
 
-// result is what one run of wrk found.
+// result is what one measurement found.
 type result struct {
 	rate float64 // requests per second
 	p99  time.Duration
+	cpu  time.Duration // the server's, for each request; zero where it isn't known
 }
 
 func median(rs []result) result {
 	if len(rs) == 0 {
 		return result{}
 	}
-	rates, p99s := make([]float64, len(rs)), make([]time.Duration, len(rs))
+	rates, p99s, cpus := make([]float64, len(rs)), make([]time.Duration, len(rs)), make([]time.Duration, len(rs))
 	for i, r := range rs {
-		rates[i], p99s[i] = r.rate, r.p99
+		rates[i], p99s[i], cpus[i] = r.rate, r.p99, r.cpu
 	}
 	slices.Sort(rates)
 	slices.Sort(p99s)
-	return result{rates[len(rs)/2], p99s[len(rs)/2]}
+	slices.Sort(cpus)
+	return result{rates[len(rs)/2], p99s[len(rs)/2], cpus[len(rs)/2]}
 }
 
-// hitTable writes requests per second and p99 of each server, and for ours the
-// ratio to the best peer, in the same round, as median and range.
+// hitTable writes requests per second, p99 and processor time per request of each
+// server, and for ours the ratios to the best peer, in the same round, as median and
+// range: of the rate, and of the processor time.
 func hitTable(servers []*server, sizes []int, cells map[string][]result) string {
 	var b strings.Builder
 	b.WriteString("| Size |")
@@ -47,7 +50,7 @@ func hitTable(servers []*server, sizes []int, cells map[string][]result) string 
 		for _, s := range servers {
 			rs := cells[s.name+"/"+sizeName(size)]
 			m := median(rs)
-			fmt.Fprintf(&b, " %.0f/s, p99 %s |", m.rate, m.p99.Round(10*time.Microsecond))
+			fmt.Fprintf(&b, " %.0f/s, p99 %s, %s |", m.rate, m.p99.Round(10*time.Microsecond), m.cpu.Round(100*time.Nanosecond))
 			if isOurs(s.name) {
 				b.WriteString(" " + ratios(servers, rs, cells, size) + " |")
 			}
@@ -58,26 +61,38 @@ func hitTable(servers []*server, sizes []int, cells map[string][]result) string 
 }
 
 func ratios(servers []*server, ours []result, cells map[string][]result, size int) string {
-	var rs []result
+	var rates, cpus []float64
 	for i, own := range ours {
-		best := 0.0
+		best, least := 0.0, 0.0
 		for _, s := range servers {
 			if peer := cells[s.name+"/"+sizeName(size)]; !isOurs(s.name) && i < len(peer) {
 				best = max(best, peer[i].rate)
+				if cpu := peer[i].cpu.Seconds(); cpu > 0 && (least == 0 || cpu < least) {
+					least = cpu
+				}
 			}
 		}
 		if best > 0 {
-			rs = append(rs, result{rate: own.rate / best})
+			rates = append(rates, own.rate/best)
+		}
+		if least > 0 {
+			cpus = append(cpus, own.cpu.Seconds()/least)
 		}
 	}
-	if len(rs) == 0 {
+	if len(rates) == 0 {
 		return "no peer"
 	}
-	low, high := rs[0].rate, rs[0].rate
-	for _, r := range rs {
-		low, high = min(low, r.rate), max(high, r.rate)
+	out := spread(rates)
+	if len(cpus) > 0 {
+		out += ", CPU " + spread(cpus)
 	}
-	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", median(rs).rate, low, high)
+	return out
+}
+
+// spread is the median, and the range.
+func spread(v []float64) string {
+	slices.Sort(v)
+	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", v[len(v)/2], v[0], v[len(v)-1])
 }
 
 var units = []struct {

@@ -33,7 +33,7 @@ cachedir: {dir}/cache
 CONFIG proxy.config.admin.user_id STRING {user}
 CONFIG proxy.config.exec_thread.autoconfig INT 1
 CONFIG proxy.config.exec_thread.autoconfig.scale FLOAT 1.0
-CONFIG proxy.config.cache.ram_cache.size INT 536870912
+CONFIG proxy.config.cache.ram_cache.size INT {memory}
 CONFIG proxy.config.cache.ram_cache_cutoff INT 33554432
 CONFIG proxy.config.cache.enable_read_while_writer INT 1
 CONFIG proxy.config.cache.read_while_writer.max_retries INT 10
@@ -102,7 +102,11 @@ func (b *bench) trafficServer(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	fill := strings.NewReplacer("{dir}", dir, "{port}", port, "{tls}", tlsPort, "{user}", who, "{origin}", b.origin.addr, "{cipher}", cipherName, "{curve}", curveName)
+	memory := 512 << 20
+	if b.small {
+		memory = diskMemory
+	}
+	fill := strings.NewReplacer("{memory}", strconv.Itoa(memory), "{dir}", dir, "{port}", port, "{tls}", tlsPort, "{user}", who, "{origin}", b.origin.addr, "{cipher}", cipherName, "{curve}", curveName)
 	for name, text := range trafficFiles {
 		if err := write(name, []byte(fill.Replace(text))); err != nil {
 			return nil, err
@@ -117,6 +121,6 @@ func (b *bench) trafficServer(ctx context.Context) (*server, error) {
 			return nil, err
 		}
 	}
-	s := &server{name: nameTraffic, path: originPath, base: "http://" + addr, secure: "https://" + secure}
+	s := &server{name: nameTraffic, path: originPath, object: originObject, base: "http://" + addr, secure: "https://" + secure}
 	return s, b.process(ctx, s, nil, "traffic_server", "--run-root="+filepath.Join(dir, "runroot.yaml"))
 }

@@ -36,16 +36,29 @@ type way struct {
 	proto     int // major version of HTTP
 	tls       bool
 	// measure is nil where no program measures it.
-	measure func(ctx context.Context, url string) (result, error)
+	measure func(ctx context.Context, url string, p *part) (result, error)
+	// part is what is asked for of an object; nil for all of it.
+	part func(size int) *part
 }
+
+// part of an object: the bytes from first to last.
+type part struct{ first, last int }
+
+func (p *part) field() string { return fmt.Sprintf("bytes=%d-%d", p.first, p.last) }
+
+// second is the second quarter of an object.
+func second(size int) *part { return &part{size / 4, size/2 - 1} }
 
 func (b *bench) way(row string) way {
 	byWrk := fmt.Sprintf(": wrk, 1 thread, %d connections", b.connections)
-	w := way{title: byWrk, base: func(s *server) string { return s.base }, proto: 1, measure: b.wrk}
+	w := way{title: byWrk, part: func(int) *part { return nil }, base: func(s *server) string { return s.base }, proto: 1, measure: b.wrk}
 	var protocols http.Protocols
 	switch row {
 	case rowHits:
 		protocols.SetHTTP1(true)
+	case rowRange:
+		protocols.SetHTTP1(true)
+		w.title, w.part = " of the second quarter of each object"+byWrk, second
 	case rowTLS:
 		protocols.SetHTTP1(true)
 		w.title, w.tls = " over TLS 1.3"+byWrk, true

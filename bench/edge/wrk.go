@@ -11,11 +11,20 @@ import (
 )
 
 // wrk runs one measurement.
-func (b *bench) wrk(ctx context.Context, url string) (result, error) {
+func (b *bench) wrk(ctx context.Context, url string, p *part) (result, error) {
+	var more []string
+	if p != nil {
+		more = []string{"-H", "Range: " + p.field()}
+	}
+	return b.wrkWith(ctx, url, more...)
+}
+
+func (b *bench) wrkWith(ctx context.Context, url string, more ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.duration+20*time.Second)
 	defer cancel()
 	seconds := strconv.Itoa(max(1, int(b.duration/time.Second)))
-	out, err := exec.CommandContext(ctx, "wrk", "-t", "1", "-c", strconv.Itoa(b.connections), "-d", seconds, "--timeout", "30s", "--latency", url).CombinedOutput()
+	args := append([]string{"-t", "1", "-c", strconv.Itoa(b.connections), "-d", seconds, "--timeout", "30s", "--latency"}, more...)
+	out, err := exec.CommandContext(ctx, "wrk", append(args, url)...).CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("wrk: %w: %s", err, out)
 	}
@@ -43,5 +52,5 @@ func parseWrk(out string) (result, error) {
 		return result{}, err
 	}
 	d, err := time.ParseDuration(p99[1])
-	return result{r, d}, err
+	return result{rate: r, p99: d}, err
 }
