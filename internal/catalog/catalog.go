@@ -66,6 +66,8 @@ type Catalog struct {
 	timeout time.Duration
 	// left counts the leaders that were left.
 	left atomic.Int64
+	// rest is until when the follower isn't asked, Unix nanoseconds; 0 while it is well.
+	rest atomic.Int64
 	log  *slog.Logger
 }
 
@@ -280,17 +282,35 @@ const readOnly = "25006"
 // read runs fn on a follower that has replayed what the session of ctx wrote,
 // else on the leader. That a row isn't there is the leader's to say.
 func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
+	if !c.mayAsk() {
+		return c.direct(ctx, what, fn)
+	}
 	err := c.onFollower(ctx, fn)
+	if err == nil || !lost(err) {
+		c.rest.Store(0)
+	}
 	switch {
 	case errors.Is(err, errBehind), errors.Is(err, errNoRows):
 		// A follower that lags, or belongs to a region that was cut off until now,
 		// can't say that there is no such row.
 		return c.direct(ctx, what, fn)
 	case err != nil && lost(err) && ctx.Err() == nil:
+		c.rest.Store(time.Now().Add(followerRest).UnixNano())
 		c.follower.Reset()
 		return c.direct(ctx, what, fn)
 	}
 	return wrap(what, err)
+}
+
+// followerRest is how long a follower that failed isn't asked. One that hangs would
+// cost every read half a deadline, and a request has several.
+const followerRest = 5 * time.Second
+
+// mayAsk reports whether a read may ask the follower. After its rest one tries it,
+// the others go on asking the leader meanwhile.
+func (c *Catalog) mayAsk() bool {
+	rest, now := c.rest.Load(), time.Now()
+	return rest == 0 || now.UnixNano() >= rest && c.rest.CompareAndSwap(rest, now.Add(followerRest).UnixNano())
 }
 
 var errBehind = errors.New("the follower hasn't replayed the session's writes")

@@ -36,6 +36,33 @@ func TestHungServerCostsNothing(t *testing.T) {
 	}
 }
 
+// A follower that hangs costs those who ask it at first, and is asked again later.
+func TestHungFollowerRests(t *testing.T) {
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts for it
+	require.NoError(t, err)
+	u, err := url.Parse(testenv.Postgres(t))
+	require.NoError(t, err)
+	u.Host = hung.Addr().String() + "," + u.Host
+	c, err := Open(u.String(), 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer c.Close()
+	read := func() {
+		require.NoError(t, c.read(t.Context(), "ask", func(ctx context.Context, q *db.Queries) error {
+			_, err := q.Replayed(ctx, "0/0")
+			return err
+		}))
+	}
+	read()
+	begin := time.Now()
+	for range 3 {
+		read()
+	}
+	require.Less(t, time.Since(begin), c.timeout/2, "the follower isn't asked")
+	require.NoError(t, hung.Close())
+	require.Eventually(t, func() bool { read(); return c.rest.Load() == 0 }, 3*followerRest, followerRest/10)
+	require.Positive(t, c.follower.Stat().TotalConns(), "it is asked again")
+}
+
 // Those who failed with a leader that was left mustn't cost its successor's
 // connections.
 func TestLeaderIsLeftOnce(t *testing.T) {
