@@ -40,7 +40,7 @@ type kind struct {
 	fixed bool
 	// args are its arguments besides those that every run of it has.
 	args []string
-	play  func(ctx context.Context, b *bench, w *watcher) error
+	play func(ctx context.Context, b *bench, w *watcher) error
 }
 
 func kinds() []kind {
