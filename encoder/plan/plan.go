@@ -129,7 +129,7 @@ const decodeCost = 0.25
 const keepsPace = 1.5
 
 // shortSeconds is how long a film may be whose first chunk is no task of its own: to
-// start another process, and to decode its way to where it begins, would cost a fifth
+// start another process, and to decode its way to where it begins, would cost a tenth
 // of the encode. Those who wait for a slot don't wait longer for it, see
 // [catalog.First].
 const shortSeconds = 12
