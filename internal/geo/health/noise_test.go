@@ -395,16 +395,21 @@ func TestPartialFailureIsNoLoss(t *testing.T) {
 			require.Empty(t, w.wrong())
 			w.set(func() { c.change(w) })
 			time.Sleep(30 * time.Second)
+			fewer := 0
 			for range 60 {
 				time.Sleep(time.Second)
 				for i, b := range w.boards {
 					us := b.Load().Region("us")
 					require.True(t, us.Up(), "%s: at %s", name, w.regions[i])
-					require.GreaterOrEqual(t, us.Shed, c.min, "%s: at %s", name, w.regions[i])
+					if us.Shed < c.min {
+						fewer++
+					}
 					require.LessOrEqual(t, us.Shed, c.max, "%s: at %s", name, w.regions[i])
 					require.Zero(t, b.Load().Region("eu").Shed)
 				}
 			}
+			// Both edges may fail four times in a row, and come back as good as new.
+			require.LessOrEqual(t, fewer, 60*len(w.boards)/50, name)
 		})
 	}
 }
