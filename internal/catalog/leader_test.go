@@ -14,17 +14,25 @@ import (
 	"github.com/meridian-video/meridian/internal/testenv"
 )
 
-// A region that accepts connections and never answers stands before the leader.
-func TestHungServerCostsNothing(t *testing.T) {
+// behindHung opens a catalog whose server stands behind a region that accepts
+// connections and never answers.
+func behindHung(t *testing.T) (*Catalog, net.Listener) {
+	t.Helper()
 	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts for it
 	require.NoError(t, err)
-	defer hung.Close()
+	t.Cleanup(func() { hung.Close() }) // again where the test has
 	u, err := url.Parse(testenv.Postgres(t))
 	require.NoError(t, err)
 	u.Host = hung.Addr().String() + "," + u.Host
 	c, err := Open(u.String(), 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	defer c.Close()
+	t.Cleanup(c.Close)
+	return c, hung
+}
+
+// A region that hangs before the leader's costs its callers nothing.
+func TestHungServerCostsNothing(t *testing.T) {
+	c, _ := behindHung(t)
 	ask := func() error {
 		return c.direct(t.Context(), "ask", func(ctx context.Context, _ *db.Queries) error { return c.leader.Ping(ctx) })
 	}
@@ -38,14 +46,7 @@ func TestHungServerCostsNothing(t *testing.T) {
 
 // A follower that hangs costs those who ask it at first, and is asked again later.
 func TestHungFollowerRests(t *testing.T) {
-	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts for it
-	require.NoError(t, err)
-	u, err := url.Parse(testenv.Postgres(t))
-	require.NoError(t, err)
-	u.Host = hung.Addr().String() + "," + u.Host
-	c, err := Open(u.String(), 0, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	defer c.Close()
+	c, hung := behindHung(t)
 	read := func() {
 		require.NoError(t, c.read(t.Context(), "ask", func(ctx context.Context, q *db.Queries) error {
 			_, err := q.Replayed(ctx, "0/0")
