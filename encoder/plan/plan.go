@@ -131,8 +131,13 @@ const keepsPace = 1.5
 // shortSeconds is how long a film may be whose first chunk is no task of its own: to
 // start another process, and to decode its way to where it begins, would cost a tenth
 // of the encode. Those who wait for a slot don't wait longer for it, see
-// [catalog.First].
-const shortSeconds = 12
+// [catalog.First]. But x264 looks ahead and works at several pictures at once, so that
+// the first chunk waits for some twenty pictures of the next, on two processors for up
+// to a second. Slower than shortPace, in seconds of video per second, nobody is made to.
+const (
+	shortSeconds = 12
+	shortPace    = 3
+)
 
 // soundUntil is how much of a track must be there before it is begun, when its file
 // is arriving: what its loudness is sampled from, so that it is the same as ever. The
@@ -338,7 +343,7 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 			return at - x.Keys[i-1]
 		})
 		short := shortSeconds / p.SegmentSeconds
-		if x.Arriving() {
+		if x.Arriving() || pace*keepsPace < shortPace {
 			short = 0 // what is wanted first doesn't wait for the rest
 		}
 		joins := joined(lengths, p.MaxChunk, short, n == 0)
