@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -59,7 +60,8 @@ func (u *sending) becameReady(t *testing.T, within time.Duration) string {
 }
 
 // TestTheLeadingRegionIsLost loses the region that holds PostgreSQL's leader and
-// those of the streams, while one creator uploads to it and another elsewhere.
+// those of the streams, while one creator uploads to it and another elsewhere. The
+// standby that can't become leader has received more than the one that does.
 func TestTheLeadingRegionIsLost(t *testing.T) {
 	lost, asset, began := loseTheLeader(t, "kill", time.Minute)
 	// It comes back with empty disks and is refilled.
@@ -108,7 +110,11 @@ func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset 
 	watching.Go(func() { w.watch(ctx) })
 	defer func() { stop(); watching.Wait() }()
 	time.Sleep(time.Second) // some answers before
+	who := s.standbys(t, lost)
+	said := len(s.postgresLog(t, who.other))
+	gone := s.leaveBehind(t, lost, who)
 	s.Regions(t, how, lost)
+	gone()
 
 	require.Equal(t, hereAsset, here.becameReady(t, within))
 	require.Equal(t, cutAsset, cut.becameReady(t, within), "the same asset goes on in the other region")
@@ -118,6 +124,9 @@ func loseTheLeader(t *testing.T, how string, within time.Duration) (lost, asset 
 	require.Empty(t, w.wrong, "worse than 503 with Retry-After")
 	require.LessOrEqual(t, w.longest, outage)
 	testenv.Figure(t, "leading region lost ("+how+"): longest time without a success", "%.1f s", w.longest.Seconds())
+	require.Equal(t, who.sync, s.leader(t))
+	require.True(t, strings.Contains(s.postgresLog(t, who.sync), "bytes of the log fetched from "+who.other))
+	require.False(t, strings.Contains(s.postgresLog(t, who.other)[said:], "pg_rewind"), "the standby that was ahead needn't be wound back")
 
 	s.requireSource(t, hereAsset, here.file)
 	s.requireSource(t, cutAsset, cut.file)

@@ -15,11 +15,17 @@ one and drop all they had acknowledged since. Three corrections:
    other theirs. Who asks just then waits and asks again, instead of talking to it
    as to that version, and being refused, for as long as it lives.
 
-And two additions: the primary keeps etcd's leader away from its own region. When
-both are lost together, etcd elects a leader first, which gives the lost primary's
-lease its whole time to live anew: writes come back two seconds later. And where
-the configuration has a section "backup", the primary makes base backups with
-pgBackRest, a full one each week and each day what changed since.
+And three additions:
+
+1. The primary keeps etcd's leader away from its own region. When both are lost
+   together, etcd elects a leader first, which gives the lost primary's lease its
+   whole time to live anew: writes come back two seconds later.
+2. The next leader fetches what another standby received of the lost one's log and
+   it did not. Else that standby, the only one that is left to confirm commits, had
+   to be wound back first, for which pg_rewind copies all of the log over the
+   distance between the regions.
+3. Where the configuration has a section "backup", the primary makes base backups
+   with pgBackRest, a full one each week and each day what changed since.
 """
 
 import json
@@ -36,6 +42,7 @@ import yaml
 from patroni import ha
 from patroni.__main__ import main
 from patroni.dcs import Leader, catch_return_false_exception, etcd3
+from patroni.postgresql import Postgresql
 from patroni.version import __version__
 
 
@@ -132,6 +139,60 @@ def move_etcd_leader(dcs):
         log.info("etcd's leader moved from %s to %s", own["name"], other["name"])
         return
 
+
+# The longest that the next leader waits for what others have: a connection and some
+# megabytes from the farthest region. Without it is promoted as it is.
+CATCH_UP = 4
+
+upstream_ha_init = ha.Ha.__init__
+upstream_pre_promote = Postgresql._pre_promote
+
+
+def ha_init(self, *args, **kwargs):
+    upstream_ha_init(self, *args, **kwargs)
+    self.state_handler.ha = self
+
+
+def pre_promote(self):
+    try:
+        catch_up(self.ha)
+    except Exception:
+        log.exception("promoted without what other members may have")
+    return upstream_pre_promote(self)
+
+
+def catch_up(ha):
+    """Fetches the write-ahead log that another standby received and this one didn't.
+
+    It is of commits that nobody was told of: acknowledged ones are here. The next look
+    at whom this member has to follow corrects what is left in its settings, should it
+    not become the leader.
+    """
+    own, lost = ha.state_handler, ha.cluster.sync.leader
+    others = [m for m in ha.cluster.members if m.name not in (own.name, lost) and m.api_url and m.conn_url]
+    if not others:
+        return
+    deadline = time.time() + CATCH_UP
+    ahead = max(ha.fetch_nodes_statuses(others), key=lambda s: (s.reachable and s.in_recovery, s.wal_position))
+    had = at = received(own)
+    if not ahead.reachable or not ahead.in_recovery or ahead.wal_position <= at:
+        return
+    own.follow(ahead.member, do_reload=True)
+    while at < ahead.wal_position and time.time() < deadline:
+        time.sleep(0.05)
+        at = received(own)
+    log.info("%d of %d bytes of the log fetched from %s before the promotion", at - had, ahead.wal_position - had, ahead.member.name)
+
+
+def received(postgresql):
+    with postgresql.connection().cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.pg_wal_lsn_diff("
+                       "greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')::bigint")
+        return cursor.fetchone()[0]
+
+
+ha.Ha.__init__ = ha_init
+Postgresql._pre_promote = pre_promote
 
 DAY = 24 * 60 * 60
 # What a base backup may take, and the pause after one that failed.
