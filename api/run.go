@@ -216,7 +216,7 @@ func (a *component) publishKeys(ctx context.Context) error {
 	if a.keys.set == nil {
 		return errors.New("there is none: give one api --key-set")
 	}
-	_, err = a.store.Put(ctx, objects.JournalKey(objects.KeysJournal, a.keys.setN), objects.Bytes(a.keys.set), objects.Placement{})
+	_, err = a.store.PutEverywhere(ctx, objects.JournalKey(objects.KeysJournal, a.keys.setN), objects.Bytes(a.keys.set))
 	if errors.Is(err, objects.ErrConflict) {
 		return fmt.Errorf("--key-set isn't the one this platform was started with: %w", err)
 	}

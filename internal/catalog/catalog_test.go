@@ -62,6 +62,10 @@ type memory struct {
 	after   func(key string) error
 }
 
+func (m *memory) PutEverywhere(ctx context.Context, key string, body objects.Body) ([]string, error) {
+	return m.Put(ctx, key, body, objects.Placement{})
+}
+
 func (m *memory) Put(_ context.Context, key string, body objects.Body, _ objects.Placement) ([]string, error) {
 	b := make([]byte, body.Size)
 	if _, err := body.R.ReadAt(b, 0); err != nil && body.Size > 0 {

@@ -16,10 +16,11 @@ import (
 	"github.com/meridian-video/meridian/internal/token"
 )
 
-// Store puts objects in as many regions as their placement asks for;
+// Store puts objects in as many regions as their placement asks for, or in all;
 // *objects.Store is one.
 type Store interface {
 	Put(ctx context.Context, key string, body objects.Body, p objects.Placement) ([]string, error)
+	PutEverywhere(ctx context.Context, key string, body objects.Body) ([]string, error)
 }
 
 // EventSink takes events: each at least once, an asset's in order but for
@@ -184,12 +185,14 @@ func (p *Publisher) store(ctx context.Context, row db.ClaimOutboxRow) error {
 		return fmt.Errorf("objects: %w", err)
 	}
 	for _, o := range objs {
-		placement := placementOf(row.Placement, row.Regions)
-		// Playback records tell every edge what to refuse, so they go everywhere.
+		var err error
+		// Playback records and purges tell every edge what to refuse.
 		if row.Asset == nil || strings.HasPrefix(o.Key, objects.PlaybackJournal(*row.Asset)) {
-			placement = objects.Placement{}
+			_, err = p.Objects.PutEverywhere(ctx, o.Key, objects.Bytes(o.Body))
+		} else {
+			_, err = p.Objects.Put(ctx, o.Key, objects.Bytes(o.Body), placementOf(row.Placement, row.Regions))
 		}
-		if _, err := p.Objects.Put(ctx, o.Key, objects.Bytes(o.Body), placement); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/objects"
@@ -49,6 +50,24 @@ func TestPutIsWrittenOnceInTwoRegions(t *testing.T) {
 	require.Equal(t, []string{"ap"}, acked)
 	_, err = s.In("eu").Stat(ctx, "pinned")
 	require.ErrorIs(t, err, objects.ErrNotFound)
+}
+
+func TestPutEverywhere(t *testing.T) {
+	ctx := t.Context()
+	s, _ := objectstest.New(t, 3)
+	body := content(1000)
+	acked, err := s.PutEverywhere(ctx, "k", objects.Bytes(body))
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"eu", "us"}, acked)
+	for _, region := range s.Regions() {
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			got, err := region.ReadAll(ctx, "k", 1000)
+			require.NoError(c, err)
+			require.Equal(c, body, got)
+		}, 10*time.Second, 10*time.Millisecond, region.Region)
+	}
+	_, err = s.PutEverywhere(ctx, "k", objects.Bytes(body[1:]))
+	require.ErrorIs(t, err, objects.ErrConflict)
 }
 
 func TestRanges(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -132,6 +133,36 @@ func (s *Store) Put(ctx context.Context, key string, body Body, p Placement) ([]
 		case <-ctx.Done():
 			return nil, fmt.Errorf("put %s: %w", key, errors.Join(ctx.Err(), errors.Join(errs...)))
 		}
+	}
+	return acked, nil
+}
+
+// PutEverywhere is Put for small objects that every region is to hold at once, as
+// edges need them to decide. It returns as Put does; the other regions are written
+// to afterwards, for up to two seconds and without a promise: repair copies what
+// they lack.
+func (s *Store) PutEverywhere(ctx context.Context, key string, body Body) ([]string, error) {
+	acked, err := s.Put(ctx, key, body, Placement{})
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range s.buckets {
+		if slices.Contains(acked, b.Region) {
+			continue
+		}
+		select {
+		case s.spreading <- struct{}{}:
+		default:
+			return acked, nil
+		}
+		go func() {
+			defer func() { <-s.spreading }()
+			sctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), silence, errSilent)
+			defer cancel()
+			if err := b.Put(sctx, key, body); err != nil {
+				s.log.Debug("an object that goes everywhere is left to repair", "key", key, "err", err)
+			}
+		}()
 	}
 	return acked, nil
 }

@@ -35,6 +35,8 @@ const (
 	// silence is how long a PUT may make no progress before the next region is
 	// asked as well, and a body read before it goes on elsewhere.
 	silence = 2 * time.Second
+	// maxSpreading bounds the PUTs that nobody waits for.
+	maxSpreading = 32
 )
 
 // Store reads and writes the platform's objects in all regions. Safe for
@@ -44,6 +46,8 @@ type Store struct {
 	self    string
 	buckets []*Bucket // own region first, then by round-trip time
 	log     *slog.Logger
+	// spreading has a place for each PUT that goes on after PutEverywhere.
+	spreading chan struct{}
 }
 
 // Bucket is one region's bucket.
@@ -57,7 +61,7 @@ type Bucket struct {
 
 // New returns a store for a process in region self. It connects lazily.
 func New(table *region.Table, self string, cfg Config, log *slog.Logger) (*Store, error) {
-	s := &Store{table: table, self: self, log: log}
+	s := &Store{table: table, self: self, log: log, spreading: make(chan struct{}, maxSpreading)}
 	for _, r := range table.Nearest(self) {
 		b, err := newBucket(r, cfg)
 		if err != nil {
