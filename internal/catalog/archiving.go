@@ -23,7 +23,7 @@ func (c *Catalog) Archiving(ctx context.Context) (Archiving, error) {
 	)
 	err := c.onLeader(ctx, func(ctx context.Context) error {
 		// sqlc doesn't know PostgreSQL's statistics.
-		return c.leader.QueryRow(ctx, `SELECT current_setting('archive_mode') <> 'off', last_archived_time,
+		return c.leader.pool().QueryRow(ctx, `SELECT current_setting('archive_mode') <> 'off', last_archived_time,
 			coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) FROM pg_stat_archiver`).
 			Scan(&a.Enabled, &archived, &a.Failing)
 	})

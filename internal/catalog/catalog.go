@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/puddle/v2"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
@@ -58,7 +59,7 @@ const (
 
 // Catalog is a connection to the leader and to a follower. Safe for concurrent use.
 type Catalog struct {
-	leader, follower *pgxpool.Pool
+	leader, follower *leavable
 	finder           *leaderFinder
 	// heard is when the leader answered last.
 	heard *hearing
@@ -89,13 +90,13 @@ func Open(dsn string, rtt time.Duration, log *slog.Logger) (*Catalog, error) {
 	}
 	follower, err := newPool(dsn, "prefer-standby", finder.timeout, nil)
 	if err != nil {
-		leader.Close()
+		leader.close()
 		return nil, err
 	}
 	return &Catalog{leader: leader, follower: follower, finder: finder, heard: heard, timeout: queryTimeout + roundTrips*rtt, log: log}, nil
 }
 
-func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Config)) (*pgxpool.Pool, error) {
+func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Config)) (*leavable, error) {
 	u, err := url.Parse(dsn)
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		// The text of a parse error would hold the password.
@@ -120,18 +121,14 @@ func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Con
 	if change != nil {
 		change(cfg)
 	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL pool: %w", err)
-	}
-	return pool, nil
+	return newLeavable(cfg)
 }
 
 // Close ends all connections, after the calls under way.
 func (c *Catalog) Close() {
 	c.finder.stop()
-	c.leader.Close()
-	c.follower.Close()
+	c.leader.close()
+	c.follower.close()
 }
 
 // migrateLock is the advisory lock only one process migrates under.
@@ -148,7 +145,7 @@ func (c *Catalog) Migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	sqlDB := stdlib.OpenDBFromPool(c.leader)
+	sqlDB := stdlib.OpenDBFromPool(c.leader.pool())
 	defer sqlDB.Close()
 	provider, err := goose.NewProvider(goose.DialectPostgres, sqlDB, files, goose.WithSessionLocker(locker), goose.WithSlog(c.log))
 	if err != nil {
@@ -167,7 +164,7 @@ func (c *Catalog) Ready(ctx context.Context) error {
 		return err
 	}
 	var have int64
-	err = c.leader.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
+	err = c.leader.pool().QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
 	if err != nil && sqlState(err) != "42P01" { // undefined_table: never migrated
 		return wrap("PostgreSQL leader", err)
 	}
@@ -191,7 +188,7 @@ func (c *Catalog) write(ctx context.Context, what string, fn func(q *db.Queries)
 	s := sessionFrom(ctx)
 	var lsn string
 	err := c.onLeader(ctx, func(ctx context.Context) (err error) {
-		lsn, err = inTx(ctx, c.leader, s != nil, fn)
+		lsn, err = inTx(ctx, c.leader.pool(), s != nil, fn)
 		return err
 	})
 	if err == nil && s != nil {
@@ -202,7 +199,7 @@ func (c *Catalog) write(ctx context.Context, what string, fn func(q *db.Queries)
 
 // direct runs fn, a single statement or reads, on the leader.
 func (c *Catalog) direct(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
-	return wrap(what, c.onLeader(ctx, func(ctx context.Context) error { return fn(ctx, db.New(c.leader)) }))
+	return wrap(what, c.onLeader(ctx, func(ctx context.Context) error { return fn(ctx, db.New(c.leader.pool())) }))
 }
 
 // onLeader runs fn with a deadline. A leader that turns out to be demoted, gone
@@ -229,7 +226,8 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 			return err
 		}
 		c.leave(left)
-		if uncommitted := (*uncommittedError)(nil); state != readOnly && !errors.As(err, &uncommitted) || tctx.Err() != nil {
+		uncommitted := (*uncommittedError)(nil)
+		if again := state == readOnly || errors.As(err, &uncommitted) || errors.Is(err, puddle.ErrClosedPool); !again || tctx.Err() != nil {
 			return err
 		}
 	}
@@ -272,7 +270,7 @@ func (c *Catalog) unlessSilent(ctx context.Context) (_ context.Context, stop fun
 func (c *Catalog) leave(left int64) {
 	if c.left.CompareAndSwap(left, left+1) {
 		c.finder.forget()
-		c.leader.Reset()
+		c.leader.leave()
 	}
 }
 
@@ -296,7 +294,7 @@ func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Con
 		return c.direct(ctx, what, fn)
 	case err != nil && lost(err) && ctx.Err() == nil:
 		c.rest.Store(time.Now().Add(followerRest).UnixNano())
-		c.follower.Reset()
+		c.follower.leave()
 		return c.direct(ctx, what, fn)
 	}
 	return wrap(what, err)
@@ -324,7 +322,7 @@ func (c *Catalog) onFollower(ctx context.Context, fn func(ctx context.Context, q
 	// A follower that hangs must leave time to ask the leader.
 	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
 	defer cancel()
-	conn, err := c.follower.Acquire(ctx)
+	conn, err := c.follower.pool().Acquire(ctx)
 	if err != nil {
 		return err
 	}

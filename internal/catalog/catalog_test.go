@@ -42,14 +42,14 @@ func fresh(t *testing.T) *Catalog {
 // sql runs a statement past the catalog, to make time pass or look inside.
 func sql(t *testing.T, c *Catalog, statement string, args ...any) {
 	t.Helper()
-	_, err := c.leader.Exec(t.Context(), statement, args...)
+	_, err := c.leader.pool().Exec(t.Context(), statement, args...)
 	require.NoError(t, err)
 }
 
 func one[T any](t *testing.T, c *Catalog, query string, args ...any) T {
 	t.Helper()
 	var v T
-	require.NoError(t, c.leader.QueryRow(t.Context(), query, args...).Scan(&v))
+	require.NoError(t, c.leader.pool().QueryRow(t.Context(), query, args...).Scan(&v))
 	return v
 }
 
@@ -287,7 +287,7 @@ func TestWithoutPostgres(t *testing.T) {
 // are left, and the write happens on the new leader.
 func TestDemotedLeaderIsLeft(t *testing.T) {
 	c := fresh(t)
-	conn, err := c.leader.Acquire(t.Context())
+	conn, err := c.leader.pool().Acquire(t.Context())
 	require.NoError(t, err)
 	_, err = conn.Exec(t.Context(), "SET default_transaction_read_only = on")
 	require.NoError(t, err)
@@ -295,7 +295,7 @@ func TestDemotedLeaderIsLeft(t *testing.T) {
 	conn.Release()
 	_, err = c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
 	require.NoError(t, err)
-	conn, err = c.leader.Acquire(t.Context())
+	conn, err = c.leader.pool().Acquire(t.Context())
 	require.NoError(t, err)
 	defer conn.Release()
 	require.NotEqual(t, old, conn.Conn().PgConn().PID())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 )
 
 var (
@@ -69,7 +70,8 @@ func lost(err error) bool {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || timedOut(err) || errors.Is(err, errSilent) ||
-		errors.Is(err, io.ErrUnexpectedEOF) // the server died while it was asked
+		errors.Is(err, io.ErrUnexpectedEOF) || // the server died while it was asked
+		errors.Is(err, puddle.ErrClosedPool) // it was left just now
 }
 
 func timedOut(err error) bool {

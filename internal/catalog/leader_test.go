@@ -34,7 +34,7 @@ func behindHung(t *testing.T) (*Catalog, net.Listener) {
 func TestHungServerCostsNothing(t *testing.T) {
 	c, _ := behindHung(t)
 	ask := func() error {
-		return c.direct(t.Context(), "ask", func(ctx context.Context, _ *db.Queries) error { return c.leader.Ping(ctx) })
+		return c.direct(t.Context(), "ask", func(ctx context.Context, _ *db.Queries) error { return c.leader.pool().Ping(ctx) })
 	}
 	for range 2 {
 		begin := time.Now()
@@ -61,7 +61,7 @@ func TestHungFollowerRests(t *testing.T) {
 	require.Less(t, time.Since(begin), c.timeout/2, "the follower isn't asked")
 	require.NoError(t, hung.Close())
 	require.Eventually(t, func() bool { read(); return c.rest.Load() == 0 }, 3*followerRest, followerRest/10)
-	require.Positive(t, c.follower.Stat().TotalConns(), "it is asked again")
+	require.Positive(t, c.follower.pool().Stat().TotalConns(), "it is asked again")
 }
 
 // Those who failed with a leader that was left mustn't cost its successor's

@@ -45,7 +45,7 @@ func (c *Catalog) Listen(ctx context.Context, channel string, wake func()) error
 func (c *Catalog) listen(ctx context.Context, channel string, wake func()) error {
 	cctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	cfg := c.leader.Config().ConnConfig
+	cfg := c.leader.pool().Config().ConnConfig
 	if err := c.finder.before(cctx, cfg); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

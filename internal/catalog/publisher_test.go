@@ -66,7 +66,7 @@ func TestFromUploadToReady(t *testing.T) {
 	var id atomic.Value
 	store.before = func(key string) error {
 		var s string
-		if err := c.leader.QueryRow(context.Background(), "SELECT state FROM assets WHERE id = $1", id.Load()).Scan(&s); err != nil {
+		if err := c.leader.pool().QueryRow(context.Background(), "SELECT state FROM assets WHERE id = $1", id.Load()).Scan(&s); err != nil {
 			return err
 		}
 		seen.Store(key, s)

@@ -94,7 +94,7 @@ func TestCommitPlan(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, mustJSON(t, testPlan(true)), mustJSON(t, got))
 
-	rows, err := c.leader.Query(ctx, "SELECT id, class, kind FROM tasks WHERE kind <> 'plan' ORDER BY id")
+	rows, err := c.leader.pool().Query(ctx, "SELECT id, class, kind FROM tasks WHERE kind <> 'plan' ORDER BY id")
 	require.NoError(t, err)
 	defer rows.Close()
 	var tasks []string

@@ -2,11 +2,13 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,14 +34,34 @@ type wire struct {
 // overWire opens a catalog whose server is reached over a wire.
 func overWire(t *testing.T, dsn string) (*Catalog, *wire) {
 	t.Helper()
+	c, wires := overWires(t, dsn, 1)
+	return c, wires[0]
+}
+
+// overWires opens a catalog whose server passes for n, each reached over a wire.
+func overWires(t *testing.T, dsn string, n int) (*Catalog, []*wire) {
+	t.Helper()
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	w := &wire{addr: u.Host}
-	u.Host = l.Addr().String()
+	var wires []*wire
+	var hosts []string
+	for range n {
+		w, host := newWire(t, u.Host)
+		wires, hosts = append(wires, w), append(hosts, host)
+	}
+	u.Host = strings.Join(hosts, ",")
 	c, err := Open(u.String(), 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c, wires
+}
+
+// newWire returns a wire to a server and the address of its near end.
+func newWire(t *testing.T, addr string) (*wire, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{addr: addr}
 	var g errgroup.Group
 	g.Go(func() error {
 		for {
@@ -51,11 +73,10 @@ func overWire(t *testing.T, dsn string) (*Catalog, *wire) {
 		}
 	})
 	t.Cleanup(func() {
-		c.Close()
 		require.NoError(t, l.Close())
 		require.NoError(t, g.Wait())
 	})
-	return c, w
+	return w, l.Addr().String()
 }
 
 func (w *wire) carry(client net.Conn) error {
@@ -199,7 +220,7 @@ func TestWaitingStatementFails(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, got.Title)
 	}
-	require.LessOrEqual(t, c.leader.Stat().NewConnsCount(), int64(2), "the one used and an idle one")
+	require.LessOrEqual(t, c.leader.pool().Stat().NewConnsCount(), int64(2), "the one used and an idle one")
 	require.ErrorIs(t, c.write(t.Context(), "nothing", func(*db.Queries) error { return io.EOF }), io.EOF)
 	require.NoError(t, c.write(t.Context(), "nothing", nothing))
 }
@@ -230,7 +251,7 @@ func TestSlowLeaderIsKept(t *testing.T) {
 	c.timeout = 600 * time.Millisecond
 	slow := func() error {
 		return c.direct(t.Context(), "sleep", func(ctx context.Context, _ *db.Queries) error {
-			_, err := c.leader.Exec(ctx, "SELECT pg_sleep(5)")
+			_, err := c.leader.pool().Exec(ctx, "SELECT pg_sleep(5)")
 			return err
 		})
 	}
@@ -238,7 +259,7 @@ func TestSlowLeaderIsKept(t *testing.T) {
 	var g errgroup.Group
 	g.Go(func() error {
 		for ctx.Err() == nil {
-			if _, err := c.leader.Exec(t.Context(), "SELECT 1"); err != nil {
+			if _, err := c.leader.pool().Exec(t.Context(), "SELECT 1"); err != nil {
 				return err
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -254,6 +275,39 @@ func TestSlowLeaderIsKept(t *testing.T) {
 	w.mu.Unlock()
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.EqualValues(t, 1, c.left.Load())
+}
+
+// A leader that hangs keeps nobody from the next one, however many asked it: pgx says
+// goodbye to each of its connections for fifteen seconds.
+func TestHungLeaderKeepsNoPlaces(t *testing.T) {
+	c, wires := overWires(t, testenv.Postgres(t), 2)
+	c.timeout = 3 * time.Second
+	lost, next := wires[0], wires[1]
+	next.mu.Lock() // it doesn't lead yet
+	ask := func(statement string) error {
+		return c.direct(t.Context(), "ask", func(ctx context.Context, _ *db.Queries) error {
+			_, err := c.leader.pool().Exec(ctx, statement)
+			return err
+		})
+	}
+	require.NoError(t, ask("SELECT 1"))
+	var g errgroup.Group
+	for range maxConns {
+		g.Go(func() error {
+			if ask("SELECT pg_sleep(60)") == nil {
+				return errors.New("a hung leader answered")
+			}
+			return nil
+		})
+	}
+	require.Eventually(t, func() bool { return c.leader.pool().Stat().AcquiredConns() == maxConns }, c.timeout/3, time.Millisecond)
+	lost.mu.Lock()
+	defer lost.mu.Unlock() // its connections end with the wire
+	next.mu.Unlock()
+	require.NoError(t, g.Wait())
+	begin := time.Now()
+	require.NoError(t, ask("SELECT 1"))
+	require.Less(t, time.Since(begin), connectTimeout)
 }
 
 // A leader without room takes nothing now, and later perhaps: nobody is to blame for
