@@ -3,6 +3,7 @@ package creators
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // standbys are the synchronous one of PostgreSQL and the other.
@@ -53,18 +55,25 @@ func (s *threeRegions) standbys(t *testing.T, leader string) (found standbys) {
 	return found
 }
 
-// sql connects to a region's PostgreSQL; commits there don't wait for another's.
+// sql connects to a region's PostgreSQL for the test; commits there don't wait for
+// another's.
 func (s *threeRegions) sql(t *testing.T, name string) *pgx.Conn {
 	t.Helper()
-	password, err := s.Secret("postgres.secret")
-	require.NoError(t, err)
-	cfg := catalog.Config{User: "meridian", Password: service.Secret(password), Database: "meridian"}
-	conn, err := pgx.Connect(t.Context(), cfg.DSN(s.Region(name).Postgres))
+	conn, err := s.connect(t.Context(), name, "meridian", "postgres.secret")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) }) // its server may be gone
 	_, err = conn.Exec(t.Context(), "SET synchronous_commit = local")
 	require.NoError(t, err)
 	return conn
+}
+
+func (s *threeRegions) connect(ctx context.Context, name, user, secret string) (*pgx.Conn, error) {
+	password, err := s.Secret(secret)
+	if err != nil {
+		return nil, err
+	}
+	cfg := catalog.Config{User: user, Password: service.Secret(password), Database: "meridian"}
+	return pgx.Connect(ctx, cfg.DSN(s.Region(name).Postgres))
 }
 
 // leaveBehind lets the other standby have more of the leader's log than the
@@ -94,6 +103,41 @@ func (s *threeRegions) leaveBehind(t *testing.T, leader string, who standbys) (g
 		return err
 	})
 	return gone
+}
+
+// TestAwayForTooLong: a member that missed more of the log than its leader keeps.
+func TestAwayForTooLong(t *testing.T) {
+	testenv.Long(t)
+	s := platform
+	leader := s.leader(t)
+	away := s.standbys(t, leader).other
+	asset := s.waiting(t)
+	s.Regions(t, "stop", away)
+	conn := s.sql(t, leader)
+	for range 50 { // segments beyond wal_keep_size are removed by a checkpoint
+		_, err := conn.Exec(t.Context(), "SELECT pg_logical_emit_message(true, 'more', repeat('x', 4000000))")
+		require.NoError(t, err)
+	}
+	admin, err := s.connect(t.Context(), leader, "postgres", "postgres-superuser.secret")
+	require.NoError(t, err)
+	_, err = admin.Exec(t.Context(), "CHECKPOINT")
+	require.NoError(t, errors.Join(err, admin.Close(t.Context())))
+	began := time.Now()
+	s.Regions(t, "start", away)
+	eventually(t, 3*time.Minute, func(ctx context.Context) error {
+		conn, err := s.connect(ctx, away, "meridian", "postgres.secret")
+		if err != nil {
+			return err
+		}
+		var follows bool
+		err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM assets WHERE id = $1)", asset).Scan(&follows)
+		if err == nil && !follows {
+			err = errors.New("it doesn't follow")
+		}
+		return errors.Join(err, conn.Close(ctx))
+	})
+	testenv.Figure(t, "PostgreSQL away for too long: follows again after", "%.1f s", time.Since(began).Seconds())
+	require.True(t, strings.Contains(s.postgresLog(t, away), "this member is copied anew"))
 }
 
 // postgresLog is what Patroni and PostgreSQL of a region have said.

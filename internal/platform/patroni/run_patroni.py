@@ -15,7 +15,7 @@ one and drop all they had acknowledged since. Three corrections:
    other theirs. Who asks just then waits and asks again, instead of talking to it
    as to that version, and being refused, for as long as it lives.
 
-And three additions:
+And four additions:
 
 1. The primary keeps etcd's leader away from its own region. When both are lost
    together, etcd elects a leader first, which gives the lost primary's lease its
@@ -24,7 +24,9 @@ And three additions:
    it did not. Else that standby, the only one that is left to confirm commits, had
    to be wound back first, for which pg_rewind copies all of the log over the
    distance between the regions.
-3. Where the configuration has a section "backup", the primary makes base backups
+3. A member that was away for longer than the leader keeps its log is copied anew:
+   it could never follow again.
+4. Where the configuration has a section "backup", the primary makes base backups
    with pgBackRest, a full one each week and each day what changed since.
 """
 
@@ -43,6 +45,7 @@ from patroni import ha
 from patroni.__main__ import main
 from patroni.dcs import Leader, catch_return_false_exception, etcd3
 from patroni.postgresql import Postgresql
+from patroni.postgresql.connection import get_connection_cursor
 from patroni.version import __version__
 
 
@@ -151,6 +154,7 @@ upstream_pre_promote = Postgresql._pre_promote
 def ha_init(self, *args, **kwargs):
     upstream_ha_init(self, *args, **kwargs)
     self.state_handler.ha = self
+    threading.Thread(target=rescue, args=(self,), daemon=True).start()
 
 
 def pre_promote(self):
@@ -188,6 +192,47 @@ def received(postgresql):
     with postgresql.connection().cursor() as cursor:
         cursor.execute("SELECT pg_catalog.pg_wal_lsn_diff("
                        "greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')::bigint")
+        return cursor.fetchone()[0]
+
+
+# How long a member must have stood still before it is copied anew.
+STRANDED = 20
+
+
+def rescue(ha):
+    """Copies this member anew once it lacks what its leader doesn't keep any more."""
+    at, since = None, time.time()
+    while True:
+        time.sleep(LOOK)
+        try:
+            now = received(ha.state_handler) if follows(ha) else None
+            if now is None or now != at:
+                at, since = now, time.time()
+            elif time.time() - since > STRANDED and stranded(ha, at):
+                log.warning("the leader doesn't keep the log from byte %d on: this member is copied anew", at)
+                log.info("copy: %s", ha.reinitialize() or "begun")
+                at = None
+        except Exception as e:  # whatever it is, the next look may find better
+            log.info("whether this member can follow isn't known: %r", e)
+
+
+def follows(ha):
+    own, cluster = ha.state_handler, ha.cluster
+    return (cluster and cluster.leader and cluster.leader.name != own.name and not ha.is_paused()
+            and not cluster.sync.matches(own.name) and own.role == "replica" and own.state == "running")
+
+
+def stranded(ha, position):
+    """Whether the leader has gone on and hasn't the segment of its log in which position is."""
+    own = ha.state_handler
+    if own.get_guc_value("restore_command"):
+        return False  # an archive may have it
+    leader = ha.cluster.leader.conn_kwargs(own.config.rewind_credentials)
+    leader["dbname"] = own.database
+    with get_connection_cursor(connect_timeout=ANSWER, options="-c statement_timeout=%d" % (1000 * ANSWER), **leader) as cursor:
+        cursor.execute("SELECT pg_catalog.pg_current_wal_lsn() > at AND NOT EXISTS ("
+                       "SELECT FROM pg_catalog.pg_ls_waldir() WHERE substr(name, 9) = substr(pg_catalog.pg_walfile_name(at), 9))"
+                       " FROM (SELECT '0/0'::pg_lsn + %s AS at) AS here", (position,))
         return cursor.fetchone()[0]
 
 
