@@ -57,7 +57,8 @@ func (l *leavable) leave() {
 // be told some seconds later.
 func (l *leavable) close() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.closed = true
-	l.current.Close()
+	last := l.current
+	l.mu.Unlock()
+	last.Close()
 }
