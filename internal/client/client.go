@@ -14,7 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meridian-video/meridian/internal/sleep"
 )
@@ -22,6 +25,9 @@ import (
 const (
 	dialTimeout = 3 * time.Second
 	callTimeout = 30 * time.Second
+	// deadAfter is how long a region's machine may acknowledge nothing, whatever its
+	// API takes to answer, before a request goes on elsewhere.
+	deadAfter = 9 * time.Second
 	// maxAnswer bounds what is read of a JSON answer.
 	maxAnswer = 8 << 20
 	pauseMin  = 250 * time.Millisecond
@@ -44,13 +50,24 @@ type Client struct {
 // New returns a client of the API at bases (URLs without trailing slash).
 func New(bases []string, key string) *Client {
 	return &Client{bases: bases, key: key, Patience: 15 * time.Second, UploadPatience: 5 * time.Minute, http: &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 5 * time.Second}).DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: deadAfter / 3, Interval: deadAfter / 3, Count: 2},
+			Control: noticeDeath}).DialContext,
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: time.Minute,
 		IdleConnTimeout:       30 * time.Second,
 		MaxIdleConnsPerHost:   4,
 	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// noticeDeath ends a connection whose peer acknowledges nothing (RFC 5482). TCP
+// itself gives up after a quarter of an hour.
+func noticeDeath(_, _ string, conn syscall.RawConn) error {
+	var set error
+	err := conn.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter/time.Millisecond))
+	})
+	return errors.Join(err, set)
 }
 
 // Close drops idle connections.
