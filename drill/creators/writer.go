@@ -24,6 +24,8 @@ const (
 	maxWrites  = 50_000
 	maxBody    = 1 << 20
 	titleIs    = "drill title "
+	// sessionHeader tells how far a session's writes have come.
+	sessionHeader = "Meridian-Session"
 	// maxPages of a writer whose region fails again and again.
 	maxPages = 100
 	// createTries are for the asset that is written to.
@@ -57,6 +59,8 @@ type Writer struct {
 	made   int
 	pages  []page // the last is written to; never empty
 	turn   bool   // the next write is to a new page
+	// session is of the last write that was acknowledged.
+	session string
 }
 
 // page is an asset that is written to.
@@ -104,12 +108,15 @@ func (w *Writer) create(ctx context.Context, n int) (Write, error) {
 // write makes one request and says how it went.
 func (w *Writer) write(ctx context.Context, method, path, body string) (Write, []byte) {
 	x := Write{Asked: time.Now()}
-	status, h, b, err := w.call(ctx, method, path, body)
+	status, h, b, err := w.call(ctx, method, path, body, "")
 	x.At, x.Status = time.Now(), status
 	switch {
 	case err != nil:
 		x.Wrong = err.Error()
 	case x.OK():
+		w.mu.Lock()
+		w.session = h.Get(sessionHeader)
+		w.mu.Unlock()
 	case status == http.StatusServiceUnavailable && h.Get("Retry-After") != "":
 	default:
 		x.Wrong = fmt.Sprintf("status %d: %.200s", status, b)
@@ -117,7 +124,7 @@ func (w *Writer) write(ctx context.Context, method, path, body string) (Write, [
 	return x, b
 }
 
-func (w *Writer) call(ctx context.Context, method, path, body string) (status int, h http.Header, b []byte, err error) {
+func (w *Writer) call(ctx context.Context, method, path, body, session string) (status int, h http.Header, b []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, w.api+path, bytes.NewReader([]byte(body)))
@@ -127,6 +134,9 @@ func (w *Writer) call(ctx context.Context, method, path, body string) (status in
 	req.Header.Set("Authorization", "Bearer "+w.key)
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if session != "" {
+		req.Header.Set(sessionHeader, session)
 	}
 	res, err := w.http.Do(req)
 	if err != nil {
@@ -188,14 +198,15 @@ func (w *Writer) Writes() []Write {
 var ErrLost = errors.New("an acknowledged title is gone")
 
 // Check reads the titles back from an API; each must be the last acknowledged one
-// or a later one, whose acknowledgement was lost.
+// or a later one, whose acknowledgement was lost. It reads as the session that wrote
+// them: a region's follower may be behind after it was cut off.
 func (w *Writer) Check(ctx context.Context, api string) error {
 	w.mu.Lock()
-	pages := slices.Clone(w.pages)
+	pages, session := slices.Clone(w.pages), w.session
 	w.mu.Unlock()
 	var lost []error
 	for _, p := range pages {
-		err := w.check(ctx, api, p)
+		err := w.check(ctx, api, p, session)
 		if err != nil && !errors.Is(err, ErrLost) {
 			return err
 		}
@@ -204,9 +215,9 @@ func (w *Writer) Check(ctx context.Context, api string) error {
 	return errors.Join(lost...)
 }
 
-func (w *Writer) check(ctx context.Context, api string, p page) error {
+func (w *Writer) check(ctx context.Context, api string, p page, session string) error {
 	reader := &Writer{api: api, key: w.key, http: w.http}
-	status, _, b, err := reader.call(ctx, http.MethodGet, "/v1/assets/"+p.asset, "")
+	status, _, b, err := reader.call(ctx, http.MethodGet, "/v1/assets/"+p.asset, "", session)
 	if err != nil {
 		return fmt.Errorf("read a title back: %w", err)
 	}

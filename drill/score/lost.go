@@ -132,7 +132,7 @@ func (j *judge) recovery(obj scenario.Objectives) {
 	}
 	since := func(name, title string, goal *scenario.Duration, from, at time.Time) {
 		r := Result{Name: name, Title: title, Unit: "s", Goal: seconds(goal)}
-		if at.IsZero() {
+		if from.IsZero() || at.IsZero() {
 			r.Note = join("never", why)
 		} else {
 			v := max(0, at.Sub(from).Seconds())

@@ -45,10 +45,11 @@ const (
 var stores = []string{"etcd", "postgres", "nats", "minio"}
 
 // Compose is the platform of docker-compose.multiregion.yml on this machine's
-// engine. What it does to regions it does with docker: pause, stop, and taking their
-// containers off the networks between regions; or it kills their processes, which
-// the engine can't do to many at once. Viewers have their
-// addresses on this machine, for which it must be root.
+// engine. What it does to regions it does with docker: stop, and taking their
+// containers off the networks between regions; or it kills and stops their processes,
+// which the engine can't do to many at once, and what the engine has paused can't
+// end by itself. Viewers have their addresses on this machine, for which it must be
+// root.
 type Compose struct {
 	// file is the compose file; docker the client.
 	file, docker string
@@ -121,6 +122,8 @@ func (x container) well() error {
 	switch {
 	case x.State.Paused:
 		return fmt.Errorf("%s is paused", name)
+	case x.State.Pid > 0 && supervise.Stands(x.State.Pid):
+		return fmt.Errorf("%s hangs", name)
 	case x.State.Status != "running":
 		return fmt.Errorf("%s is %s", name, x.State.Status)
 	case x.State.Health != nil && x.State.Health.Status != "healthy":
@@ -246,7 +249,7 @@ func (c *Compose) reconcile(ctx context.Context, read bool) (repair.Report, erro
 // leader asks Patroni.
 func (c *Compose) leader(ctx context.Context) (string, error) {
 	for {
-		out, err := c.inside(ctx, "postgres", "patronictl", "-c", "/run/meridian/patroni.yaml", "list", "--format", "json")
+		out, err := c.inside(ctx, "postgres", "patronictl", "-c", "/run/meridian/patroni.yml", "list", "--format", "json")
 		var members []struct{ Member, Role, State string }
 		if err == nil {
 			err = json.Unmarshal(out, &members)
@@ -316,8 +319,18 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 	case scenario.Stop:
 		return together(list, func(x container) error { _, err := c.run(ctx, "stop", x.ID); return err })
 	default:
-		return together(list, func(x container) error { _, err := c.run(ctx, "pause", x.ID); return err })
+		return onTrees(f, list, func(pid int) error { return supervise.HangTree(ctx, pid, nil) })
 	}
+}
+
+// onTrees does something to the processes of containers that run.
+func onTrees(f Fault, list []container, do func(pid int) error) error {
+	return together(list, func(x container) error {
+		if x.State.Pid == 0 {
+			return nil
+		}
+		return named(f, x.State.Pid, do(x.State.Pid))
+	})
 }
 
 // kill ends a region's containers in one moment, as a loss of power does; the engine
@@ -326,12 +339,7 @@ func (c *Compose) kill(ctx context.Context, f Fault, list []container) error {
 	if _, err := c.run(ctx, append([]string{"update", "--restart", "no"}, names(list)...)...); err != nil {
 		return err
 	}
-	return together(list, func(x container) error {
-		if x.State.Pid == 0 {
-			return nil // it doesn't run
-		}
-		return named(f, x.State.Pid, supervise.KillTree(ctx, x.State.Pid, nil))
-	})
+	return onTrees(f, list, func(pid int) error { return supervise.KillTree(ctx, pid, nil) })
 }
 
 // endpoint is what a container was taken off.
@@ -406,8 +414,7 @@ func (c *Compose) Heal(ctx context.Context, f Fault) error {
 	case scenario.Silence:
 		return c.hear(ctx, f.Region)
 	case scenario.Hang:
-		list = slices.DeleteFunc(list, func(x container) bool { return !x.State.Paused })
-		return together(list, func(x container) error { _, err := c.run(ctx, "unpause", x.ID); return err })
+		return onTrees(f, list, func(pid int) error { return supervise.ResumeTree(pid, nil) })
 	case scenario.Kill, scenario.Stop:
 		if f.Process == "" {
 			return c.start(ctx, f, list)

@@ -75,6 +75,15 @@ const kernelThread = 0x00200000
 // Alive is false for zombies.
 func (p Proc) Alive() bool { return p.State != 'Z' && p.State != 'X' }
 
+// Stopped is true for one that a signal has stopped.
+func (p Proc) Stopped() bool { return p.State == 'T' || p.State == 't' }
+
+// Stands reports whether a process runs and a signal has stopped it.
+func Stands(pid int) bool {
+	p, ok := statOf(pid)
+	return ok && p.Stopped()
+}
+
 // hasEnv says whether a process was started with all of the given variables.
 // Other users' processes are not readable and never ours.
 func hasEnv(pid int, vars ...string) bool {
@@ -175,7 +184,7 @@ func signalAll(match func(pid int) bool, sig syscall.Signal) (moving int, err er
 	}
 	for _, pid := range pids {
 		p, ok := statOf(pid)
-		switch stands := p.State == 'T' || p.State == 't'; {
+		switch stands := p.Stopped(); {
 		case !ok || !p.Alive() || stands && sig == syscall.SIGSTOP:
 			continue
 		case !stands:

@@ -240,7 +240,7 @@ func TestTreesAreHitWhole(t *testing.T) {
 	p, err := g.Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"), Argv: daemon(file)})
 	require.NoError(t, err)
 	below, pid := readPID(t, file), p.Status().PID
-	stands := func(pid int) bool { q, ok := statOf(pid); return ok && q.State == 'T' }
+	stands := Stands
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	require.NoError(t, HangTree(ctx, pid, nil))
