@@ -50,7 +50,7 @@ tools: ## Build MinIO and nats-server from pinned sources into the cache
 
 .PHONY: tools-test
 tools-test: tools
-	@$(GO) run ./tools/build pebble
+	@$(GO) run ./tools/build pebble h2spec
 
 .PHONY: tools-long
 tools-long: tools-test

@@ -47,6 +47,8 @@ func All() []Tool {
 			Module: "github.com/docker/compose/v2", Version: "v2.40.3", For: Developing},
 		{Name: "pebble", Package: "github.com/letsencrypt/pebble/v2/cmd/pebble",
 			Module: "github.com/letsencrypt/pebble/v2", Version: "v2.10.1", For: Developing},
+		{Name: "h2spec", Package: "github.com/summerwind/h2spec/cmd/h2spec",
+			Module: "github.com/summerwind/h2spec", Version: "v2.2.1+incompatible", For: Developing},
 		{Name: "tofu", Package: "github.com/opentofu/opentofu/cmd/tofu",
 			Module: "github.com/opentofu/opentofu", Version: "v1.12.6", For: LongTests},
 	}
