@@ -128,12 +128,8 @@ func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometh
 	if err != nil {
 		return err
 	}
-	if _, err := store.Drop(func(string) bool { return true }); err != nil {
-		// The index of responses is in memory: bodies of before can't be found again.
-		return errors.Join(err, store.Close())
-	}
 	observeCache(reg, "cache", store)
-	proxy, err := httpcache.New(httpcache.Config{Origin: origin, Cache: store, Name: c.Name, Heuristics: c.Heuristics, StaleFor: c.StaleFor,
+	proxy, err := httpcache.New(httpcache.Config{Origin: origin, Cache: store, Dir: c.CacheDir, Name: c.Name, Heuristics: c.Heuristics, StaleFor: c.StaleFor,
 		MaxObject: int64(c.MaxObject), PurgeFrom: c.PurgeFrom, Log: log, Answered: m.answered})
 	if err != nil {
 		return errors.Join(err, store.Close())

@@ -160,6 +160,14 @@ func (c *Cache) Close() error {
 // DiskErr is why the disk tier isn't used, nil when it is or there is none.
 func (c *Cache) DiskErr() error { return c.Disk().Err }
 
+// DiskKeys are those of the objects on disk.
+func (c *Cache) DiskKeys() []string {
+	if c.disk == nil {
+		return nil
+	}
+	return c.disk.keys()
+}
+
 // Window has the copies of bodies asked for most.
 func (c *Cache) Window() *pages.Window { return c.window }
 

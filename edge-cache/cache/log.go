@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,6 +134,13 @@ func (d *diskLog) size() (bytes int64, objects int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.bytes, len(d.index)
+}
+
+// keys are those of all objects.
+func (d *diskLog) keys() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.index))
 }
 
 // enqueue gives a complete object to the writer; false when it is behind.

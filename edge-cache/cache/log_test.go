@@ -2,7 +2,9 @@ package cache
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -216,31 +218,64 @@ func fillUntilKilled(t *testing.T, dir string) {
 	}
 }
 
+// sealed is b as a header with the right magic, length and checksum: nearly
+// everything else ends at the checksum.
+func sealed(b []byte) []byte {
+	b = bytes.Clone(b)
+	if len(b) >= headerFixed {
+		binary.LittleEndian.PutUint32(b, recordMagic)
+		binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
+		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	}
+	return b
+}
+
 func FuzzDecodeHeader(f *testing.F) {
 	b := object("k", 100_000)
 	h, err := encodeHeader("k", infoOf(b), b)
 	require.NoError(f, err)
 	f.Add(h)
 	f.Add(h[:50])
+	f.Add(append(bytes.Clone(h), make([]byte, recordAlign)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := decodeHeader(b, 1<<20)
-		if err == nil && (h.key == "" || len(h.blocks) != blockCount(h.info.Size)) {
-			t.Fatalf("accepted %+v", h)
-		}
-		list, end, err := scan(bytes.NewReader(b), int64(len(b)), 1<<20)
-		if err != nil || end > int64(len(b)) || len(list) > len(b)/recordAlign {
-			t.Fatalf("scan: %d records to %d of %d: %v", len(list), end, len(b), err)
+		for _, b := range [][]byte{b, sealed(b)} {
+			h, err := decodeHeader(b, 1<<20)
+			if err == nil && (h.key == "" || h.info.Size < 0 || h.info.Size > 1<<20 || len(h.blocks) != blockCount(h.info.Size)) {
+				t.Fatalf("accepted %+v", h)
+			}
+			list, end, err := scan(bytes.NewReader(b), int64(len(b)), 1<<20)
+			if err != nil || end > int64(len(b)) || len(list) > len(b)/recordAlign {
+				t.Fatalf("scan: %d records to %d of %d: %v", len(list), end, len(b), err)
+			}
+			for _, e := range list {
+				if e.at < 0 || e.at+int64(e.head)+e.size > end {
+					t.Fatalf("scan: %+v beyond %d", e, end)
+				}
+			}
 		}
 	})
 }
 
 func FuzzDecodeIndex(f *testing.F) {
 	f.Add([]byte{}, int64(4096))
+	one := append(make([]byte, 12), 1, 0, 0, 0, 1, 0, 'k')
+	one = binary.LittleEndian.AppendUint64(one, 4096)
+	one = binary.LittleEndian.AppendUint32(one, headerFixed+5)
+	one = binary.LittleEndian.AppendUint64(one, 1000)
+	f.Add(one, int64(8192))
 	f.Fuzz(func(t *testing.T, b []byte, size int64) {
-		list, ok := decodeIndex(b, size, 1<<20)
-		for _, e := range list {
-			if ok && (e.at < 0 || e.at+int64(e.head)+e.size > size) {
-				t.Fatalf("entry %+v outside of %d bytes", e, size)
+		right := bytes.Clone(b)
+		if len(right) >= 16 {
+			binary.LittleEndian.PutUint32(right, indexMagic)
+			binary.LittleEndian.PutUint64(right[4:], uint64(size))
+			right = binary.LittleEndian.AppendUint32(right, crc32.Checksum(right, castagnoli))
+		}
+		for _, b := range [][]byte{b, right} {
+			list, ok := decodeIndex(b, size, 1<<20)
+			for _, e := range list {
+				if ok && (e.key == "" || e.at < 0 || e.size < 0 || e.head < headerFixed || e.at > size-int64(e.head)-e.size) {
+					t.Fatalf("entry %+v outside of %d bytes", e, size)
+				}
 			}
 		}
 	})

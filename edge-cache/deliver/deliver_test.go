@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,41 @@ func FuzzParseRange(f *testing.F) {
 			if sp.Start < 0 || sp.Length < 1 || sp.Start > size-sp.Length {
 				t.Fatalf("%q of %d: %+v", s, size, sp)
 			}
+		}
+	})
+}
+
+// FuzzConditions: whatever a client writes, a tag matches only where it is named, the
+// strong comparison only where the weak one does, and a weak tag never joins parts.
+func FuzzConditions(f *testing.F) {
+	f.Add(`"a", W/"b"`, `"a"`)
+	f.Add(`*`, `W/"x"`)
+	f.Add(`, ,"a"b`, `"b"`)
+	f.Fuzz(func(t *testing.T, list, etag string) {
+		if _, rest, ok := cutTag(etag); etag != "" && (!ok || rest != "") {
+			return
+		}
+		lines := strings.Split(list, "\n")
+		strong, weak := anyTag(lines, etag, false), anyTag(lines, etag, true)
+		if strong && !weak {
+			t.Fatalf("%q matches %q strongly only", list, etag)
+		}
+		if weak && !strings.Contains(list, "*") && (etag == "" || !strings.Contains(list, strings.TrimPrefix(etag, "W/"))) {
+			t.Fatalf("%q matches %q", list, etag)
+		}
+		if strong && strings.HasPrefix(etag, "W/") && !strings.Contains(list, "*") {
+			t.Fatalf("%q matches %q strongly", list, etag)
+		}
+		none := precondition(http.Header{"If-None-Match": lines}, etag, modified)
+		if (none == notModified) != weak || none == failed {
+			t.Fatalf("If-None-Match %q of %q: %v", list, etag, none)
+		}
+		if (precondition(http.Header{"If-Match": lines}, etag, modified) == failed) == strong {
+			t.Fatalf("If-Match %q of %q", list, etag)
+		}
+		allowed := rangeAllowed(http.Header{"If-Range": {list}}, etag, modified)
+		if trimmed := strings.Trim(list, " \t"); allowed && strings.HasPrefix(trimmed, "W/") || allowed && strings.HasPrefix(trimmed, `"`) && trimmed != etag {
+			t.Fatalf("If-Range %q of %q", list, etag)
 		}
 	})
 }

@@ -22,6 +22,9 @@ type Config struct {
 	Origin *url.URL
 	// Cache keeps the bodies.
 	Cache *cache.Cache
+	// Dir, which Cache has its disk in, has a journal of what is stored there, so that
+	// a restart finds it. Empty: a restart begins with nothing.
+	Dir string
 	// Name is this cache's in Cache-Status and Via: a token of RFC 9110.
 	Name string
 	// Heuristics gives a lifetime to responses whose origin gave none.
@@ -43,6 +46,8 @@ type Config struct {
 	// Answered is told of every response: how the cache answered ("hit", "stale",
 	// "collapsed", "validated", "miss", "pass", "error"), its status and body bytes. May be nil.
 	Answered func(how string, status int, bytes int64, took time.Duration)
+	// now is time.Now, but for tests.
+	now func() time.Time
 }
 
 // Proxy is the cache, an http.Handler. Close it.
@@ -82,22 +87,33 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.BodyTimeout == 0 {
 		cfg.BodyTimeout = 5 * time.Minute
 	}
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Proxy{cfg: cfg, ctx: ctx, cancel: cancel, index: newIndex(cfg.IndexBytes), now: time.Now, flights: map[string]*flight{}, room: 32 * cfg.MaxObject,
+	p := &Proxy{cfg: cfg, ctx: ctx, cancel: cancel, index: newIndex(cfg.IndexBytes), now: cfg.now, flights: map[string]*flight{}, room: 32 * cfg.MaxObject,
 		transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSHandshakeTimeout: 5 * time.Second,
 			ResponseHeaderTimeout: cfg.HeaderTimeout, IdleConnTimeout: time.Minute, MaxIdleConns: 512, MaxIdleConnsPerHost: 256, MaxConnsPerHost: 1024,
-			MaxResponseHeaderBytes: 64 << 10, DisableCompression: true, ForceAttemptHTTP2: true}}, nil
+			MaxResponseHeaderBytes: 64 << 10, DisableCompression: true, ForceAttemptHTTP2: true}}
+	if cfg.Dir != "" {
+		if err := p.restore(cfg.Dir); err != nil {
+			return nil, err
+		}
+		p.index.journal = openJournal(cfg.Dir, cfg.Log, p.index.all, cfg.Cache.Disk)
+	}
+	return p, nil
 }
 
-// Close ends the fetches that run.
+// Close ends the fetches that run, and completes the journal. Cache is closed after it.
 func (p *Proxy) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
 	p.fetches.Wait()
+	p.index.journal.close()
 	p.transport.CloseIdleConnections()
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -318,9 +319,33 @@ func (p *Proxy) via(major, minor int) string {
 // errEvicted: the body isn't in the cache any more.
 var errEvicted = errors.New("body was evicted")
 
-// stored returns the body of a stored response.
-func (p *Proxy) stored(ctx context.Context, s *response) (*cache.Object, cache.Outcome, error) {
-	return p.cfg.Cache.Get(ctx, s.id, func(context.Context, int64) (io.ReadCloser, cache.Info, error) {
-		return nil, cache.Info{}, errEvicted
+// stored returns the body of a stored response. The rest of one whose bytes on disk
+// are damaged is asked of the origin, by a request with the fields of r.
+func (p *Proxy) stored(ctx context.Context, r *http.Request, s *response) (*cache.Object, cache.Outcome, error) {
+	var rest *http.Request
+	if r != nil && s.part == nil && s.status == http.StatusOK && strings.HasPrefix(s.etag, `"`) {
+		rest = p.outgoing(r, true)
+		rest.Method = http.MethodGet
+	}
+	return p.cfg.Cache.Get(ctx, s.id, func(ctx context.Context, offset int64) (io.ReadCloser, cache.Info, error) {
+		if rest == nil || offset == 0 {
+			return nil, cache.Info{}, errEvicted
+		}
+		return p.rest(rest.WithContext(ctx), s, offset)
 	})
+}
+
+// rest reads a stored representation from offset on from the origin.
+func (p *Proxy) rest(r *http.Request, s *response, offset int64) (io.ReadCloser, cache.Info, error) {
+	r.Header["Range"] = []string{"bytes=" + strconv.FormatInt(offset, 10) + "-"}
+	r.Header["If-Range"] = []string{s.etag}
+	res, err := p.transport.RoundTrip(r)
+	if err != nil {
+		return nil, cache.Info{}, err
+	}
+	piece := partOf(res)
+	if piece == nil || piece.span.Start != offset || piece.end() != s.size || piece.total != s.size || res.Header.Get("Etag") != s.etag {
+		return nil, cache.Info{}, errors.Join(errEvicted, res.Body.Close())
+	}
+	return res.Body, cache.Info{Size: s.size, ETag: s.etag, Modified: s.modified}, nil
 }

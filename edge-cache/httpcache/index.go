@@ -19,6 +19,9 @@ const (
 // dropped first.
 type index struct {
 	capacity int64
+	// journal is told what is stored, and what isn't any more for another reason than
+	// room; nil without.
+	journal *journal
 
 	mu     sync.Mutex
 	bytes  int64
@@ -121,7 +124,7 @@ func (x *index) put(uri string, s, old *response) {
 	if old != nil && !slices.Contains(e.responses, old) {
 		return // purged meanwhile, or superseded: an update of it is no news
 	}
-	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool {
+	supersedes := func(o *response) bool {
 		switch {
 		case o == old:
 			return true
@@ -133,8 +136,16 @@ func (x *index) put(uri string, s, old *response) {
 			return o.etag != s.etag
 		}
 		return o.etag != s.etag || s.part.covers(o.part.span)
+	}
+	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool {
+		if !supersedes(o) {
+			return false
+		}
+		x.journal.gone(o)
+		return true
 	})
 	e.responses = slices.Insert(e.responses, 0, s)
+	x.journal.put(uri, s)
 	if len(e.responses) > maxVariants {
 		e.responses = e.responses[:maxVariants]
 	}
@@ -182,6 +193,50 @@ func (x *index) drop(e *entry) {
 	}
 }
 
+// all calls f with every stored response, those asked for lately last.
+func (x *index) all(f func(uri string, s *response)) {
+	type stored struct {
+		uri       string
+		responses []*response
+	}
+	x.mu.Lock()
+	list := make([]stored, 0, len(x.byURI))
+	for el := x.recent.Back(); el != nil; el = el.Prev() {
+		e := el.Value.(*entry)
+		list = append(list, stored{e.uri, slices.Clone(e.responses)})
+	}
+	x.mu.Unlock()
+	for _, e := range list {
+		for _, s := range slices.Backward(e.responses) {
+			f(e.uri, s)
+		}
+	}
+}
+
+// of returns the URI's responses.
+func (x *index) of(uri string) []*response {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	el, ok := x.byURI[uri]
+	if !ok {
+		return nil
+	}
+	return slices.Clone(el.Value.(*entry).responses)
+}
+
+// tidy drops entries without a response.
+func (x *index) tidy() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for el := x.recent.Front(); el != nil; {
+		e := el.Value.(*entry)
+		el = el.Next()
+		if len(e.responses) == 0 {
+			x.drop(e)
+		}
+	}
+}
+
 // remove forgets one response.
 func (x *index) remove(uri string, s *response) {
 	x.mu.Lock()
@@ -191,7 +246,12 @@ func (x *index) remove(uri string, s *response) {
 		return
 	}
 	e := el.Value.(*entry)
-	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool { return o == s })
+	e.responses = slices.DeleteFunc(e.responses, func(o *response) bool {
+		if o == s {
+			x.journal.gone(o)
+		}
+		return o == s
+	})
 	x.account(e)
 }
 
@@ -199,19 +259,21 @@ func (x *index) remove(uri string, s *response) {
 func (x *index) invalidate(uri string) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.journal.note(opURI, uri)
 	el, ok := x.byURI[uri]
 	if !ok {
 		return 0
 	}
-	n := len(el.Value.(*entry).responses)
-	x.drop(el.Value.(*entry))
-	return n
+	e := el.Value.(*entry)
+	x.drop(e)
+	return len(e.responses)
 }
 
 // purge forgets all URIs with a response of the key; how many there were.
 func (x *index) purge(key string) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.journal.note(opKey, key)
 	n := 0
 	for e := range x.byKey[key] {
 		// The key may have been of a response that was superseded.

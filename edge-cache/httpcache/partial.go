@@ -193,7 +193,7 @@ func (s *response) whole() *response {
 
 // bytes returns a stored response's body.
 func (p *Proxy) bytes(ctx context.Context, s *response) ([]byte, error) {
-	o, _, err := p.stored(ctx, s)
+	o, _, err := p.stored(ctx, nil, s)
 	if err != nil {
 		return nil, err
 	}

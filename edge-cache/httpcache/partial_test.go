@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/edge-cache/deliver"
 )
 
 // film is an origin's object with ranges.
@@ -118,4 +120,40 @@ func TestPartsObeyTheirTerms(t *testing.T) {
 	before := x.count()
 	x.send("GET", "/plain", nil)
 	require.Equal(t, before, x.count())
+}
+
+// FuzzContentRange: what an origin says of a part lies in the representation, or isn't
+// taken for a part.
+func FuzzContentRange(f *testing.F) {
+	f.Add("bytes 0-4/10", int64(5))
+	f.Add("bytes 9223372036854775806-9223372036854775807/9223372036854775807", int64(-1))
+	f.Fuzz(func(t *testing.T, field string, length int64) {
+		p := partOf(&http.Response{StatusCode: http.StatusPartialContent, Header: http.Header{"Content-Range": {field}}, ContentLength: length})
+		if p != nil && (p.span.Start < 0 || p.span.Length < 1 || p.end() > p.total || p.end() <= p.span.Start || length >= 0 && length != p.span.Length) {
+			t.Fatalf("%q with %d bytes: %+v", field, length, p)
+		}
+	})
+}
+
+// FuzzWidened: the range the origin is asked for has the one the client wants.
+func FuzzWidened(f *testing.F) {
+	f.Add("bytes=10-300000", int64(1000000), int64(1<<20))
+	f.Add("bytes=-5", int64(3), int64(4))
+	f.Fuzz(func(t *testing.T, spec string, size, limit int64) {
+		if size < 1 || limit < 0 {
+			return
+		}
+		wide, ok := widened(spec, limit)
+		if !ok {
+			return
+		}
+		want, err := deliver.ParseRange(spec, size)
+		if err != nil || len(want) != 1 {
+			return // the origin says so
+		}
+		got, err := deliver.ParseRange(wide, size)
+		if err != nil || len(got) != 1 || !(&part{got[0], size}).covers(want[0]) {
+			t.Fatalf("%q of %d became %q: %+v of %+v, %v", spec, size, wide, got, want, err)
+		}
+	})
 }

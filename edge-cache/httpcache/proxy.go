@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 )
 
@@ -207,8 +208,18 @@ func isTimeout(err error) bool {
 
 // serveStored answers from a stored response; false: its body is gone.
 func (x *exchange) serveStored(s *response, how, status string) bool {
-	o, _, err := x.p.stored(x.r.Context(), s)
-	if err != nil {
+	o, _, err := x.p.stored(x.r.Context(), x.r, s)
+	if err == nil && s.size > 0 {
+		_, err = o.Bytes(x.r.Context(), 0) // its beginning may be damaged on disk
+	}
+	switch {
+	case err == nil:
+	case x.r.Context().Err() != nil:
+		x.how = "gone"
+		panic(http.ErrAbortHandler)
+	case errors.Is(err, cache.ErrBusy), errors.Is(err, cache.ErrClosed):
+		return false
+	default:
 		x.p.index.remove(x.uri, s)
 		return false
 	}
@@ -321,6 +332,9 @@ func (x *exchange) forward(reason string, s *response) {
 	switch {
 	case !safe(x.r.Method) && res.StatusCode >= 200 && res.StatusCode < 400:
 		x.invalidate(res.Header)
+		if err := x.p.index.journal.sync(); err != nil {
+			x.p.cfg.Log.Debug("invalidation isn't on disk", "uri", x.uri, "err", err)
+		}
 	case x.r.Method == http.MethodHead && res.StatusCode == http.StatusOK && s != nil:
 		x.freshen(s, res, asked)
 	}
@@ -429,6 +443,11 @@ func (x *exchange) purge() {
 		}
 	} else {
 		n = x.p.invalidate(x.uri)
+	}
+	if err := x.p.index.journal.sync(); err != nil {
+		// Nobody gets it from this process any more.
+		x.fail(http.StatusServiceUnavailable, "purge-not-on-disk", err)
+		return
 	}
 	x.how = "purge"
 	x.sent.Status = http.StatusOK

@@ -41,17 +41,23 @@ func newResponse(r *http.Request, status int, h http.Header, f freshness, answer
 	if s.header.Get("Date") == "" {
 		s.header.Set("Date", answered.UTC().Format(http.TimeFormat)) // RFC 9110 section 6.6.1
 	}
+	// Not of what is left of the fields.
 	s.vary = varyNames(h)
+	s.keys = strings.Fields(strings.Join(h["Surrogate-Key"], " "))
 	s.request = http.Header{}
 	for _, name := range s.vary {
 		if v, ok := r.Header[name]; ok {
 			s.request[name] = slices.Clone(v)
 		}
 	}
+	s.describe()
+	return s
+}
+
+// describe notes the validators.
+func (s *response) describe() {
 	s.etag = s.header.Get("Etag")
 	s.modified, _ = httpDate(s.header, "Last-Modified")
-	s.keys = strings.Fields(strings.Join(h["Surrogate-Key"], " "))
-	return s
 }
 
 // age is current_age (section 4.2.3).
@@ -150,7 +156,13 @@ func (s *response) updated(r *http.Request, h http.Header, asked, answered time.
 	for _, name := range append(slices.Clone(n.privateFields), n.noCacheFields...) {
 		n.header.Del(name)
 	}
-	n.vary, n.id, n.size = varyNames(merged), s.id, s.size
+	if h["Vary"] == nil {
+		n.vary, n.request = s.vary, s.request
+	}
+	if h["Surrogate-Key"] == nil {
+		n.keys = s.keys
+	}
+	n.id, n.size = s.id, s.size
 	return n
 }
 

@@ -51,6 +51,7 @@ func at(s int) string { return start.Add(time.Duration(s) * time.Second).Format(
 type rig struct {
 	t     testing.TB
 	clock *clock
+	cfg   Config
 	proxy *Proxy
 	base  string
 	// answer makes the next answers; asked are the requests that came.
@@ -73,27 +74,44 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	}))
 	u, err := url.Parse(origin.URL)
 	require.NoError(t, err)
-	c, err := cache.Open(cache.Config{Memory: 16 << 20})
-	require.NoError(t, err)
-	cfg := Config{Origin: u, Cache: c, Name: "edge", MaxObject: 1 << 20, PurgeFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	x.cfg = Config{Origin: u, Name: "edge", MaxObject: 1 << 20, PurgeFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 	if change != nil {
-		change(&cfg)
+		change(&x.cfg)
 	}
-	x.proxy, err = New(cfg)
-	require.NoError(t, err)
-	x.proxy.now = x.clock.Now
-	front := httptest.NewServer(x.proxy)
+	x.open()
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { x.proxy.ServeHTTP(w, r) }))
 	x.base = front.URL
 	x.front = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(func() {
 		x.front.CloseIdleConnections()
 		front.Close()
-		x.proxy.Close()
+		x.close()
 		origin.Close()
-		require.NoError(t, c.Close())
 	})
 	return x
+}
+
+func (x *rig) open() {
+	x.t.Helper()
+	c, err := cache.Open(cache.Config{Memory: 16 << 20, Dir: x.cfg.Dir, Disk: 64 << 20, MaxObject: 1 << 20})
+	require.NoError(x.t, err)
+	x.cfg.Cache, x.cfg.now = c, x.clock.Now
+	x.proxy, err = New(x.cfg)
+	require.NoError(x.t, err)
+}
+
+func (x *rig) close() {
+	x.t.Helper()
+	x.proxy.Close()
+	require.NoError(x.t, x.cfg.Cache.Close())
+}
+
+// restart stops the proxy and begins anew on what it left on disk.
+func (x *rig) restart() {
+	x.t.Helper()
+	x.close()
+	x.open()
 }
 
 func (x *rig) set(f func(w http.ResponseWriter, r *http.Request)) {
