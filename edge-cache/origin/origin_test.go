@@ -323,6 +323,32 @@ func TestHedges(t *testing.T) {
 	require.Equal(t, []bool{true, true}, w.hedges[len(w.hedges)-2:])
 }
 
+// TestLoserOfARaceTakesOver: an origin that was asked early and lost is asked again
+// when the one that won breaks off.
+func TestLoserOfARaceTakesOver(t *testing.T) {
+	raced := make(chan struct{})
+	var once sync.Once
+	first := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		<-raced
+		broken(size, content, 150_000, abort)(w, r)
+	})
+	second := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		late := false
+		once.Do(func() { late = true; close(raced) })
+		if late {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Second):
+			}
+		}
+		good(w, r)
+	})
+	w := newWorld(t, first, second)
+	require.NoError(t, read(t, w, "k"))
+	require.EqualValues(t, 2, second.asked.Load())
+	require.Equal(t, []string{"o0"}, w.over)
+}
+
 func TestBudget(t *testing.T) {
 	b := budget{tokens: budgetMost}
 	spent := 0

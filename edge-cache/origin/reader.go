@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
@@ -36,10 +37,12 @@ type reader struct {
 func (r *reader) open(want *cache.Info) (cache.Info, error) {
 	results := make(chan attempt, len(r.origins))
 	running := 0
+	var asking []*Origin // those that run
 	launch := func(hedge bool) *Origin {
 		o := r.origins[0]
 		r.origins = r.origins[1:]
 		running++
+		asking = append(asking, o)
 		at, key, s := r.at, r.key, r.s
 		if !s.begin() {
 			results <- attempt{o: o, err: fmt.Errorf("%s: %w", o.Name, context.Canceled)}
@@ -89,6 +92,7 @@ func (r *reader) open(want *cache.Info) (cache.Info, error) {
 			continue
 		case a := <-results:
 			running--
+			asking = slices.DeleteFunc(asking, func(o *Origin) bool { return o == a.o })
 			if a.err == nil && want != nil && (a.info.Size != want.Size || a.info.ETag != want.ETag) {
 				a.err = fmt.Errorf("%s: %w: %s of %d bytes, not %s of %d", a.o.Name, errOther, a.info.ETag, a.info.Size, want.ETag, want.Size)
 				_ = a.drop(nil)
@@ -102,6 +106,8 @@ func (r *reader) open(want *cache.Info) (cache.Info, error) {
 				f(a.hedge)
 			}
 			settle()
+			// Who lost the race may be needed yet.
+			r.origins = append(asking, r.origins...)
 			r.attempt, r.asked = a, append(r.asked, a.o)
 			r.waited, r.got = 0, 0
 			r.unbind = context.AfterFunc(r.ctx, func() { a.cancel(context.Canceled) })
