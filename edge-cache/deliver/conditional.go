@@ -37,8 +37,9 @@ func precondition(h http.Header, etag string, modified time.Time) verdict {
 }
 
 // rangeAllowed evaluates If-Range (RFC 9110 section 13.1.5): a strong match of
-// the tag, or exactly our date.
-func rangeAllowed(h http.Header, etag string, modified time.Time) bool {
+// the tag, or exactly our date, if that is strong: what changed within a second of
+// its Date may have changed again (section 8.8.2.2).
+func rangeAllowed(h http.Header, etag string, modified, made time.Time) bool {
 	v := strings.Trim(h.Get("If-Range"), " \t")
 	if v == "" {
 		return true
@@ -47,7 +48,7 @@ func rangeAllowed(h http.Header, etag string, modified time.Time) bool {
 		return v == etag && etag[0] == '"'
 	}
 	t, ok := date(v)
-	return ok && !modified.IsZero() && modified.Truncate(time.Second).Equal(t)
+	return ok && !modified.IsZero() && modified.Truncate(time.Second).Equal(t) && (made.IsZero() || made.Sub(t) >= time.Second)
 }
 
 func date(s string) (time.Time, bool) {

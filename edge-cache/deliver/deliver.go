@@ -38,6 +38,8 @@ type Content struct {
 	// ETag is quoted and may be weak or empty; Modified may be zero.
 	ETag     string
 	Modified time.Time
+	// Date is when the origin gave it; zero where Modified is a strong validator anyway.
+	Date time.Time
 	// Status other than 200 (0 means that) is answered whole and without conditions.
 	Status int
 }
@@ -71,7 +73,7 @@ func (c *Content) Serve(w http.ResponseWriter, r *http.Request, sent *Sent) erro
 			return ErrCondition
 		}
 		// Range has a meaning for GET only (RFC 9110 section 14.2).
-		if rg := r.Header["Range"]; len(rg) == 1 && !head && c.Size >= 0 && rangeAllowed(r.Header, c.ETag, c.Modified) {
+		if rg := r.Header["Range"]; len(rg) == 1 && !head && c.Size >= 0 && rangeAllowed(r.Header, c.ETag, c.Modified, c.Date) {
 			var err error
 			if spans, err = ParseRange(rg[0], c.Size); err != nil {
 				h.Set("Content-Range", "bytes */"+strconv.FormatInt(c.Size, 10))

@@ -136,7 +136,7 @@ func FuzzConditions(f *testing.F) {
 		if (precondition(http.Header{"If-Match": lines}, etag, modified) == failed) == strong {
 			t.Fatalf("If-Match %q of %q", list, etag)
 		}
-		allowed := rangeAllowed(http.Header{"If-Range": {list}}, etag, modified)
+		allowed := rangeAllowed(http.Header{"If-Range": {list}}, etag, modified, time.Time{})
 		if trimmed := strings.Trim(list, " \t"); allowed && strings.HasPrefix(trimmed, "W/") || allowed && strings.HasPrefix(trimmed, `"`) && trimmed != etag {
 			t.Fatalf("If-Range %q of %q", list, etag)
 		}
@@ -200,6 +200,23 @@ func TestConditions(t *testing.T) {
 				require.Equal(t, "bytes */1000", res.Header.Get("Content-Range"))
 			}
 		})
+	}
+}
+
+// TestIfRangeOfManyRanges: all of them, or the whole.
+func TestIfRangeOfManyRanges(t *testing.T) {
+	at := modified.Format(http.TimeFormat)
+	for tag, want := range map[string]int{`"abc"`: 206, `W/"abc"`: 200, `"x"`: 200, at: 206, modified.Add(time.Second).Format(http.TimeFormat): 200, "yesterday": 200} {
+		res := serve(http.MethodGet, http.Header{"Range": {"bytes=0-1,500-"}, "If-Range": {tag}})
+		require.Equal(t, want, res.StatusCode, tag)
+		if b := readBody(res); want == 200 {
+			require.Equal(t, string(sample), b)
+		} else {
+			require.Contains(t, b, string(sample[500:]))
+		}
+	}
+	for made, want := range map[time.Duration]bool{0: false, 400 * time.Millisecond: false, time.Second: true, time.Hour: true} {
+		require.Equal(t, want, rangeAllowed(http.Header{"If-Range": {at}}, "", modified, modified.Truncate(time.Second).Add(made)), made)
 	}
 }
 

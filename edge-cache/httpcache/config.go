@@ -42,7 +42,9 @@ type Config struct {
 	HeaderTimeout time.Duration
 	// BodyTimeout bounds the fetch of a body that is kept; default 5 minutes.
 	BodyTimeout time.Duration
-	Log         *slog.Logger
+	// SilenceTimeout bounds the wait for more of a body that is kept; default 30 s.
+	SilenceTimeout time.Duration
+	Log            *slog.Logger
 	// Answered is told of every response: how the cache answered ("hit", "stale",
 	// "collapsed", "validated", "miss", "pass", "error"), its status and body bytes. May be nil.
 	Answered func(how string, status int, bytes int64, took time.Duration)
@@ -86,6 +88,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if cfg.BodyTimeout == 0 {
 		cfg.BodyTimeout = 5 * time.Minute
+	}
+	if cfg.SilenceTimeout == 0 {
+		cfg.SilenceTimeout = 30 * time.Second
 	}
 	if cfg.now == nil {
 		cfg.now = time.Now

@@ -93,10 +93,10 @@ func TestCrash(t *testing.T) {
 		var killed atomic.Bool
 		var asked atomic.Int64
 		var wg sync.WaitGroup
-		for range 8 {
+		for range 4 {
 			wg.Go(func() {
 				for !killed.Load() {
-					err := o.step(client, strings.TrimSpace(base), &warm, &purges, asked.Add(1) < 300 && round > 0)
+					err := o.step(client, strings.TrimSpace(base), &warm, &purges, asked.Add(1) < 200 && round > 0)
 					if err != nil && !killed.Load() {
 						t.Error(err)
 						return
@@ -104,7 +104,7 @@ func TestCrash(t *testing.T) {
 				}
 			})
 		}
-		end := int64(300 + rand.IntN(1500))
+		end := int64(200 + rand.IntN(400))
 		require.Eventually(t, func() bool { return asked.Load() > end || t.Failed() }, time.Minute, time.Millisecond)
 		killed.Store(true)
 		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))

@@ -209,7 +209,9 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 	f.mu.Unlock()
 	close(f.known)
 	late := time.AfterFunc(p.cfg.BodyTimeout, f.cancel)
-	err = body.fill(res.Body, size, p.cfg.MaxObject, func(b []byte) { p.keep(f, s, b) })
+	silent := time.AfterFunc(p.cfg.SilenceTimeout, f.cancel)
+	defer silent.Stop()
+	err = body.fill(&watched{res.Body, silent, p.cfg.SilenceTimeout}, size, p.cfg.MaxObject, func(b []byte) { p.keep(f, s, b) })
 	late.Stop()
 	switch {
 	case errors.Is(err, errOverflow):
@@ -222,6 +224,24 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 		p.cfg.Log.Debug("origin's body broke off", "uri", uri, "err", err)
 	}
 	f.cancel()
+}
+
+// watched is a body that sets a timer anew before it waits.
+type watched struct {
+	io.ReadCloser
+	timer *time.Timer
+	after time.Duration
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	w.timer.Reset(w.after)
+	return w.ReadCloser.Read(p)
+}
+
+// Close stops the timer: who reads on takes the body as slowly as it likes.
+func (w *watched) Close() error {
+	w.timer.Stop()
+	return w.ReadCloser.Close()
 }
 
 // keep stores a response whose body is whole, unless it was invalidated meanwhile.

@@ -44,6 +44,7 @@ func (r *resource) text(lang string, version int) string {
 func TestModel(t *testing.T) {
 	x := newDiskRig(t)
 	history := 0
+	big := make([]byte, 1<<20)
 	rapid.Check(t, func(t *rapid.T) {
 		history++ // paths of its own: the cache is kept
 		var mu sync.Mutex
@@ -154,7 +155,6 @@ func TestModel(t *testing.T) {
 			},
 			"restart": func(*rapid.T) { x.restart() },
 			"evict from memory": func(t *rapid.T) { // to the disk, where that has it
-				big := make([]byte, 1<<20)
 				for i := range 16 {
 					x.cfg.Cache.Put(fmt.Sprint("big", i), cache.Info{}, big, false)
 				}

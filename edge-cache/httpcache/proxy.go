@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,6 +33,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.fail(http.StatusNotImplemented, "method", nil)
 	case p.loops(r.Header["Via"]):
 		x.fail(http.StatusLoopDetected, "loop", nil)
+	case x.lastHop():
 	case r.Method == "PURGE":
 		x.purge()
 	case r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0:
@@ -49,6 +53,31 @@ func (p *Proxy) loops(via []string) bool {
 		}
 	}
 	return false
+}
+
+// lastHop obeys Max-Forwards of TRACE and OPTIONS (RFC 9110 section 7.6.2): it answers
+// where the request is to go no further.
+func (x *exchange) lastHop() bool {
+	v := x.r.Header["Max-Forwards"]
+	if len(v) != 1 || x.r.Method != http.MethodTrace && x.r.Method != http.MethodOptions {
+		return false
+	}
+	switch n := deltaSeconds(v[0]); { // 1*DIGIT, too
+	case n < 0:
+		return false
+	case n > 0:
+		x.r.Header["Max-Forwards"] = []string{strconv.FormatInt(int64(n/time.Second)-1, 10)}
+		return false
+	}
+	x.w.Header()["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
+	if x.r.Method == http.MethodTrace {
+		x.fail(http.StatusMethodNotAllowed, "max-forwards", nil)
+		return true
+	}
+	x.how, x.sent.Status = "local", http.StatusNoContent
+	x.mark(x.w.Header(), "detail=max-forwards")
+	x.w.WriteHeader(http.StatusNoContent)
+	return true
 }
 
 // exchange is one request being answered.
@@ -257,7 +286,7 @@ func (x *exchange) deliver(s *response, b deliver.Body, size int64) {
 		x.deliverPart(s, b)
 		return
 	}
-	c := deliver.Content{Body: b, Size: size, ETag: s.etag, Modified: s.modified, Status: s.status}
+	c := deliver.Content{Body: b, Size: size, ETag: s.etag, Modified: s.modified, Date: s.date(), Status: s.status}
 	switch err := c.Serve(x.w, x.r, &x.sent); {
 	case errors.Is(err, deliver.ErrCondition):
 		x.refuse(http.StatusPreconditionFailed)
@@ -313,7 +342,7 @@ func (x *exchange) forward(reason string, s *response) {
 		out.Body, out.ContentLength = x.r.Body, x.r.ContentLength
 	}
 	asked := x.p.now()
-	res, err := x.p.transport.RoundTrip(out)
+	res, err := x.p.transport.RoundTrip(x.informed(out))
 	if err != nil {
 		if x.r.Context().Err() != nil {
 			x.how = "gone"
@@ -339,6 +368,26 @@ func (x *exchange) forward(reason string, s *response) {
 		x.freshen(s, res, asked)
 	}
 	x.relay(res, "pass", "fwd="+reason+"; fwd-status="+strconv.Itoa(res.StatusCode))
+}
+
+// informed has interim responses to out passed on (RFC 9110 section 15.2), but for 100,
+// which is ours to send, and 101.
+func (x *exchange) informed(out *http.Request) *http.Request {
+	if !x.r.ProtoAtLeast(1, 1) {
+		return out
+	}
+	return out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
+		if status <= http.StatusSwitchingProtocols {
+			return nil
+		}
+		h := x.w.Header()
+		own := h.Clone()
+		maps.Copy(h, endToEnd(http.Header(fields)))
+		x.w.WriteHeader(status)
+		clear(h) // net/http keeps them for the last response
+		maps.Copy(h, own)
+		return nil
+	}}))
 }
 
 func safe(method string) bool {

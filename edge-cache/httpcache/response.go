@@ -65,25 +65,39 @@ func (s *response) age(now time.Time) time.Duration {
 	return s.initialAge + max(0, now.Sub(s.answered))
 }
 
+// date is when the origin made it; zero where that isn't known.
+func (s *response) date() time.Time {
+	t, _ := httpDate(s.header, "Date")
+	return t
+}
+
 // matches reports whether the response answers a request with these fields
 // (section 4.1).
 func (s *response) matches(h http.Header) bool {
 	for _, name := range s.vary {
-		if normalized(h[name]) != normalized(s.request[name]) {
+		if normalized(name, h[name]) != normalized(name, s.request[name]) {
 			return false
 		}
 	}
 	return true
 }
 
-// normalized joins a field's lines and takes out white space around commas.
-func normalized(lines []string) string {
+// normalized joins a field's lines and takes out white space around commas, and what
+// has no meaning in fields of content negotiation: case, and the order of codings.
+func normalized(name string, lines []string) string {
 	if len(lines) == 0 {
 		return ""
 	}
 	parts := strings.Split(strings.Join(lines, ","), ",")
 	for i, p := range parts {
 		parts[i] = strings.Trim(p, " \t")
+	}
+	switch name {
+	case "Accept-Encoding":
+		slices.Sort(parts)
+		fallthrough
+	case "Accept-Language", "Accept-Charset":
+		return strings.ToLower(strings.Join(parts, ","))
 	}
 	return strings.Join(parts, ",")
 }
