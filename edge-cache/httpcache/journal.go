@@ -2,6 +2,7 @@ package httpcache
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,8 +24,8 @@ import (
 // body the disk hasn't got means nothing. Replayed, it never gives one that was
 // purged or invalidated before the last sync.
 //
-// One goroutine writes. When it can't, nothing is noted until all of it could be
-// written anew.
+// One goroutine writes. When it can't, the file is removed, and nothing is noted until
+// all of it could be written anew.
 type journal struct {
 	file string
 	log  *slog.Logger
@@ -41,6 +42,7 @@ type journal struct {
 	result  error         // of the last
 	woken   chan struct{} // closed when reached changes
 	work    chan struct{} // one is waiting when there is something to do
+	lost    bool          // what was pending is
 	closed  bool
 
 	// The writer's.
@@ -49,6 +51,7 @@ type journal struct {
 	compact int64
 	seen    int64     // recoveries
 	broken  error     // why nothing is written
+	removed bool      // then there is no file either
 	retry   time.Time // not before
 }
 
@@ -140,7 +143,7 @@ func replay(r io.Reader, to replayed) {
 func openJournal(dir string, log *slog.Logger, all func(func(string, *response)), disk func() cache.DiskState) *journal {
 	j := &journal{file: filepath.Join(dir, journalName), log: log, all: all, disk: disk, done: make(chan struct{}), woken: make(chan struct{}), work: make(chan struct{}, 1)}
 	j.seen = disk().Recoveries
-	j.failed(j.rewrite())
+	_ = j.failed(j.rewrite()) // it is told, and tried again
 	go j.run()
 	return j
 }
@@ -167,7 +170,11 @@ func (j *journal) note(op byte, name string) {
 		return
 	}
 	j.mu.Lock()
-	if !j.closed {
+	switch {
+	case j.closed:
+	case len(j.pending) >= 2*maxPending:
+		j.pending, j.lost = nil, true // the disk hangs
+	default:
 		j.pending = appendEntry(j.pending, func(b []byte) []byte { return appendText(append(b, op), name) })
 	}
 	j.mu.Unlock()
@@ -183,7 +190,7 @@ func (j *journal) wake() {
 
 // sync waits until the file has what was noted before. An error means that a process
 // that starts on the same directory may find what is gone.
-func (j *journal) sync() error {
+func (j *journal) sync(ctx context.Context) error {
 	if j == nil {
 		return nil
 	}
@@ -203,7 +210,11 @@ func (j *journal) sync() error {
 		if reached >= want {
 			return err
 		}
-		<-woken // the writer always goes on
+		select {
+		case <-woken:
+		case <-ctx.Done():
+			return fmt.Errorf("journal of responses: %w", ctx.Err())
+		}
 	}
 }
 
@@ -212,10 +223,10 @@ func (j *journal) run() {
 	for {
 		<-j.work
 		j.mu.Lock()
-		b, asked, closed := j.pending, j.asked, j.closed
-		j.pending = nil
+		b, asked, closed, lost := j.pending, j.asked, j.closed, j.lost
+		j.pending, j.lost = nil, false
 		j.mu.Unlock()
-		err := j.write(b)
+		err := j.write(b, lost)
 		j.mu.Lock()
 		j.reached, j.result = asked, err
 		close(j.woken)
@@ -244,15 +255,15 @@ func (j *journal) close() {
 }
 
 // write appends b, or writes the file anew where that is due.
-func (j *journal) write(b []byte) error {
+func (j *journal) write(b []byte, anew bool) error {
 	disk := j.disk()
 	if disk.Err != nil {
 		return j.failed(disk.Err)
 	}
 	if j.broken != nil && disk.Recoveries == j.seen && time.Now().Before(j.retry) {
-		return j.broken
+		return j.state()
 	}
-	if j.f == nil || disk.Recoveries != j.seen || j.size+int64(len(b)) > max(rewriteFrom, 2*j.compact) {
+	if anew || j.f == nil || disk.Recoveries != j.seen || j.size+int64(len(b)) > max(rewriteFrom, 2*j.compact) {
 		j.seen = disk.Recoveries
 		// All that is pending has happened to it; what happens from now on comes after it.
 		return j.failed(j.rewrite())
@@ -268,17 +279,28 @@ func (j *journal) failed(err error) error {
 		if j.broken != nil {
 			j.log.Info("the journal of responses is written again", "file", j.file)
 		}
-		j.broken = nil
+		j.broken, j.removed = nil, false
 		return nil
 	}
 	if j.f != nil {
 		err = errors.Join(err, j.f.Close())
 		j.f = nil
 	}
+	// Without it a restart finds nothing, and so nothing that was purged. That there is
+	// none now may mean that its disk is away.
+	j.removed = j.removed || os.Remove(j.file) == nil
 	if j.broken == nil {
-		j.log.Error("the journal of responses can't be written: a restart may not find them, or what was purged since", "file", j.file, "err", err)
+		j.log.Error("the journal of responses can't be written: a restart doesn't find them", "file", j.file, "removed", j.removed, "err", err)
 	}
 	j.broken, j.retry = err, time.Now().Add(journalRetry)
+	return j.state()
+}
+
+// state is why a restart may find what is gone.
+func (j *journal) state() error {
+	if j.removed {
+		return nil
+	}
 	return j.broken
 }
 

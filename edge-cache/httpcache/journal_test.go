@@ -2,6 +2,7 @@ package httpcache
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,7 +78,7 @@ func TestRestartIsWarm(t *testing.T) {
 			x.keep(1, "/film", fields{"Range: bytes=300000-300009"})
 			x.set(reply(404, "none", fields{"Cache-Control: max-age=20"}))
 			x.keep(1, "/none", nil)
-			require.NoError(t, x.proxy.index.journal.sync())
+			require.NoError(t, x.proxy.index.journal.sync(t.Context()))
 
 			again(x)
 			x.set(reply(500, "", nil))
@@ -144,7 +146,7 @@ func TestWhatIsGoneStaysGone(t *testing.T) {
 				x.set(reply(200, "new", fields{"Cache-Control: max-age=60", `Etag: "new"`}))
 				end(x)
 				if name == "superseded" || strings.HasPrefix(name, "HEAD") {
-					require.NoError(t, x.proxy.index.journal.sync()) // nobody was promised anything
+					require.NoError(t, x.proxy.index.journal.sync(t.Context())) // nobody was promised anything
 				}
 				x.crash()
 				x.set(reply(200, "newest", fields{"Cache-Control: max-age=60"}))
@@ -192,7 +194,7 @@ func TestJournalStaysSmall(t *testing.T) {
 	s := &response{id: "http/x", header: http.Header{"A": {strings.Repeat("x", 10_000)}}, size: 1, status: 200}
 	for range 2000 {
 		x.proxy.index.put("uri", s, nil)
-		require.NoError(t, x.proxy.index.journal.sync())
+		require.NoError(t, x.proxy.index.journal.sync(t.Context()))
 	}
 	st, err := os.Stat(filepath.Join(x.cfg.Dir, journalName))
 	require.NoError(t, err)
@@ -220,12 +222,69 @@ func TestJournalOfAFailedDisk(t *testing.T) {
 	x.proxy.index.journal.mu.Lock()
 	x.proxy.index.journal.disk = func() cache.DiskState { return cache.DiskState{Recoveries: 1} }
 	x.proxy.index.journal.mu.Unlock()
-	require.NoError(t, x.proxy.index.journal.sync())
+	require.NoError(t, x.proxy.index.journal.sync(t.Context()))
 	x.crash()
 	_, _, ok = x.hit("/b", nil)
 	require.True(t, ok)
 	_, _, ok = x.hit("/a", nil)
 	require.False(t, ok)
+}
+
+// TestJournalThatCantBeWritten is removed, so that a purge holds, and written again.
+func TestJournalThatCantBeWritten(t *testing.T) {
+	x := newDiskRig(t)
+	x.set(reply(200, "old", fields{"Cache-Control: max-age=60"}))
+	for _, path := range []string{"/a", "/b"} {
+		x.keep(1, path, nil)
+	}
+	j := x.proxy.index.journal
+	require.NoError(t, j.sync(t.Context()))
+	require.NoError(t, j.f.Close()) // its writer is idle
+	res, _ := x.send("PURGE", "/a", nil)
+	require.Equal(t, 200, res.StatusCode)
+	require.NoFileExists(t, j.file)
+	require.Eventually(t, func() bool {
+		require.NoError(t, j.sync(t.Context()))
+		_, err := os.Stat(j.file)
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	x.crash()
+	_, _, ok := x.hit("/b", nil)
+	require.True(t, ok)
+	_, _, ok = x.hit("/a", nil)
+	require.False(t, ok)
+}
+
+// TestHungJournal: nobody waits for a disk that hangs longer than is good, and what is
+// noted meanwhile doesn't grow without bound.
+func TestHungJournal(t *testing.T) {
+	x := newDiskRig(t)
+	j := x.proxy.index.journal
+	hung, free := make(chan struct{}), make(chan struct{})
+	hang := sync.OnceFunc(func() { close(hung); <-free })
+	require.NoError(t, j.sync(t.Context()))
+	j.mu.Lock()
+	j.disk = func() cache.DiskState { hang(); return cache.DiskState{} }
+	j.mu.Unlock()
+	x.proxy.index.invalidate("first")
+	<-hung
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, j.sync(ctx), context.DeadlineExceeded)
+	for range 5 * maxPending / 1000 {
+		x.proxy.index.invalidate(strings.Repeat("x", 1000))
+		x.proxy.index.put("uri", &response{id: "http/x", size: 1, status: 200}, nil)
+	}
+	j.mu.Lock()
+	require.LessOrEqual(t, len(j.pending), 2*maxPending+2000)
+	j.mu.Unlock()
+	close(free)
+	require.NoError(t, j.sync(t.Context()))
+	b, err := os.ReadFile(j.file)
+	require.NoError(t, err)
+	var r recorder
+	replay(bytes.NewReader(b), &r)
+	require.Equal(t, []string{"put uri http/x"}, r.ops, "it was written anew")
 }
 
 // TestDamagedBody: what is damaged on disk at its beginning is fetched anew; of what

@@ -361,7 +361,7 @@ func (x *exchange) forward(reason string, s *response) {
 	switch {
 	case !safe(x.r.Method) && res.StatusCode >= 200 && res.StatusCode < 400:
 		x.invalidate(res.Header)
-		if err := x.p.index.journal.sync(); err != nil {
+		if err := x.synced(time.Second); err != nil {
 			x.p.cfg.Log.Debug("invalidation isn't on disk", "uri", x.uri, "err", err)
 		}
 	case x.r.Method == http.MethodHead && res.StatusCode == http.StatusOK && s != nil:
@@ -477,6 +477,13 @@ func (p *Proxy) revalidate(r *http.Request, uri string, s *response) {
 	}
 }
 
+// synced waits until what is gone would be after a restart too, for so long.
+func (x *exchange) synced(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(x.r.Context(), limit)
+	defer cancel()
+	return x.p.index.journal.sync(ctx)
+}
+
 // purge obeys a PURGE: of the URI, or of all with a key of Surrogate-Key.
 func (x *exchange) purge() {
 	host, _, err := net.SplitHostPort(x.r.RemoteAddr)
@@ -493,7 +500,7 @@ func (x *exchange) purge() {
 	} else {
 		n = x.p.invalidate(x.uri)
 	}
-	if err := x.p.index.journal.sync(); err != nil {
+	if err := x.synced(5 * time.Second); err != nil {
 		// Nobody gets it from this process any more.
 		x.fail(http.StatusServiceUnavailable, "purge-not-on-disk", err)
 		return
