@@ -43,4 +43,4 @@ type commands struct {
 	Cache       edgecache.ProxyCommand `cmd:"" help:"Run an HTTP cache in front of any origin."`
 }
 
-func main() { os.Exit(cli.Main(os.Args[1:], &commands{})) }
+func main() { os.Exit(cli.Main(edgecache.Args(os.Args[1:]), &commands{})) }

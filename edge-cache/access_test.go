@@ -117,6 +117,7 @@ func TestTokens(t *testing.T) {
 
 // TestRevokedKeyEndsSessions: also of tokens that were found good before.
 func TestRevokedKeyEndsSessions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	rec := record0()
 	rec.Visibility = playback.Private
@@ -129,6 +130,17 @@ func TestRevokedKeyEndsSessions(t *testing.T) {
 		res, _ := w.get(segURL(tok, 0))
 		require.Equal(t, 200, res.StatusCode)
 	}
+	w.revokePlaybackKeys()
+	for _, tok := range []string{good, session} {
+		require.Eventually(t, func() bool {
+			res, _ := w.get(segURL(tok, 0))
+			return res.StatusCode == 403
+		}, 10*time.Second, 50*time.Millisecond)
+	}
+}
+
+func (w *world) revokePlaybackKeys() {
+	w.t.Helper()
 	next := *w.edge.keys.Current()
 	next.N++
 	next.Keys = append([]token.Key(nil), next.Keys...)
@@ -136,13 +148,28 @@ func TestRevokedKeyEndsSessions(t *testing.T) {
 		next.Keys[i].Revoked = next.Keys[i].Use == token.UsePlayback
 	}
 	signed, err := token.SignKeySet(next, w.signer(token.RootKeyFile))
-	require.NoError(t, err)
+	require.NoError(w.t, err)
 	w.put(objects.JournalKey(objects.KeysJournal, next.N), signed)
+}
+
+// TestKeyRevokedWhileDown: an edge that comes back takes no token of a key that was
+// revoked meanwhile, from the first request on.
+func TestKeyRevokedWhileDown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.S3(t, 1))
+	rec := record0()
+	rec.Visibility = playback.Private
+	w.video(rec, 1)
+	w.start("eu-1")
+	good := mint(t, w, token.PlaybackKeyFile, token.Claims{})
+	_, b := w.get("/v/" + good + "/" + asset + "/master.m3u8")
+	session := regexp.MustCompile(`/v/([^/]+)/`).FindStringSubmatch(string(b))[1]
+	w.stop()
+	w.revokePlaybackKeys()
+	w.start("eu-1") // returns once ready
 	for _, tok := range []string{good, session} {
-		require.Eventually(t, func() bool {
-			res, _ := w.get(segURL(tok, 0))
-			return res.StatusCode == 403
-		}, 10*time.Second, 50*time.Millisecond)
+		res, _ := w.get(segURL(tok, 0))
+		require.Equal(t, 403, res.StatusCode)
 	}
 }
 
@@ -264,7 +291,10 @@ func TestLogsHoldNoToken(t *testing.T) {
 
 // TestSlowHeadersAreDropped sends a request a byte at a time.
 func TestSlowHeadersAreDropped(t *testing.T) {
+	t.Parallel()
 	srv := newServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	require.Equal(t, 5*time.Second, srv.ReadHeaderTimeout)
+	srv.ReadHeaderTimeout = 500 * time.Millisecond
 	l := listen(t)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
@@ -276,14 +306,15 @@ func TestSlowHeadersAreDropped(t *testing.T) {
 	require.NoError(t, err)
 	ended := make(chan error, 1)
 	go func() { _, err := io.Copy(io.Discard, c); ended <- err }()
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for started := time.Now(); ; {
 		select {
 		case <-ended:
+			require.GreaterOrEqual(t, time.Since(started), srv.ReadHeaderTimeout/2)
 			return
 		case <-tick.C:
-			require.Less(t, time.Since(started), 3*srv.ReadHeaderTimeout)
+			require.Less(t, time.Since(started), 20*srv.ReadHeaderTimeout)
 			_, _ = c.Write([]byte("a")) // fails once the server has closed
 		}
 	}

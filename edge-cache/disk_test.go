@@ -20,6 +20,7 @@ import (
 // TestDiskFails: an edge whose disk is lost serves on and says so, and uses it
 // again by itself, without what was purged meanwhile.
 func TestDiskFails(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.dir = filepath.Join(w.dir, "disk")
 	w.video(record0(), 2)

@@ -117,6 +117,7 @@ func TestBytesPassWhileTheyArrive(t *testing.T) {
 }
 
 func TestStoreLostIsReadElsewhere(t *testing.T) {
+	t.Parallel()
 	own := testenv.MinIO(t)
 	others := testenv.S3(t, 2)
 	for i := range others {
@@ -146,6 +147,7 @@ func TestStoreLostIsReadElsewhere(t *testing.T) {
 }
 
 func TestHungStoreCostsLittle(t *testing.T) {
+	t.Parallel()
 	own := testenv.MinIO(t)
 	others := testenv.S3(t, 1)
 	others[0].Bucket = own.Bucket
@@ -224,6 +226,7 @@ func TestStopLetsResponsesFinish(t *testing.T) {
 }
 
 func TestGonePinnedAndUnknown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 2))
 	rec := record0()
 	w.video(rec, 1)

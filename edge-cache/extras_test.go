@@ -17,6 +17,7 @@ import (
 // TestExtras serves posters, storyboards and previews like segments: by their record's
 // rules, once fetched from memory, and typed.
 func TestExtras(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	rec := record0()
 	rec.Visibility = playback.Private

@@ -48,7 +48,8 @@ func (w *world) raw(path, fields string) string {
 		require.NoError(w.t, err)
 		last = b.String()
 	}
-	return moving.ReplaceAllString(last, "$1: *")
+	head, body, _ := strings.Cut(last, "\r\n\r\n")
+	return moving.ReplaceAllString(head, "$1: *") + "\r\n\r\n" + body
 }
 
 // onlyReader hides that the reader below has more methods.

@@ -65,6 +65,7 @@ func TestMasterGolden(t *testing.T) {
 }
 
 func TestGrowingPlaylistNeverGoesBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 2))
 	rec := record0()
 	m, err := hls.Master(renditions)
@@ -160,6 +161,7 @@ func TestGrowingPlaylistNeverGoesBack(t *testing.T) {
 
 // TestRecordsComeFromOtherRegions: the own region lags behind.
 func TestIFramePlaylist(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 2))
 	w.video(record0(), 3)
 	w.start("eu-1")
@@ -186,8 +188,10 @@ func TestIFramePlaylist(t *testing.T) {
 }
 
 func TestRecordsComeFromOtherRegions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 2))
 	rec := record0()
+	w.small = true
 	w.video(rec, 40) // several windows
 	eu := w.store.In("eu")
 	for n := 25; n < 40; n++ {

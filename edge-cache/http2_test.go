@@ -132,6 +132,7 @@ func (f *frames) window(stream uint32, n uint32) {
 // stops says so twice, answers what was on its way, finishes a hit whose reader is
 // slow and a miss whose origin is, and refuses what comes after its last word.
 func TestDrainOverHTTP2(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 3)
 	addr, pool := w.secure(false, nil)
@@ -205,6 +206,7 @@ func TestDrainOverHTTP2(t *testing.T) {
 // TestDrainOverHTTP2Client: Go's client loses nothing of what it has begun, and
 // finds no connection for what comes after.
 func TestDrainOverHTTP2Client(t *testing.T) {
+	t.Parallel()
 	const requests = 8
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), requests)

@@ -164,6 +164,7 @@ func TestHTTP3IsOff(t *testing.T) {
 // TestHTTP3Drain: a stopping edge finishes what it answers, takes nothing new, and
 // doesn't wait for clients that stay.
 func TestHTTP3Drain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 2)
 	addr, pool := w.secure(true, nil)
@@ -261,6 +262,7 @@ func TestHTTP3Connections(t *testing.T) {
 // TestHTTP3Idle: a connection that never finishes asking is closed, one that waits
 // for its answer isn't.
 func TestHTTP3Idle(t *testing.T) {
+	t.Parallel()
 	cfg := TLS{TLS: certificate.TLS{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}}
 	pool := selfSigned(t, cfg)
 	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)

@@ -75,6 +75,7 @@ func (c *cluster) at(i int, path string, header ...string) (*http.Response, []by
 // TestEdgesShare: the region fetches each object from its store once, whichever
 // edges are asked, until one of them is gone; then the others do without it.
 func TestEdgesShare(t *testing.T) {
+	t.Parallel()
 	const segments = 12
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), segments)
@@ -116,6 +117,14 @@ func TestEdgesShare(t *testing.T) {
 	require.Equal(t, 404, ask(peer.Prefix+asset+"/r1/v1080/index.m3u8"))
 	require.Equal(t, 404, ask(peer.Prefix+"../health/eu.bin"))
 	require.Equal(t, 404, ask(peer.Prefix+asset+"/r1/v1080/00099-1/00000.m4s"))
+
+	// Whoever is asked by an edge asks the store, whoever owns the object.
+	kept := func() (n int) { return c.edges[1].cache.Stats().Objects + c.edges[2].cache.Stats().Objects }
+	before := kept()
+	for n := range segments {
+		require.Equal(t, 200, ask(peer.Prefix+asset+fmt.Sprintf("/r1/v360/%05d-1/00000.m4s", n)))
+	}
+	require.Equal(t, before, kept(), "an edge that was asked asked another")
 
 	// Without one of them.
 	c.stops[2]()

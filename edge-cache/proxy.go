@@ -10,7 +10,9 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +47,15 @@ type ProxyCommand struct {
 	AdminListen    string        `help:"Address of /livez, /readyz and /metrics; keep it private." default:"127.0.0.1:0" env:"MERIDIAN_ADMIN_LISTEN" placeholder:"HOST:PORT"`
 	Log            telemetry.Log `embed:"" prefix:"log-" envprefix:"MERIDIAN_LOG_"`
 	CheckConfig    bool          `help:"Validate the configuration, name every problem and exit."`
+}
+
+// Args are the command's arguments, in which `edge-cache --origin` is `cache`: an edge
+// has regions in place of an origin.
+func Args(args []string) []string {
+	if len(args) == 0 || args[0] != "edge-cache" || !slices.ContainsFunc(args, func(a string) bool { return a == "--origin" || strings.HasPrefix(a, "--origin=") }) {
+		return args
+	}
+	return append([]string{"cache"}, args[1:]...)
 }
 
 // Validate names every problem of the configuration.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -53,6 +54,13 @@ func TestProxyCommand(t *testing.T) {
 		client.CloseIdleConnections()
 		cancel()
 		require.NoError(t, <-done)
+	}
+}
+
+func TestArgs(t *testing.T) {
+	for in, want := range map[string]string{"": "", "cache --origin x": "cache --origin x", "edge-cache --listen :1": "edge-cache --listen :1",
+		"edge-cache --origin x --listen :1": "cache --origin x --listen :1", "edge-cache --listen :1 --origin=x": "cache --listen :1 --origin=x", "upload --origin": "upload --origin"} {
+		require.Equal(t, strings.Fields(want), Args(strings.Fields(in)))
 	}
 }
 

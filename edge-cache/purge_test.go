@@ -44,6 +44,7 @@ func (w *world) keep(paths ...string) {
 // TestPurge: what a purge names is refused before any playback record says so,
 // is gone from memory and disk for good, and comes back with a later record.
 func TestPurge(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 2)
 	other := record0()
@@ -78,6 +79,7 @@ func TestPurge(t *testing.T) {
 
 // TestPurgeWhileDown: the edge obeys purges made while it was down before it is ready.
 func TestPurgeWhileDown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")
@@ -93,6 +95,7 @@ func TestPurgeWhileDown(t *testing.T) {
 
 // TestCheckpointOlderThanTheJournal: what was purged meanwhile can't be told.
 func TestCheckpointOlderThanTheJournal(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")
@@ -112,6 +115,7 @@ func TestCheckpointOlderThanTheJournal(t *testing.T) {
 // TestRevokedTokens: a token ends with its sessions, also at an edge that starts
 // long after and only reads the newest purge and those it leads to.
 func TestRevokedTokens(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	rec := record0()
 	rec.Visibility = playback.Private
@@ -147,6 +151,7 @@ func TestRevokedTokens(t *testing.T) {
 // TestForgedPurge: an entry nobody of ours signed names nothing; the cache is
 // emptied instead, since the true entry can't be had.
 func TestForgedPurge(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 1))
 	w.video(record0(), 1)
 	w.start("eu-1")

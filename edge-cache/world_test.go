@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
@@ -158,6 +159,8 @@ type world struct {
 	cfg     objects.Config
 	dir     string
 	content map[string][]byte // by key
+	// small: segments have some bytes only.
+	small bool
 
 	// tune changes the edge's configuration; optional.
 	tune func(*Command)
@@ -200,9 +203,11 @@ func (w *world) signer(file string) *token.Signer {
 
 func (w *world) put(key string, b []byte) {
 	w.t.Helper()
+	var g errgroup.Group
 	for _, bucket := range w.store.Regions() {
-		require.NoError(w.t, bucket.Put(context.Background(), key, objects.Bytes(b)))
+		g.Go(func() error { return bucket.Put(context.Background(), key, objects.Bytes(b)) })
 	}
+	require.NoError(w.t, g.Wait())
 	w.content[key] = b
 }
 
@@ -247,10 +252,14 @@ func (w *world) chunk(r playback.Record, track string, n int, last bool) {
 			w.put(objects.InitKey(r.Asset, r.Run, x.ID, name), init)
 		}
 		key := objects.SegmentKey(r.Asset, r.Run, x.ID, hls.SegmentPath(n, 1, 0))
-		b := bytesOf(key, segmentBytes)
+		size := segmentBytes
+		if w.small {
+			size = 1000
+		}
+		b := bytesOf(key, size)
 		w.put(key, b)
 		sum = sha256.Sum256(b)
-		segment := hls.Segment{Duration: 2000, Bytes: segmentBytes, SHA256: hex.EncodeToString(sum[:])}
+		segment := hls.Segment{Duration: 2000, Bytes: int64(size), SHA256: hex.EncodeToString(sum[:])}
 		if x.ID == "v1080" { // of the others no keyframes are known
 			segment.Key = 700
 		}
