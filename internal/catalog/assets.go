@@ -246,11 +246,6 @@ func lockOwned(ctx context.Context, q *db.Queries, owner, id string) (db.Asset, 
 	return a, err
 }
 
-func progress(ctx context.Context, q *db.Queries, asset string) (Progress, error) {
-	p, err := q.AssetProgress(ctx, asset)
-	return Progress{BytesReceived: p.BytesReceived, BytesTotal: p.BytesTotal, FramesDone: p.FramesDone, FramesTotal: p.FramesTotal}, err
-}
-
 func assetOf(r db.Asset) Asset {
 	a := Asset{ID: r.ID, Owner: r.Owner, Title: r.Title, State: State(r.State), Visibility: playback.Visibility(r.Visibility), Region: r.Region,
 		Placement: placementOf(r.Placement, r.Regions), SHA256: r.Sha256, CreatedAt: r.CreatedAt, ReceivedAt: r.ReceivedAt,

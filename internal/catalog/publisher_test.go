@@ -123,10 +123,12 @@ func TestFromUploadToReady(t *testing.T) {
 		switch e.Type {
 		case EventPlayable:
 			require.Equal(t, Playable, e.State)
-			require.Equal(t, Progress{30, 30, 180, 360}, *e.Progress)
+			require.Equal(t, Progress{30, 30, 180, 360, e.Progress.SecondsLeft}, *e.Progress)
+			require.NotNil(t, e.Progress.SecondsLeft)
 		case EventReady:
 			require.Equal(t, Ready, e.State)
 			require.Equal(t, "r1", e.Run)
+			require.Zero(t, *e.Progress.SecondsLeft)
 		}
 	}
 	// A state is never visible before its objects.

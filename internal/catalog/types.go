@@ -80,6 +80,9 @@ type Progress struct {
 	BytesTotal    int64 `json:"bytes_total"`
 	FramesDone    int64 `json:"frames_done"`
 	FramesTotal   int64 `json:"frames_total"`
+	// SecondsLeft is how long the encode goes on at the pace it has had; nil while
+	// that can't be told.
+	SecondsLeft *int64 `json:"seconds_left"`
 }
 
 // Upload is one resumable upload of an asset's source.

@@ -15,12 +15,14 @@ type Failure struct {
 	Detail string `json:"detail"`
 }
 
-// Progress of an asset, Upload and Encode from 0 to 1.
+// Progress of an asset, Upload and Encode from 0 to 1; SecondsLeft of the encode is nil
+// while that can't be told.
 type Progress struct {
 	BytesReceived int64   `json:"bytes_received"`
 	BytesTotal    int64   `json:"bytes_total"`
 	FramesDone    int64   `json:"frames_done"`
 	FramesTotal   int64   `json:"frames_total"`
+	SecondsLeft   *int64  `json:"seconds_left"`
 	Upload        float64 `json:"upload"`
 	Encode        float64 `json:"encode"`
 }

@@ -25,7 +25,7 @@ func (q *Queries) CancelCleanup(ctx context.Context, id string) (int64, error) {
 }
 
 const deadTasks = `-- name: DeadTasks :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks WHERE state = 'failed' AND error_code = 'internal' ORDER BY ended_at DESC, id LIMIT $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' ORDER BY ended_at DESC, id LIMIT $1
 `
 
 func (q *Queries) DeadTasks(ctx context.Context, maxRows int32) ([]Task, error) {
@@ -67,6 +67,7 @@ func (q *Queries) DeadTasks(ctx context.Context, maxRows int32) ([]Task, error) 
 			&i.EndedAt,
 			&i.BuriedAt,
 			&i.Needs,
+			&i.BegunAt,
 		); err != nil {
 			return nil, err
 		}
@@ -187,7 +188,7 @@ func (q *Queries) ReviveTask(ctx context.Context, id string) (int64, error) {
 }
 
 const stuckTasks = `-- name: StuckTasks :many
-SELECT DISTINCT ON (r.asset, r.n) t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs FROM runs r
+SELECT DISTINCT ON (r.asset, r.n) t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, t.begun_at FROM runs r
 JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - $1::interval
 JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - $1::interval
@@ -237,6 +238,7 @@ func (q *Queries) StuckTasks(ctx context.Context, deadline time.Duration, maxRow
 			&i.EndedAt,
 			&i.BuriedAt,
 			&i.Needs,
+			&i.BegunAt,
 		); err != nil {
 			return nil, err
 		}
@@ -249,7 +251,7 @@ func (q *Queries) StuckTasks(ctx context.Context, deadline time.Duration, maxRow
 }
 
 const tasks = `-- name: Tasks :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM tasks
 WHERE kind <> 'cleanup' AND (cardinality($1::text[]) = 0 OR state = ANY ($1::text[]))
   AND ($2::text = '' OR asset = $2::text)
 ORDER BY coalesce(ended_at, started_at, created_at) DESC, id LIMIT $3
@@ -295,6 +297,7 @@ func (q *Queries) Tasks(ctx context.Context, states []string, asset string, maxR
 			&i.EndedAt,
 			&i.BuriedAt,
 			&i.Needs,
+			&i.BegunAt,
 		); err != nil {
 			return nil, err
 		}

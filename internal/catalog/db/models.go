@@ -160,6 +160,7 @@ type Task struct {
 	EndedAt      *time.Time
 	BuriedAt     *time.Time
 	Needs        int64
+	BegunAt      *time.Time
 }
 
 type Upload struct {

@@ -97,7 +97,7 @@ WHERE id = (
     WHERE t.kind = 'cleanup' AND (t.state = 'queued' AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
     ORDER BY t.not_before LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at
 `
 
 func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Duration) (Task, error) {
@@ -133,17 +133,18 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 		&i.EndedAt,
 		&i.BuriedAt,
 		&i.Needs,
+		&i.BegunAt,
 	)
 	return i, err
 }
 
 const claimTask = `-- name: ClaimTask :one
-UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_at = now(),
+UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_at = now(), begun_at = coalesce(begun_at, now()),
     failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
     lease_until = now() + $2::interval
 WHERE id = $3 AND failures < $4::integer
   AND (state = 'queued' AND needs = 0 AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at
 `
 
 type ClaimTaskParams struct {
@@ -192,6 +193,7 @@ func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, err
 		&i.EndedAt,
 		&i.BuriedAt,
 		&i.Needs,
+		&i.BegunAt,
 	)
 	return i, err
 }
@@ -256,7 +258,7 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 
 const dispatchable = `-- name: Dispatchable :many
 SELECT id, owner, region, pinned, dispatch, frames_total FROM (
-    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
+    SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, t.begun_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
@@ -343,7 +345,7 @@ func (q *Queries) DropLease(ctx context.Context, name string, holder string) err
 }
 
 const expiredForGood = `-- name: ExpiredForGood :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM tasks
 WHERE state = 'running' AND kind <> 'cleanup' AND lease_until < now() - $1::interval AND failures + 1 >= $2::integer
 ORDER BY lease_until LIMIT $3
 `
@@ -388,6 +390,7 @@ func (q *Queries) ExpiredForGood(ctx context.Context, grace time.Duration, maxFa
 			&i.EndedAt,
 			&i.BuriedAt,
 			&i.Needs,
+			&i.BegunAt,
 		); err != nil {
 			return nil, err
 		}
@@ -447,7 +450,7 @@ func (q *Queries) ForgetWorkers(ctx context.Context) error {
 }
 
 const getTask = `-- name: GetTask :one
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks WHERE id = $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM tasks WHERE id = $1
 `
 
 func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
@@ -483,6 +486,7 @@ func (q *Queries) GetTask(ctx context.Context, id string) (Task, error) {
 		&i.EndedAt,
 		&i.BuriedAt,
 		&i.Needs,
+		&i.BegunAt,
 	)
 	return i, err
 }
@@ -668,7 +672,7 @@ UPDATE tasks SET failures = failures + 1, error_code = $1, error_detail = $2, le
     ended_at = CASE WHEN failures + 1 >= $3::integer THEN now() END,
     not_before = now() + $4::interval
 WHERE id = $5 AND attempt = $6 AND state = 'running'
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs
+RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at
 `
 
 type RetryTaskParams struct {
@@ -721,6 +725,7 @@ func (q *Queries) RetryTask(ctx context.Context, arg RetryTaskParams) (Task, err
 		&i.EndedAt,
 		&i.BuriedAt,
 		&i.Needs,
+		&i.BegunAt,
 	)
 	return i, err
 }
@@ -740,7 +745,7 @@ func (q *Queries) ReturnTask(ctx context.Context, iD string, attempt int32) (int
 }
 
 const unburied = `-- name: Unburied :many
-SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM tasks WHERE state = 'failed' AND error_code = 'internal' AND buried_at IS NULL ORDER BY id LIMIT $1
 `
 
 func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
@@ -782,6 +787,7 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 			&i.EndedAt,
 			&i.BuriedAt,
 			&i.Needs,
+			&i.BegunAt,
 		); err != nil {
 			return nil, err
 		}

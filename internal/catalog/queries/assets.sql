@@ -75,13 +75,24 @@ UPDATE assets SET playback = @playback WHERE id = @id;
 UPDATE assets SET poster = @poster::text WHERE id = @id;
 
 -- name: AssetProgress :one
--- How much there is to encode isn't known, 0, while the plan grows.
+-- How much there is to encode isn't known, 0, while the plan grows. Of each track: frames, the
+-- pixels of one in all rungs, seconds since it was begun, and how long its tasks took in all.
+WITH run AS (
+    SELECT r.n, r.state, r.state = 'encoding' AND coalesce(r.plan @> '{"growing": true}', false) AS growing
+    FROM runs r WHERE r.asset = @asset ORDER BY r.n DESC LIMIT 1
+), paces AS (
+    SELECT t.track, sum(t.frames)::bigint AS done, sum(t.frames_total)::bigint AS total,
+        extract(epoch FROM now() - min(t.begun_at))::float8 AS since,
+        sum(extract(epoch FROM coalesce(t.ended_at, now()) - t.begun_at))::float8 AS took,
+        (SELECT sum((d.description ->> 'width')::bigint * (d.description ->> 'height')::bigint)
+            FROM renditions d WHERE d.asset = @asset AND d.run = t.run AND d.track = t.track) AS pixels
+    FROM tasks t JOIN run ON t.run = run.n
+    WHERE t.asset = @asset AND t.kind = 'video' AND t.state <> 'cancelled'
+    GROUP BY t.run, t.track
+)
 SELECT
     coalesce((SELECT u.received FROM uploads u WHERE u.asset = @asset), 0)::bigint AS bytes_received,
     coalesce((SELECT u.size FROM uploads u WHERE u.asset = @asset), 0)::bigint AS bytes_total,
-    coalesce(sum(t.frames), 0)::bigint AS frames_done,
-    CASE WHEN EXISTS (SELECT 1 FROM runs g WHERE g.asset = @asset AND g.state = 'encoding' AND g.plan @> '{"growing": true}') THEN 0
-        ELSE coalesce(sum(t.frames_total), 0) END::bigint AS frames_total
-FROM tasks t
-WHERE t.asset = @asset AND t.kind IN ('video', 'audio') AND t.state <> 'cancelled'
-  AND t.run = (SELECT max(r.n) FROM runs r WHERE r.asset = @asset);
+    coalesce((SELECT sum(done) FROM paces), 0)::bigint AS frames_done,
+    CASE WHEN (SELECT growing FROM run) THEN 0 ELSE coalesce((SELECT sum(total) FROM paces), 0) END::bigint AS frames_total,
+    coalesce((SELECT jsonb_agg(to_jsonb(p)) FROM paces p WHERE (SELECT state FROM run) IN ('encoding', 'playable', 'complete')), '[]')::jsonb AS tracks;

@@ -27,7 +27,7 @@ SELECT * FROM tasks WHERE id = @id;
 
 -- name: ClaimTask :one
 -- A claim of a task whose lease has run out counts its last attempt as failed.
-UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(),
+UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(), begun_at = coalesce(begun_at, now()),
     failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
     lease_until = now() + @lease::interval
 WHERE id = @id AND failures < @max_failures::integer

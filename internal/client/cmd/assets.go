@@ -180,7 +180,11 @@ func state(a client.Asset) string {
 	case a.State == "uploading":
 		return fmt.Sprintf("%s %.0f%%", a.State, a.Progress.Upload*100)
 	case a.State == "received" || a.State == "playable":
-		return fmt.Sprintf("%s, encoded %.0f%%", a.State, a.Progress.Encode*100)
+		encoded := fmt.Sprintf("%s, encoded %.0f%%", a.State, a.Progress.Encode*100)
+		if left := a.Progress.SecondsLeft; left != nil {
+			encoded += ", " + short(time.Duration(*left)*time.Second) + " left"
+		}
+		return encoded
 	}
 	return a.State
 }

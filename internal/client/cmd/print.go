@@ -130,18 +130,24 @@ func (b *bar) set(sent, size int64) {
 	if b.speed > 0 {
 		rest = fmt.Sprintf("  %s/s", humanize.Bytes(uint64(b.speed)))
 		if sent < size {
-			rest += "  ETA " + (time.Duration(float64(size-sent)/b.speed) * time.Second).Round(time.Second).String()
+			rest += eta(time.Duration(float64(size-sent) / b.speed * float64(time.Second)))
 		}
 	}
 	b.show(now, ratio(sent, size), rest)
 }
 
-// percent shows a share alone.
-func (b *bar) percent(share float64) {
+// percent shows a share, and the seconds left if that is known.
+func (b *bar) percent(share float64, left *int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.show(time.Now(), share, "")
+	rest := ""
+	if left != nil {
+		rest = eta(time.Duration(*left) * time.Second)
+	}
+	b.show(time.Now(), share, rest)
 }
+
+func eta(d time.Duration) string { return "  ETA " + d.Round(time.Second).String() }
 
 func (b *bar) show(now time.Time, share float64, rest string) {
 	p := b.p

@@ -115,7 +115,7 @@ func (u *Upload) follow(ctx context.Context, c *client.Client, p *printer, file 
 	}
 	err := c.Follow(ctx, r.Asset, func(a client.Asset) (bool, error) {
 		if a.Progress != nil && a.Progress.FramesTotal > 0 {
-			bar.percent(a.Progress.Encode)
+			bar.percent(a.Progress.Encode, a.Progress.SecondsLeft)
 		}
 		switch a.State {
 		case "failed":
