@@ -24,6 +24,7 @@ const workerEnv = "MERIDIAN_TEST_WORKER"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
+		mountSmallDisk()
 		os.Exit(cli.Main(os.Args[1:], &struct {
 			Encoder Command `cmd:""`
 		}{}))

@@ -29,7 +29,8 @@ import (
 // workerProcess is `meridian encoder` in a process of its own.
 type workerProcess struct {
 	*exec.Cmd
-	log *testenv.Buffer
+	log     *testenv.Buffer
+	scratch string
 }
 
 // workerProfiles are those of testOptions, with tasks of a few seconds.
@@ -38,8 +39,16 @@ profiles:
   - {name: default, preset: ultrafast, rungs: [360, 240], max_chunk: 3, threads: 2, copy: false, per_title: {enabled: false}}
 `
 
-// process starts a worker in a region.
-func (q *queue) process(t *testing.T, region string) *workerProcess {
+// process starts a worker in a region, with more flags if any are given.
+func (q *queue) process(t *testing.T, region string, flags ...string) *workerProcess {
+	t.Helper()
+	w := q.command(t, region, flags...)
+	w.start(t)
+	return w
+}
+
+// command is a worker that has not been started.
+func (q *queue) command(t *testing.T, region string, flags ...string) *workerProcess {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name string, b []byte) string {
@@ -59,22 +68,26 @@ func (q *queue) process(t *testing.T, region string) *workerProcess {
 	}
 	b, err := table.Marshal()
 	require.NoError(t, err)
-	w := &workerProcess{log: &testenv.Buffer{}}
-	w.Cmd = exec.Command(os.Args[0], "encoder", "--regions", file("regions.yaml", b), "--region", region,
+	w := &workerProcess{log: &testenv.Buffer{}, scratch: filepath.Join(dir, "scratch")}
+	w.Cmd = exec.Command(os.Args[0], append([]string{"encoder", "--regions", file("regions.yaml", b), "--region", region,
 		"--s3-access-key", q.s3.AccessKey.Reveal(), "--s3-secret-key", q.s3.SecretKey.Reveal(), "--s3-bucket", q.s3.Bucket,
 		"--postgres-user", dsn.User.Username(), "--postgres-database", strings.TrimPrefix(dsn.Path, "/"),
-		"--profiles", file("profiles.yaml", []byte(workerProfiles)), "--scratch-dir", filepath.Join(dir, "scratch"), "--slots", "2")
+		"--profiles", file("profiles.yaml", []byte(workerProfiles)), "--scratch-dir", w.scratch, "--slots", "2"}, flags...)...)
 	w.Env = append(os.Environ(), workerEnv+"=1")
 	w.Stdout, w.Stderr = w.log, w.log
 	w.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return w
+}
+
+func (w *workerProcess) start(t *testing.T) {
+	t.Helper()
 	require.NoError(t, w.Start())
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("worker in %s:\n%s", region, w.log)
+			t.Logf("worker:\n%s", w.log)
 		}
 		w.end(t)
 	})
-	return w
 }
 
 func (w *workerProcess) signal(t *testing.T, s syscall.Signal) {
@@ -104,18 +117,23 @@ func (w *workerProcess) kill(t *testing.T) {
 // children are the ids of the processes the worker has started.
 func (w *workerProcess) children(t *testing.T) []int {
 	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", w.Process.Pid))
-	require.NoError(t, err)
-	var out []int
+	return childrenOf(w.Process.Pid)
+}
+
+func childrenOf(pid int) (out []int) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		panic(err)
+	}
 	for _, path := range lists {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			continue // the thread has ended
 		}
 		for _, s := range strings.Fields(string(b)) {
-			pid, err := strconv.Atoi(s)
-			require.NoError(t, err)
-			out = append(out, pid)
+			if pid, err := strconv.Atoi(s); err == nil {
+				out = append(out, pid)
+			}
 		}
 	}
 	return out
@@ -263,7 +281,7 @@ func (s *sending) whole(t *testing.T, before []int) {
 			require.Equal(t, i == len(records)-1, r.Last)
 		}
 		for _, r := range tr.Renditions {
-			film := q.film(t, s.asset, r.ID, records)
+			film := q.film(t, s.asset, 1, r.ID, records)
 			if tr.Kind != hls.Video {
 				require.InDelta(t, p.DurationMS*48000/1000, at, 2048)
 				continue
@@ -277,17 +295,18 @@ func (s *sending) whole(t *testing.T, before []int) {
 }
 
 // film reads a rendition, each of whose objects two regions have.
-func (q *queue) film(t *testing.T, asset, rendition string, records []hls.Record) (film []byte) {
+func (q *queue) film(t *testing.T, asset string, run int, rendition string, records []hls.Record) (film []byte) {
 	t.Helper()
+	name := hls.RunName(run)
 	var keys []string
 	for i, r := range records {
 		rs := r.Renditions[rendition]
 		if i == 0 {
-			keys = append(keys, objects.InitKey(asset, "r1", rendition, rs.Init))
+			keys = append(keys, objects.InitKey(asset, name, rendition, rs.Init))
 		}
 		require.Equal(t, records[0].Renditions[rendition].Init, rs.Init)
 		for n := range rs.Segments {
-			keys = append(keys, objects.SegmentKey(asset, "r1", rendition, r.SegmentPath(rendition, n)))
+			keys = append(keys, objects.SegmentKey(asset, name, rendition, r.SegmentPath(rendition, n)))
 		}
 	}
 	for _, k := range keys {

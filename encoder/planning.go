@@ -1,6 +1,7 @@
 package encoder
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -220,7 +221,8 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	if err != nil {
 		return fail(err)
 	}
-	if err := proc.Wait(); err != nil {
+	// On a full disk ffmpeg's end may be good, and the file short.
+	if err := cmp.Or(proc.Wait(), proc.Lacked()); err != nil {
 		var fe *ffmpeg.Error
 		if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && in.Err() == nil && ctx.Err() == nil && t.Failures > 0 {
 			// Twice the same: the file is at fault.

@@ -87,6 +87,8 @@ type videoJob struct {
 	chunks []*chunk
 	frames int64
 	needs  int64
+	// proc is the one that encodes them.
+	proc *ffmpeg.Process
 }
 
 // chunk is one chunk under way. Times are the run's.
@@ -241,6 +243,7 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 	if err != nil {
 		return errors.Join(err, pub.wait())
 	}
+	j.proc = proc
 	// Chunks become complete in order, for every rung completes them in order.
 	complete := make(chan *chunk, len(j.chunks))
 	var readers, committer errgroup.Group
@@ -249,7 +252,9 @@ func (j *videoJob) encode(ctx context.Context, seek int64, final bool) error {
 			err := j.read(pub, proc.Output(i), i, offset, final, complete)
 			if err != nil {
 				err = fmt.Errorf("rung %s: %w", j.spec.Rungs[i].ID, err)
-				proc.Kill(err)
+				if !isTruncated(err) {
+					proc.Kill(err) // else it ends by itself, and says why
+				}
 			}
 			return err
 		})
@@ -431,7 +436,7 @@ func (j *videoJob) verify(c *chunk) error {
 		if plan.FramesHash(r.pts) == c.Hash {
 			continue
 		}
-		if err := j.in.Missing(); err != nil {
+		if err := errors.Join(j.in.Missing(), j.proc.Lacked()); err != nil {
 			return err
 		}
 		err := fmt.Errorf("chunk %d of task %s has %d frames in rung %s, the source's index %d, or at other times", c.n, j.t.ID, len(r.pts), j.spec.Rungs[i].ID, c.frames)

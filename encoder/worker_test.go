@@ -117,6 +117,25 @@ func (q *queue) part(t *testing.T, cat *catalog.Catalog, asset, upload string, n
 	require.NoError(t, cat.AppendPart(t.Context(), upload, catalog.Part{N: n, ID: "p", Start: int64(at), Size: int64(len(data)), SHA256: sum[:], Regions: regions}, early))
 }
 
+// upload stores a whole source in parts.
+func (q *queue) upload(t *testing.T, data []byte) (asset string) {
+	t.Helper()
+	asset, up := q.begin(t, len(data))
+	q.complete(t, asset, up, data)
+	return asset
+}
+
+// complete stores all of an upload's parts.
+func (q *queue) complete(t *testing.T, asset, upload string, data []byte) {
+	t.Helper()
+	const size = 500_000
+	for n := 0; n*size < len(data); n++ {
+		q.part(t, q.cat, asset, upload, n, n*size, data[n*size:min(len(data), (n+1)*size)], false)
+	}
+	_, err := q.cat.FinishUpload(t.Context(), upload)
+	require.NoError(t, err)
+}
+
 // TestWorkersOnTheRealQueue: from received to ready over PostgreSQL, JetStream
 // and two object stores, with one worker stopped in mid-run; and a broken file
 // that fails with its reason.
@@ -124,23 +143,12 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t)
 	cat, store := q.cat, q.store
-	upload := func(data []byte) string {
-		asset, up := q.begin(t, len(data))
-		for n, at := 0, 0; at < len(data); n++ {
-			part := data[at:min(len(data), at+500_000)]
-			q.part(t, cat, asset, up, n, at, part, false)
-			at += len(part)
-		}
-		_, err := cat.FinishUpload(t.Context(), up)
-		require.NoError(t, err)
-		return asset
-	}
 	srt := filepath.Join(t.TempDir(), "film.srt")
 	require.NoError(t, os.WriteFile(srt, []byte("1\n00:00:01,000 --> 00:00:02,000\nHello\n"), 0o600))
 	film, err := os.ReadFile(makeFile(t, "film.mp4", "-i", mediaFile("small-426x240-27s.mp4"), "-i", srt, "-map", "0", "-map", "1", "-c", "copy", "-c:s", "mov_text"))
 	require.NoError(t, err)
-	good := upload(film)
-	broken := upload([]byte(strings.Repeat("no video at all ", 5000)))
+	good := q.upload(t, film)
+	broken := q.upload(t, []byte(strings.Repeat("no video at all ", 5000)))
 	asset := func(id string) catalog.Asset { return q.asset(t, id) }
 	stop := q.worker(t, "eu", nil)
 	require.Eventually(t, func() bool {

@@ -3,6 +3,7 @@ package ffmpeg
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,6 +70,9 @@ const (
 	ReasonIdle      = "no progress"
 	ReasonCancelled = "cancelled"
 	ReasonStart     = "start"
+	// It didn't get what it asked for, which is not its input's fault.
+	ReasonMemory = "out of memory"
+	ReasonDisk   = "out of disk"
 )
 
 // Error is a child that did not succeed.
@@ -360,15 +364,32 @@ func (p *Process) Wait() error {
 		return nil
 	}
 	e := &Error{Name: p.name, Reason: ReasonExit, Log: p.log.String(), Err: err}
-	switch {
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	switch lacked := p.log.lacked(); {
 	case errors.Is(cause, errWall):
 		e.Reason, e.Err = ReasonWall, cause
 	case errors.Is(cause, errIdle):
 		e.Reason, e.Err = ReasonIdle, cause
+	case lacked != "":
+		e.Reason, e.Err = lacked, cmp.Or(cause, err)
 	case cause != nil:
 		e.Reason, e.Err = ReasonCancelled, cause
+	case status.Signaled() && status.Signal() == syscall.SIGKILL:
+		e.Reason = ReasonMemory // none but the kernel does that
+	case status.Signaled() && status.Signal() == syscall.SIGXFSZ:
+		e.Reason = ReasonDisk
 	}
 	return e
+}
+
+// Lacked is an *Error if the child said that it didn't get the memory or disk it asked for,
+// however it ended: a decoder then leaves frames out as if they were damaged.
+func (p *Process) Lacked() error {
+	reason := p.log.lacked()
+	if reason == "" {
+		return nil
+	}
+	return &Error{Name: p.name, Reason: reason, Log: p.log.String()}
 }
 
 // Run runs the command and returns its only output, of at most limit bytes.
@@ -393,7 +414,7 @@ func RunAll(ctx context.Context, c Command, limit int64) ([][]byte, error) {
 		readers.Go(func() (err error) {
 			out[i], err = io.ReadAll(io.LimitReader(p.Output(i), limit+1))
 			if int64(len(out[i])) > limit {
-				err = fmt.Errorf("%s wrote more than %d bytes", c.Name, limit)
+				err = fmt.Errorf("%s wrote more than %d bytes: %w", c.Name, limit, ErrTooMuch)
 				p.Kill(err)
 			}
 			return err
@@ -403,22 +424,58 @@ func RunAll(ctx context.Context, c Command, limit int64) ([][]byte, error) {
 	return out, errors.Join(rerr, p.Wait())
 }
 
-// tail keeps the end of a log.
+// ErrTooMuch is an output that is longer than allowed.
+var ErrTooMuch = errors.New("more output than allowed")
+
+// tail keeps the end of a log, and what all of it said was lacking.
 type tail struct {
-	mu sync.Mutex
-	b  []byte
+	mu   sync.Mutex
+	b    []byte
+	lack string
+	// sized says that a picture's size was refused, which looks like a lack.
+	sized bool
 }
 
 const tailBytes = 4 << 10
 
+// complaints are how ffmpeg, x264 and the dynamic linker say that they lack something.
+var complaints = []struct{ text, reason string }{
+	{"No space left on device", ReasonDisk},
+	{"Disk quota exceeded", ReasonDisk},
+	{"File too large", ReasonDisk},
+	{"Cannot allocate memory", ReasonMemory},
+	{"malloc of size", ReasonMemory},
+	{"failed to map segment", ReasonMemory},
+	{"Resource temporarily unavailable", ReasonMemory}, // for a thread
+	{getBuffer, ReasonMemory},
+}
+
+const getBuffer = "get_buffer() failed"
+
+// longestComplaint is how much of what came before may belong to one.
+const longestComplaint = 32
+
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	fresh := max(0, len(t.b)-longestComplaint)
 	t.b = append(t.b, p...)
+	t.sized = t.sized || bytes.Contains(t.b[fresh:], []byte("Picture size"))
+	for _, c := range complaints {
+		if t.lack == "" && bytes.Contains(t.b[fresh:], []byte(c.text)) && !(t.sized && c.text == getBuffer) {
+			t.lack = c.reason
+		}
+	}
 	if over := len(t.b) - tailBytes; over > 0 {
 		t.b = append(t.b[:0], t.b[over:]...)
 	}
 	return len(p), nil
+}
+
+func (t *tail) lacked() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lack
 }
 
 func (t *tail) String() string {

@@ -168,6 +168,49 @@ func TestWaitingForAProcessorIsNotIdleness(t *testing.T) {
 	require.Equal(t, ReasonWall, ended.Reason)
 }
 
+// A child that doesn't get what it asks for says so, or is ended for it; what it was told
+// to end for is still known.
+func TestLacks(t *testing.T) {
+	for name, c := range map[string]struct {
+		script, reason string
+		limits         Limits
+	}{
+		"disk":          {script: "echo 'Error writing trailer of x: No space left on device' >&2; exit 1", reason: ReasonDisk},
+		"memory":        {script: "printf 'x264 [error]: malloc ' >&2; sleep 0.05; echo 'of size 74304 failed' >&2; i=0; while [ $i -lt 2000 ]; do echo no frame! >&2; i=$((i+1)); done; exit 1", reason: ReasonMemory},
+		"decoder":       {script: "echo 'get_buffer() failed' >&2; exit 1", reason: ReasonMemory},
+		"too large":     {script: "echo 'Picture size 30000x30000 is invalid' >&2; echo 'get_buffer() failed' >&2; exit 1", reason: ReasonExit},
+		"killed":        {script: "kill -KILL $$", reason: ReasonMemory},
+		"file too long": {script: "exec dd if=/dev/zero bs=64k count=4 of=" + filepath.Join(t.TempDir(), "file"), limits: Limits{FileSize: 100_000}, reason: ReasonDisk},
+		"crashed":       {script: "kill -SEGV $$", reason: ReasonExit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := Start(t.Context(), Command{Name: "sh", Args: sh(c.script), Limits: c.limits})
+			require.NoError(t, err)
+			var e *Error
+			require.ErrorAs(t, p.Wait(), &e)
+			require.Equal(t, c.reason, e.Reason, e.Log)
+		})
+	}
+	p, err := Start(t.Context(), Command{Name: "sh", Args: sh("echo 'No space left on device' >&2")})
+	require.NoError(t, err)
+	require.NoError(t, p.Wait())
+	var e *Error
+	require.ErrorAs(t, p.Lacked(), &e)
+	require.Equal(t, ReasonDisk, e.Reason)
+
+	p, err = Start(t.Context(), Command{Name: "sh", Args: sh("echo 'Cannot allocate memory' >&2; echo up >&4; exec sleep 60"), Outputs: 1})
+	require.NoError(t, err)
+	_, err = io.ReadFull(p.Output(0), make([]byte, 3))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return p.Lacked() != nil }, 10*time.Second, time.Millisecond)
+	stop := errors.New("the reader has failed")
+	p.Kill(stop)
+	err = p.Wait()
+	require.ErrorIs(t, err, stop)
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, ReasonMemory, e.Reason)
+}
+
 func TestProgress(t *testing.T) {
 	var got []Progress
 	p, err := Start(t.Context(), Command{Name: "sh", Args: sh(

@@ -3,6 +3,7 @@ package probe
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func (p Prober) packets(ctx context.Context, url string, v Video) (Index, error)
 	if perr != nil {
 		proc.Kill(perr)
 	}
-	if err := proc.Wait(); err != nil && perr == nil {
+	if err := cmp.Or(proc.Wait(), proc.Lacked()); err != nil && perr == nil {
 		return Index{}, classify(err)
 	}
 	return x, perr

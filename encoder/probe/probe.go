@@ -40,7 +40,14 @@ func (p Prober) Probe(ctx context.Context, url string, size int64) (Source, erro
 
 // classify tells a broken file from a broken worker by what ffprobe said.
 func classify(err error) error {
+	if errors.Is(err, ffmpeg.ErrTooMuch) {
+		return bad(CodeStreams, "the file has more streams than can be described")
+	}
 	var fe *ffmpeg.Error
+	// ffmpeg takes no more than so many, whatever memory there is.
+	if errors.As(err, &fe) && strings.Contains(fe.Log, "exceeds max_streams") {
+		return bad(CodeStreams, "the file has more than 1000 streams")
+	}
 	if !errors.As(err, &fe) || fe.Reason != ffmpeg.ReasonExit {
 		return fmt.Errorf("probe: %w", err)
 	}
