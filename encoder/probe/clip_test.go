@@ -24,6 +24,14 @@ func packetsOf(t testing.TB, path string, stream int) []string {
 	return strings.Fields(string(out))
 }
 
+func setOf(list []string) map[string]bool {
+	set := make(map[string]bool, len(list))
+	for _, s := range list {
+		set[s] = true
+	}
+	return set
+}
+
 func timeOf(t testing.TB, packet string) int64 {
 	t.Helper()
 	first, _, _ := strings.Cut(packet, ",")
@@ -34,12 +42,13 @@ func timeOf(t testing.TB, packet string) int64 {
 
 // What is shown of a movie is what ffmpeg reads there of all of it, to the packet.
 func TestClip(t *testing.T) {
-	loop := []string{"-stream_loop", "3", "-i", "../../testdata/media/bbb-1080p30.mp4", "-c", "copy"}
+	t.Parallel()
+	film := []string{"-i", "../../testdata/media/small-426x240-27s.mp4", "-c", "copy"}
 	for name, args := range map[string][]string{
-		"film.mp4":     loop,
+		"film.mp4":     film,
 		"turned.mp4":   {"-stream_loop", "20", "-i", "../../testdata/media/bbb-rotated-180.mov", "-c", "copy"},
-		"late.mp4":     append([]string{"-itsoffset", "1.5"}, loop...),
-		"cut.mp4":      append(slices.Clone(loop), "-ss", "3.3"),
+		"late.mp4":     append([]string{"-itsoffset", "1.5"}, film...),
+		"cut.mp4":      append(slices.Clone(film), "-ss", "3.3"),
 		"vp9.mp4":      {"-stream_loop", "30", "-i", "../../testdata/media/vp9-in-mp4.mp4", "-c", "copy"},
 		"pcm.mov":      {"-f", "lavfi", "-i", "testsrc2=size=64x36:rate=25:duration=40", "-f", "lavfi", "-i", "sine=duration=40", "-c:v", "libx264", "-g", "50", "-c:a", "pcm_s16le"},
 		"uneven.mp4":   {"-f", "lavfi", "-i", "testsrc2=size=64x36:rate=50:duration=40", "-vf", "select='not(mod(n*n\\,7))'", "-fps_mode", "vfr", "-c:v", "libx264", "-g", "40"},
@@ -47,6 +56,7 @@ func TestClip(t *testing.T) {
 		"twovideo.mp4": {"-f", "lavfi", "-i", "testsrc2=size=64x36:rate=30:duration=40", "-f", "lavfi", "-i", "testsrc=size=32x32:rate=10:duration=40", "-map", "0", "-map", "1", "-c:v", "libx264", "-g", "30"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			path := filepath.Join(t.TempDir(), name)
 			out, err := exec.CommandContext(t.Context(), "ffmpeg", append(append([]string{"-v", "error", "-nostdin"}, args...), path)...).CombinedOutput()
 			require.NoError(t, err, "%s", out)
@@ -77,6 +87,7 @@ func TestClip(t *testing.T) {
 				{{whole.Video.Stream, at(0.4), at(0.45)}, {whole.Video.Stream, at(0.9), math.MaxInt64}, {whole.Video.Stream, at(0.42), at(0.5)}},
 			} {
 				got := packetsOf(t, show(spans...), whole.Video.Stream)
+				has := setOf(got)
 				// Of all packets those are left out that nobody asked for, and their order stays.
 				rest := all
 				for _, p := range got {
@@ -93,16 +104,17 @@ func TestClip(t *testing.T) {
 					}
 					for _, p := range all {
 						if at := timeOf(t, p); at >= from && at < s.To {
-							require.Contains(t, got, p)
+							require.True(t, has[p], p)
 						}
 					}
 				}
 			}
 			for _, a := range whole.Audio {
-				require.Equal(t, packetsOf(t, path, a.Stream), packetsOf(t, show(Everything(a.Stream)), a.Stream))
-				got := packetsOf(t, show(m.Around(a.Stream, 20*time.Second, 5*time.Second)), a.Stream)
 				all := packetsOf(t, path, a.Stream)
-				require.Subset(t, all, got)
+				require.Equal(t, all, packetsOf(t, show(Everything(a.Stream)), a.Stream))
+				got := packetsOf(t, show(m.Around(a.Stream, 20*time.Second, 5*time.Second)), a.Stream)
+				has := setOf(all)
+				require.False(t, slices.ContainsFunc(got, func(p string) bool { return !has[p] }))
 				if name != "pcm.mov" {
 					require.Less(t, len(got), len(all))
 				}

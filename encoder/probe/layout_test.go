@@ -44,8 +44,10 @@ var layouts = []struct {
 
 // Frames read in two halves are those read at once.
 func TestFramesInHalves(t *testing.T) {
+	t.Parallel()
 	for _, c := range layouts {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := small(t, c.name, c.args...)
 			_, f := serve(t, b)
 			l, _, ok, err := ReadLayout(t.Context(), f)
