@@ -333,6 +333,10 @@ func TestLeaderSaysWhatIsMissing(t *testing.T) {
 	require.Equal(t, a.ID, got.ID)
 	_, err = lagging.GetAsset(t.Context(), "bob", a.ID)
 	require.ErrorIs(t, err, ErrNotFound)
+	held, err := lagging.Holdings(t.Context(), []string{a.ID, "nobody's"})
+	require.NoError(t, err)
+	require.Len(t, held, 1)
+	require.Contains(t, held, a.ID)
 	_, err = lagging.GetAsset(t.Context(), "ann", NewID())
 	require.ErrorIs(t, err, ErrNotFound)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
@@ -20,16 +21,21 @@ type Holding struct {
 }
 
 // Holdings returns what is known of the assets; those the catalog doesn't know
-// are missing. It reads a follower, which may be a moment behind.
+// are missing. It reads a follower, and asks the leader for what that doesn't know.
 func (c *Catalog) Holdings(ctx context.Context, ids []string) (map[string]Holding, error) {
 	out := make(map[string]Holding, len(ids))
-	err := c.read(ctx, "holdings", func(ctx context.Context, q *db.Queries) error {
+	ask := func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.Holdings(ctx, ids)
 		for _, r := range rows {
 			out[r.ID] = Holding{Placement: placementOf(r.Placement, r.Regions), Gone: r.Gone}
 		}
 		return err
-	})
+	}
+	err := c.read(ctx, "holdings", ask)
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { _, known := out[id]; return known })
+	if err == nil && len(ids) > 0 {
+		err = c.direct(ctx, "holdings", ask)
+	}
 	return out, err
 }
 

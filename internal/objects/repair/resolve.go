@@ -82,7 +82,7 @@ func (r *resolver) resolve(ctx context.Context, records map[string]int64) map[st
 		case err == nil && ok:
 			v.placement, v.gone, v.known = h.Placement, h.Gone, true
 		case err == nil:
-			// Not heard of: too new for the follower, or never there.
+			// Not heard of, by the leader either.
 		default:
 			rec, rerr := r.record(ctx, asset, records[asset])
 			if rerr == nil {
