@@ -1,0 +1,230 @@
+package encoder
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/testenv"
+)
+
+// What a worker of TestHostileMedia may take, in MiB: each ffmpeg, all together, the
+// largest temporary file; and the worker itself.
+const (
+	hostileMemory  = 3072
+	hostileScratch = 64
+	hostileWorker  = 512
+)
+
+// hostile is a source that costs far more than its bytes say. Its codes are what it may be
+// refused with; without any it is encoded.
+type hostile struct {
+	data  func(t *testing.T) []byte
+	codes []probe.Code
+	// long rows run in long tests only.
+	long bool
+}
+
+func text(s string) func(*testing.T) []byte { return func(*testing.T) []byte { return []byte(s) } }
+
+// made makes a source with ffmpeg.
+func made(name string, args ...string) func(*testing.T) []byte {
+	return func(t *testing.T) []byte { return readFile(t, makeFile(t, name, args...)) }
+}
+
+// copies is one stream so many times over: its description is repeated.
+func copies(n int) func(*testing.T) []byte {
+	return func(t *testing.T) []byte {
+		b := made("one.mp4", "-f", "lavfi", "-i", "anullsrc", "-t", "0.05", "-c:a", "aac")(t)
+		moov, trak := bytes.Index(b, []byte("moov"))-4, bytes.Index(b, []byte("trak"))-4
+		require.Greater(t, moov, bytes.Index(b, []byte("mdat")), "the index isn't at the end")
+		require.Greater(t, trak, moov)
+		track := b[trak : trak+int(binary.BigEndian.Uint32(b[trak:]))]
+		return append(b[:moov:moov], atom("moov", slices.Concat(b[moov+8:trak], bytes.Repeat(track, n)))...)
+	}
+}
+
+var hostileMedia = map[string]hostile{
+	"playlist":                 {text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"), []probe.Code{probe.CodeNotMedia}, false},
+	"concat script":            {text("ffconcat version 1.0\nfile /etc/passwd\n"), []probe.Code{probe.CodeNotMedia}, false},
+	"1,000 streams":            {copies(1000), []probe.Code{probe.CodeStreams}, false},
+	"1,500 streams":            {copies(1500), []probe.Code{probe.CodeStreams}, false},
+	"one frame for an hour":    {made("still.mp4", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=1/3600", "-frames:v", "1", "-c:v", "libx264"), []probe.Code{probe.CodeDamaged}, false},
+	"two frames for an hour":   {made("two.mkv", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=1/3600", "-frames:v", "2", "-c:v", "libx264"), []probe.Code{probe.CodeDamaged}, false},
+	"one frame and an hour":    {made("sound.mkv", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=25", "-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-vf", "trim=end_frame=1", "-t", "3600", "-c:v", "libx264", "-c:a", "flac"), []probe.Code{probe.CodeDamaged}, false},
+	"an hour of 1 × 1":         {made("dot.mkv", "-f", "lavfi", "-i", "color=s=16x16:r=1:d=3600,crop=1:1,format=gray", "-c:v", "ffv1"), []probe.Code{probe.CodeTooSmall}, false},
+	"an hour of 16 × 16":       {made("icon.mp4", "-f", "lavfi", "-i", "testsrc2=s=16x16:r=1:d=3600", "-c:v", "libx264", "-preset", "ultrafast"), nil, true},
+	"30,000 × 30,000":          {huge, []probe.Code{probe.CodeDimensions, probe.CodeDamaged}, false},
+	"2 GB of pictures, packed": {flat, nil, false},
+	"1 GiB of header, packed":  {packed, []probe.Code{probe.CodeTruncated, probe.CodeNotMedia, probe.CodeNoStreams}, false},
+	"4,000,000,000 samples":    {counted, []probe.Code{probe.CodeTruncated, probe.CodeDuration, probe.CodeDamaged, probe.CodeNotMedia}, false},
+}
+
+// huge is a motion JPEG whose headers all claim a picture of 30,000 × 30,000.
+func huge(t *testing.T) []byte {
+	b := made("huge.avi", "-f", "lavfi", "-i", "testsrc2=s=320x180:d=0.2", "-c:v", "mjpeg")(t)
+	jpeg := func(h, w uint16) []byte {
+		return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, h), w)
+	}
+	header := func(w, h uint32) []byte {
+		return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, w), h)
+	}
+	b = bytes.ReplaceAll(b, jpeg(180, 320), jpeg(30_000, 30_000))
+	return bytes.ReplaceAll(b, header(320, 180), header(30_000, 30_000))
+}
+
+// flat is the largest picture there may be, of one colour, over and over.
+func flat(t *testing.T) []byte {
+	one := makeFile(t, "flat.mp4", "-f", "lavfi", "-i", "color=s=8192x8192:r=10", "-frames:v", "1", "-c:v", "libx264", "-preset", "ultrafast")
+	b := made("bomb.mp4", "-stream_loop", "19", "-i", one, "-c", "copy")(t)
+	require.Less(t, len(b), 4<<20)
+	return b
+}
+
+func atom(name string, body []byte) []byte {
+	return append(append(binary.BigEndian.AppendUint32(nil, uint32(8+len(body))), name...), body...)
+}
+
+// packed is a QuickTime file whose header is a gigabyte of zeros, compressed.
+func packed(t *testing.T) []byte {
+	const size, piece = 1 << 30, 16 << 20
+	var block bytes.Buffer
+	w, err := flate.NewWriter(&block, flate.DefaultCompression)
+	require.NoError(t, err)
+	_, err = w.Write(make([]byte, piece))
+	require.NoError(t, err)
+	require.NoError(t, w.Flush())
+	// RFC 1950: a header, the same blocks over and over, an empty last one, and the sum.
+	z := slices.Concat([]byte{0x78, 0x9c}, bytes.Repeat(block.Bytes(), size/piece), []byte{3, 0},
+		binary.BigEndian.AppendUint32(nil, size%65521<<16|1))
+	moov := atom("moov", atom("cmov", slices.Concat(atom("dcom", []byte("zlib")), atom("cmvd", slices.Concat(binary.BigEndian.AppendUint32(nil, size), z)))))
+	return slices.Concat(atom("ftyp", []byte("qt  \x00\x00\x00\x00qt  ")), moov, atom("mdat", make([]byte, 1000)))
+}
+
+// counted is a film whose tables say in a few bytes that it has four thousand million
+// samples of one byte.
+func counted(t *testing.T) []byte {
+	b := slices.Clone(readFile(t, mediaFile("bikes-noaudio.mp4")))
+	const many = 4_000_000_000
+	i := bytes.Index(b, []byte("stsz"))
+	require.Positive(t, i)
+	copy(b[i+8:], binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 1), many))
+	i = bytes.Index(b, []byte("stts"))
+	require.Positive(t, i)
+	copy(b[i+12:], binary.BigEndian.AppendUint32(nil, many))
+	return b
+}
+
+// What costs far more than it says is refused with a reason, or encoded, and the worker's
+// memory and disk stay within what its flags say. It lives on.
+func TestHostileMedia(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	w := q.process(t, "eu", "--memory", strconv.Itoa(hostileMemory), "--memory-total", strconv.Itoa(hostileMemory), "--max-scratch", strconv.Itoa(hostileScratch))
+	peak := w.watch(t)
+	assets := map[string]string{}
+	for name, h := range hostileMedia {
+		if h.long && !testenv.IsLong() {
+			continue
+		}
+		assets[name] = q.upload(t, h.data(t))
+	}
+	for name, asset := range assets {
+		h := hostileMedia[name]
+		var a catalog.Asset
+		require.Eventually(t, func() bool {
+			a = q.asset(t, asset)
+			return a.State == catalog.Ready || a.State == catalog.Failed
+		}, 3*time.Minute, 50*time.Millisecond, name)
+		t.Logf("%s: %s %+v", name, a.State, a.Failure)
+		if len(h.codes) == 0 {
+			require.Equal(t, catalog.Ready, a.State, "%s: %+v", name, a.Failure)
+			continue
+		}
+		require.Equal(t, catalog.Failed, a.State, name)
+		require.Contains(t, h.codes, probe.Code(a.Failure.Code), "%s: %s", name, a.Failure.Detail)
+		require.NotEmpty(t, a.Failure.Detail)
+	}
+	good := q.upload(t, readFile(t, mediaFile("bikes-noaudio.mp4")))
+	q.becomes(t, good, catalog.Ready, 2*time.Minute)
+	got := peak()
+	require.LessOrEqual(t, got.children, int64(hostileMemory)<<20, "memory of all ffmpegs")
+	require.LessOrEqual(t, got.worker, int64(hostileWorker)<<20, "memory of the worker")
+	require.LessOrEqual(t, got.scratch, int64(hostileScratch)<<20, "temporary files")
+	testenv.Figure(t, "hostile media", "all ffmpegs took %d MiB at most, the worker %d MiB, its temporary files %d KiB", got.children>>20, got.worker>>20, got.scratch>>10)
+}
+
+// peaks are the most bytes that were taken at once.
+type peaks struct{ children, worker, scratch int64 }
+
+// watch looks again and again at what a worker takes, until peak is called.
+func (w *workerProcess) watch(t *testing.T) (peak func() peaks) {
+	t.Helper()
+	var most peaks
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			var children int64
+			for _, pid := range childrenOf(w.Process.Pid) {
+				children += resident(pid)
+			}
+			most.children = max(most.children, children)
+			most.worker = max(most.worker, resident(w.Process.Pid))
+			most.scratch = max(most.scratch, size(w.scratch))
+		}
+	}()
+	return func() peaks {
+		close(stop)
+		<-done
+		return most
+	}
+}
+
+// resident is the most memory a process has had (proc(5)), 0 of one that has ended.
+func resident(pid int) int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0
+	}
+	return kib << 10
+}
+
+// size is what a directory's files have; what vanishes meanwhile counts nothing.
+func size(dir string) (n int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Size()
+		}
+		return nil
+	})
+	return n
+}
