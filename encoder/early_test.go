@@ -145,8 +145,9 @@ func TestEarlyEqualsWhole(t *testing.T) {
 // A copied track begins early, too: its first chunk needn't wait for the rest.
 func TestCopyBeginsEarly(t *testing.T) {
 	t.Parallel()
-	b, err := os.ReadFile(makeFile(t, "closed.mp4", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30:duration=20", "-c:v", "libx264", "-preset", "ultrafast",
-		"-b:v", "3M", "-g", "30", "-pix_fmt", "yuv420p", "-movflags", "+faststart"))
+	short := makeFile(t, "short.mp4", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30:duration=4", "-c:v", "libx264", "-preset", "ultrafast",
+		"-b:v", "3M", "-g", "30", "-pix_fmt", "yuv420p")
+	b, err := os.ReadFile(makeFile(t, "closed.mp4", "-stream_loop", "4", "-i", short, "-c", "copy", "-movflags", "+faststart"))
 	require.NoError(t, err)
 	rungs := func(o *Options) { o.Profile.Rungs = []int{720, 240} }
 	whole := newBenchBytes(t, b, rungs)

@@ -3,9 +3,11 @@ package encoder
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -28,6 +30,11 @@ func TestMain(m *testing.M) {
 		os.Exit(cli.Main(os.Args[1:], &struct {
 			Encoder Command `cmd:""`
 		}{}))
+	}
+	// Many wait for leases and other processes: as many tests at a time as there are
+	// processors would leave these idle.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m,
 		// The S3 client's idle connections, which it has no way to close.

@@ -2,6 +2,7 @@ package encoder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -235,20 +236,49 @@ func (q *queue) open(t *testing.T, asset string) (n int) {
 	return n
 }
 
+// sql asks the leader. It keeps its connection, for tests ask often, and connecting costs
+// far more than asking; another one is made when it breaks, with its leader.
 func (q *queue) sql(t *testing.T, query string, args []any, into ...any) {
 	t.Helper()
 	// Longer than another leader takes.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, err := pgx.Connect(ctx, q.dsn+"&target_session_attrs=read-write")
-	require.NoError(t, err)
-	defer c.Close(context.WithoutCancel(ctx))
-	if len(into) == 0 {
-		_, err = c.Exec(ctx, query, args...)
-		require.NoError(t, err)
-		return
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	err := q.ask(ctx, query, args, into)
+	if err != nil {
+		err = q.ask(ctx, query, args, into)
 	}
-	require.NoError(t, c.QueryRow(ctx, query, args...).Scan(into...))
+	require.NoError(t, err)
+}
+
+func (q *queue) ask(ctx context.Context, query string, args, into []any) (err error) {
+	if q.leader == nil {
+		if q.leader, err = pgx.Connect(ctx, q.dsn+"&target_session_attrs=read-write"); err != nil {
+			return err
+		}
+	}
+	if len(into) == 0 {
+		_, err = q.leader.Exec(ctx, query, args...)
+	} else {
+		err = q.leader.QueryRow(ctx, query, args...).Scan(into...)
+	}
+	if err != nil {
+		err = errors.Join(err, q.forget())
+	}
+	return err
+}
+
+// forget ends the connection to the leader.
+func (q *queue) forget() error {
+	c := q.leader
+	q.leader = nil
+	if c == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return c.Close(ctx)
 }
 
 var keyOfSegment = regexp.MustCompile(`/(\d{5})-(\d+)/\d{5}\.m4s$`)

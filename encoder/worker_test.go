@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
@@ -46,6 +47,10 @@ type queue struct {
 	store     *objects.Store
 	table     *region.Table
 	s3        objects.Config
+
+	// leader is the connection of sql.
+	mu     sync.Mutex
+	leader *pgx.Conn
 }
 
 func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
@@ -53,6 +58,11 @@ func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
 // newQueueOn has a NATS server of its own, so that tests may run side by side.
 func newQueueOn(t *testing.T, dsn string) *queue {
 	q := &queue{dsn: dsn}
+	t.Cleanup(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		require.NoError(t, q.forget())
+	})
 	q.cat = q.other(t)
 	require.NoError(t, q.cat.Migrate(t.Context()))
 	log := slog.New(slog.DiscardHandler)
