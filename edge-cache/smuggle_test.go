@@ -2,9 +2,11 @@ package edgecache
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -117,7 +119,10 @@ func (w *world) smuggle(before, request string) (status int, ended bool, rest st
 		}
 	}
 	if res.Close {
-		b, _ := io.ReadAll(br) // a reset is an end too
+		b, err := io.ReadAll(br) // a reset is an end too
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, false, "", errors.New("the connection is still open")
+		}
 		rest = string(b)
 	}
 	return res.StatusCode, res.Close, rest, nil

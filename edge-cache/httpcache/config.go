@@ -44,6 +44,8 @@ type Config struct {
 	BodyTimeout time.Duration
 	// SilenceTimeout bounds the wait for more of a body that is kept; default 30 s.
 	SilenceTimeout time.Duration
+	// ContentTimeout bounds the wait for more of a request's content; default 20 s.
+	ContentTimeout time.Duration
 	Log            *slog.Logger
 	// Answered is told of every response: how the cache answered ("hit", "stale",
 	// "collapsed", "validated", "miss", "pass", "error"), its status and body bytes. May be nil.
@@ -91,6 +93,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if cfg.SilenceTimeout == 0 {
 		cfg.SilenceTimeout = 30 * time.Second
+	}
+	if cfg.ContentTimeout == 0 {
+		cfg.ContentTimeout = 20 * time.Second
 	}
 	if cfg.now == nil {
 		cfg.now = time.Now

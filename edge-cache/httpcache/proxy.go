@@ -28,6 +28,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f(x.how, x.sent.Status, x.sent.Bytes, time.Since(x.started))
 		}
 	}()
+	if r.ContentLength != 0 {
+		x.content = newContent(r.Body, http.NewResponseController(w), p.cfg.ContentTimeout)
+		defer x.content.finish()
+	}
 	switch {
 	case r.Method == http.MethodConnect || r.URL.Path == "*":
 		x.fail(http.StatusNotImplemented, "method", nil)
@@ -90,6 +94,7 @@ type exchange struct {
 	rd      directives
 	how     string
 	sent    deliver.Sent
+	content *content // of the request; nil without
 }
 
 // maxTurns bounds how often a request looks again because what it waited for
@@ -338,12 +343,17 @@ func (x *exchange) fail(status int, detail string, err error) {
 // for what is stored: s is the response a HEAD speaks about.
 func (x *exchange) forward(reason string, s *response) {
 	out := x.p.outgoing(x.r, false)
-	if x.r.ContentLength != 0 {
-		out.Body, out.ContentLength = x.r.Body, x.r.ContentLength
+	if x.content != nil {
+		out.Body, out.ContentLength = x.content, x.r.ContentLength
 	}
 	asked := x.p.now()
 	res, err := x.p.transport.RoundTrip(x.informed(out))
 	if err != nil {
+		if x.content != nil && x.content.tooLate() {
+			x.w.Header().Set("Connection", "close")
+			x.fail(http.StatusRequestTimeout, "content", err)
+			return
+		}
 		if x.r.Context().Err() != nil {
 			x.how = "gone"
 			panic(http.ErrAbortHandler)
