@@ -147,7 +147,6 @@ func TestStoreLostIsReadElsewhere(t *testing.T) {
 }
 
 func TestHungStoreCostsLittle(t *testing.T) {
-	t.Parallel()
 	own := testenv.MinIO(t)
 	others := testenv.S3(t, 1)
 	others[0].Bucket = own.Bucket

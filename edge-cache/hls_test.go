@@ -188,7 +188,6 @@ func TestIFramePlaylist(t *testing.T) {
 }
 
 func TestRecordsComeFromOtherRegions(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t, testenv.S3(t, 2))
 	rec := record0()
 	w.small = true

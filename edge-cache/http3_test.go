@@ -262,7 +262,6 @@ func TestHTTP3Connections(t *testing.T) {
 // TestHTTP3Idle: a connection that never finishes asking is closed, one that waits
 // for its answer isn't.
 func TestHTTP3Idle(t *testing.T) {
-	t.Parallel()
 	cfg := TLS{TLS: certificate.TLS{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}}
 	pool := selfSigned(t, cfg)
 	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)

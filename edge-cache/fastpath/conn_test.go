@@ -269,8 +269,8 @@ func closes(t *testing.T, c net.Conn) time.Duration {
 }
 
 func TestDeadlines(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { t.Parallel(); deadlines(t, config) })
-	t.Run("encrypted", func(t *testing.T) { t.Parallel(); deadlines(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { deadlines(t, config) })
+	t.Run("encrypted", func(t *testing.T) { deadlines(t, encrypted(t)) })
 }
 
 func deadlines(t *testing.T, config Config) {
