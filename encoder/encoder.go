@@ -80,8 +80,9 @@ type Encoder struct {
 	lock    *os.File
 	prober  probe.Prober
 	budget  *budget
-	// These are as the constants; tests have less patience.
+	// These are as the constants; tests have more patience, or less.
 	complexityLimit time.Duration
+	loudnessLimit   time.Duration
 	partPatience    time.Duration
 	movies          movies
 
@@ -116,7 +117,7 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 	}
 	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
 		prober:          probe.Prober{Limits: opt.Source, Process: opt.Child},
-		complexityLimit: complexityLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+		complexityLimit: complexityLimit, loudnessLimit: loudnessLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
 	if opt.Memory > 0 {
 		e.budget = newBudget(opt.Memory)
 	}

@@ -48,7 +48,7 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 		limits.Wall, least = wall(length, 1), 0
 		args = soundOf(in, spec, 0).LoudnessArgs()
 	} else {
-		limits.Wall = loudnessLimit
+		limits.Wall = e.loudnessLimit
 		args = sample(in, spec, length, run).Args()
 	}
 	level, err := measure(ctx, ffmpeg.Command{Name: "ffmpeg", Args: args, Outputs: 1, Limits: limits})

@@ -295,22 +295,22 @@ func TestOwnRegionFirst(t *testing.T) {
 	eu, us := e.worker("eu", 3, handler("eu")), e.worker("us", 1, handler("us"))
 	e.start(us.Run)
 	e.start(eu.Run)
-	e.eventually("both wait", 10*time.Second, func() bool {
+	e.eventually("both wait", 30*time.Second, func() bool {
 		c, err := e.conn.js.Consumer(t.Context(), streamJobs, "first-eu-any")
 		return err == nil && c.CachedInfo().NumWaiting == 2
 	})
 	for range 3 {
 		e.upload("ann")
 		n := count("eu")
-		e.eventually("taken at home", 10*time.Second, func() bool { return count("eu") > n })
-		e.eventually("waits again", 10*time.Second, func() bool {
+		e.eventually("taken at home", 30*time.Second, func() bool { return count("eu") > n })
+		e.eventually("waits again", 30*time.Second, func() bool {
 			c, err := e.conn.js.Consumer(t.Context(), streamJobs, "first-eu-any")
 			return err == nil && (c.CachedInfo().NumWaiting == 2 || count("eu") == 3)
 		})
 	}
 	require.Zero(t, count("us"))
 	e.upload("ann")
-	e.eventually("taken elsewhere", 10*time.Second, func() bool { return count("us") == 1 })
+	e.eventually("taken elsewhere", 30*time.Second, func() bool { return count("us") == 1 })
 	close(block)
 }
 
