@@ -195,7 +195,7 @@ def received(postgresql):
         return cursor.fetchone()[0]
 
 
-# How long a member must have stood still before it is copied anew.
+# How long a member must have received nothing before it is asked whether it can.
 STRANDED = 20
 
 
@@ -205,7 +205,7 @@ def rescue(ha):
     while True:
         time.sleep(LOOK)
         try:
-            now = received(ha.state_handler) if follows(ha) else None
+            now = received(ha.state_handler) if follows(ha) and not streams(ha.state_handler) else None
             if now is None or now != at:
                 at, since = now, time.time()
             elif time.time() - since > STRANDED and stranded(ha, at):
@@ -220,6 +220,12 @@ def follows(ha):
     own, cluster = ha.state_handler, ha.cluster
     return (cluster and cluster.leader and cluster.leader.name != own.name and not ha.is_paused()
             and not cluster.sync.matches(own.name) and own.role == "replica" and own.state == "running")
+
+
+def streams(postgresql):
+    with postgresql.connection().cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming')")
+        return cursor.fetchone()[0]
 
 
 def stranded(ha, position):
