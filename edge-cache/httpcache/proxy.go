@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
@@ -347,7 +348,9 @@ func (x *exchange) forward(reason string, s *response) {
 		out.Body, out.ContentLength = x.content, x.r.ContentLength
 	}
 	asked := x.p.now()
-	res, err := x.p.transport.RoundTrip(x.informed(out))
+	out, informed := x.informed(out)
+	res, err := x.p.transport.RoundTrip(out)
+	informed()
 	if err != nil {
 		if x.content != nil && x.content.tooLate() {
 			x.w.Header().Set("Connection", "close")
@@ -381,13 +384,18 @@ func (x *exchange) forward(reason string, s *response) {
 }
 
 // informed has interim responses to out passed on (RFC 9110 section 15.2), but for 100,
-// which is ours to send, and 101.
-func (x *exchange) informed(out *http.Request) *http.Request {
+// which is ours to send, and 101. Call done when the round trip is over: the transport
+// may still read what its caller doesn't wait for any more.
+func (x *exchange) informed(out *http.Request) (_ *http.Request, done func()) {
 	if !x.r.ProtoAtLeast(1, 1) {
-		return out
+		return out, func() {}
 	}
-	return out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
-		if status <= http.StatusSwitchingProtocols {
+	var mu sync.Mutex
+	over := false
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if over || status <= http.StatusSwitchingProtocols {
 			return nil
 		}
 		h := x.w.Header()
@@ -397,7 +405,12 @@ func (x *exchange) informed(out *http.Request) *http.Request {
 		clear(h) // net/http keeps them for the last response
 		maps.Copy(h, own)
 		return nil
-	}}))
+	}}
+	return out.WithContext(httptrace.WithClientTrace(out.Context(), trace)), func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}
 }
 
 func safe(method string) bool {
