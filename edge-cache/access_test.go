@@ -115,10 +115,10 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, "private, max-age=31536000, immutable", res.Header.Get("Cache-Control"))
 }
 
-// TestRevokedKeyEndsSessions: also of tokens that were found good before.
-func TestRevokedKeyEndsSessions(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, testenv.S3(t, 1))
+// watching is an edge with a private video, a token for it and that of its session.
+func watching(t *testing.T) (w *world, tokens []string) {
+	t.Helper()
+	w = newWorld(t, testenv.S3(t, 1))
 	rec := record0()
 	rec.Visibility = playback.Private
 	w.video(rec, 1)
@@ -126,12 +126,19 @@ func TestRevokedKeyEndsSessions(t *testing.T) {
 	good := mint(t, w, token.PlaybackKeyFile, token.Claims{})
 	_, b := w.get("/v/" + good + "/" + asset + "/master.m3u8")
 	session := regexp.MustCompile(`/v/([^/]+)/`).FindStringSubmatch(string(b))[1]
-	for _, tok := range []string{good, session} {
+	return w, []string{good, session}
+}
+
+// TestRevokedKeyEndsSessions: also of tokens that were found good before.
+func TestRevokedKeyEndsSessions(t *testing.T) {
+	t.Parallel()
+	w, tokens := watching(t)
+	for _, tok := range tokens {
 		res, _ := w.get(segURL(tok, 0))
 		require.Equal(t, 200, res.StatusCode)
 	}
 	w.revokePlaybackKeys()
-	for _, tok := range []string{good, session} {
+	for _, tok := range tokens {
 		require.Eventually(t, func() bool {
 			res, _ := w.get(segURL(tok, 0))
 			return res.StatusCode == 403
@@ -156,18 +163,11 @@ func (w *world) revokePlaybackKeys() {
 // revoked meanwhile, from the first request on.
 func TestKeyRevokedWhileDown(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testenv.S3(t, 1))
-	rec := record0()
-	rec.Visibility = playback.Private
-	w.video(rec, 1)
-	w.start("eu-1")
-	good := mint(t, w, token.PlaybackKeyFile, token.Claims{})
-	_, b := w.get("/v/" + good + "/" + asset + "/master.m3u8")
-	session := regexp.MustCompile(`/v/([^/]+)/`).FindStringSubmatch(string(b))[1]
+	w, tokens := watching(t)
 	w.stop()
 	w.revokePlaybackKeys()
 	w.start("eu-1") // returns once ready
-	for _, tok := range []string{good, session} {
+	for _, tok := range tokens {
 		res, _ := w.get(segURL(tok, 0))
 		require.Equal(t, 403, res.StatusCode)
 	}

@@ -400,18 +400,11 @@ type decoder struct {
 	bad bool
 }
 
-func (d *decoder) count() uint64 {
-	n, k := binary.Uvarint(d.b)
-	if k <= 0 {
-		d.b, d.bad = nil, true
-		return 0
-	}
-	d.b = d.b[k:]
-	return n
-}
+func (d *decoder) count() uint64 { return integer(d, binary.Uvarint) }
+func (d *decoder) number() int64 { return integer(d, binary.Varint) }
 
-func (d *decoder) number() int64 {
-	n, k := binary.Varint(d.b)
+func integer[T int64 | uint64](d *decoder, read func([]byte) (T, int)) T {
+	n, k := read(d.b)
 	if k <= 0 {
 		d.b, d.bad = nil, true
 		return 0

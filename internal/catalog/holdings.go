@@ -24,19 +24,23 @@ type Holding struct {
 // are missing. It reads a follower, and asks the leader for what that doesn't know.
 func (c *Catalog) Holdings(ctx context.Context, ids []string) (map[string]Holding, error) {
 	out := make(map[string]Holding, len(ids))
-	ask := func(ctx context.Context, q *db.Queries) error {
-		rows, err := q.Holdings(ctx, ids)
-		for _, r := range rows {
-			out[r.ID] = Holding{Placement: placementOf(r.Placement, r.Regions), Gone: r.Gone}
+	ask := func(ids []string) func(context.Context, *db.Queries) error {
+		return func(ctx context.Context, q *db.Queries) error {
+			rows, err := q.Holdings(ctx, ids)
+			for _, r := range rows {
+				out[r.ID] = Holding{Placement: placementOf(r.Placement, r.Regions), Gone: r.Gone}
+			}
+			return err
 		}
-		return err
 	}
-	err := c.read(ctx, "holdings", ask)
-	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { _, known := out[id]; return known })
-	if err == nil && len(ids) > 0 {
-		err = c.direct(ctx, "holdings", ask)
+	if err := c.read(ctx, "holdings", ask(ids)); err != nil {
+		return out, err
 	}
-	return out, err
+	unknown := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { _, known := out[id]; return known })
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	return out, c.direct(ctx, "holdings", ask(unknown))
 }
 
 // Remains is what the leader says about the objects of an asset that should be gone.

@@ -130,7 +130,11 @@ func (s *threeRegions) store(t *testing.T) *objects.Store {
 	return st
 }
 
-const portPatroni = "8008"
+// patroni is the URL of a region's Patroni.
+func (s *threeRegions) patroni(name string) string {
+	host, _, _ := strings.Cut(s.Region(name).Postgres, ":")
+	return "http://" + host + ":8008"
+}
 
 // leader is the region whose PostgreSQL leads.
 func (s *threeRegions) leader(t *testing.T) string {
@@ -140,8 +144,7 @@ func (s *threeRegions) leader(t *testing.T) string {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		for _, r := range s.Table.Regions {
-			host, _, _ := strings.Cut(r.Postgres, ":")
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+":"+portPatroni+"/primary", nil)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.patroni(r.Name)+"/primary", nil)
 			if err != nil {
 				return err
 			}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -117,34 +116,20 @@ func TestPoolsLeaveADemotedLeader(t *testing.T) {
 // switchover asks Patroni to make the synchronous standby the leader.
 func (s *threeRegions) switchover(t *testing.T, from string) (to string) {
 	t.Helper()
-	host, _, _ := strings.Cut(s.Region(from).Postgres, ":")
-	url := "http://" + host + ":" + portPatroni
 	eventually(t, 30*time.Second, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
-		var cluster struct {
-			Members []struct{ Name, Role string }
-		}
-		b, err := request(ctx, http.MethodGet, url+"/cluster", nil)
+		who, err := s.standbysNow(ctx, from)
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(b, &cluster); err != nil {
+		to = who.sync
+		b, err := json.Marshal(map[string]string{"leader": from, "candidate": to})
+		if err != nil {
 			return err
 		}
-		for _, m := range cluster.Members {
-			if m.Role != "sync_standby" {
-				continue
-			}
-			to = m.Name
-			b, err := json.Marshal(map[string]string{"leader": from, "candidate": to})
-			if err != nil {
-				return err
-			}
-			_, err = request(ctx, http.MethodPost, url+"/switchover", b)
-			return err
-		}
-		return errors.New("no synchronous standby")
+		_, err = request(ctx, http.MethodPost, s.patroni(from)+"/switchover", b)
+		return err
 	})
 	return to
 }

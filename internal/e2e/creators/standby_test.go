@@ -26,33 +26,40 @@ type standbys struct{ sync, other string }
 
 func (s *threeRegions) standbys(t *testing.T, leader string) (found standbys) {
 	t.Helper()
-	host, _, _ := strings.Cut(s.Region(leader).Postgres, ":")
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
-		found = standbys{}
-		b, err := request(ctx, http.MethodGet, "http://"+host+":"+portPatroni+"/cluster", nil)
-		if err != nil {
-			return err
+	eventually(t, 30*time.Second, func(ctx context.Context) (err error) {
+		found, err = s.standbysNow(ctx, leader)
+		if err == nil && found.other == "" {
+			err = errors.New("no standby but the synchronous one")
 		}
-		var cluster struct {
-			Members []struct{ Name, Role string }
-		}
-		if err := json.Unmarshal(b, &cluster); err != nil {
-			return err
-		}
-		for _, m := range cluster.Members {
-			switch m.Role {
-			case "sync_standby":
-				found.sync = m.Name
-			case "replica":
-				found.other = m.Name
-			}
-		}
-		if found.sync == "" || found.other == "" {
-			return fmt.Errorf("the members are %+v", cluster.Members)
-		}
-		return nil
+		return err
 	})
 	return found
+}
+
+// standbysNow asks a region's Patroni. That there is no synchronous one is an error.
+func (s *threeRegions) standbysNow(ctx context.Context, name string) (found standbys, err error) {
+	b, err := request(ctx, http.MethodGet, s.patroni(name)+"/cluster", nil)
+	if err != nil {
+		return found, err
+	}
+	var cluster struct {
+		Members []struct{ Name, Role string }
+	}
+	if err := json.Unmarshal(b, &cluster); err != nil {
+		return found, err
+	}
+	for _, m := range cluster.Members {
+		switch m.Role {
+		case "sync_standby":
+			found.sync = m.Name
+		case "replica":
+			found.other = m.Name
+		}
+	}
+	if found.sync == "" {
+		return found, fmt.Errorf("no synchronous standby: %+v", cluster.Members)
+	}
+	return found, nil
 }
 
 // sql connects to a region's PostgreSQL for the test; commits there don't wait for

@@ -188,11 +188,15 @@ def catch_up(ha):
     log.info("%d of %d bytes of the log fetched from %s before the promotion", at - had, ahead.wal_position - had, ahead.member.name)
 
 
-def received(postgresql):
+def value(postgresql, statement):
     with postgresql.connection().cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.pg_wal_lsn_diff("
-                       "greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')::bigint")
+        cursor.execute(statement)
         return cursor.fetchone()[0]
+
+
+def received(postgresql):
+    return value(postgresql, "SELECT pg_catalog.pg_wal_lsn_diff("
+                 "greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')::bigint")
 
 
 # How long a member must have received nothing before it is asked whether it can.
@@ -223,9 +227,7 @@ def follows(ha):
 
 
 def streams(postgresql):
-    with postgresql.connection().cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming')")
-        return cursor.fetchone()[0]
+    return value(postgresql, "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming')")
 
 
 def stranded(ha, position):
