@@ -52,29 +52,35 @@ const (
 	connectTimeout = 2 * time.Second
 	queryTimeout   = 5 * time.Second
 	roundTrips     = 8
-	// replayWait is how long a read waits for a follower to replay the session's writes.
+	// replayWait is how long a read waits for a server to replay what it must show.
 	replayWait = 100 * time.Millisecond
 	maxConns   = 10
 )
 
-// Catalog is a connection to the leader and to a follower. Safe for concurrent use.
+// Catalog is a connection to the leader and to the nearest server, which is a follower
+// or the leader itself. Safe for concurrent use.
 type Catalog struct {
-	leader, follower *leavable
-	finder           *leaderFinder
+	leader, nearest *leavable
+	finder          *leaderFinder
 	// heard is when the leader answered last.
 	heard *hearing
 	// timeout is the deadline of a call.
 	timeout time.Duration
 	// left counts the leaders that were left.
 	left atomic.Int64
-	// rest is until when the follower isn't asked, Unix nanoseconds; 0 while it is well.
+	// rest is until when the nearest server isn't asked, Unix nanoseconds; 0 while it
+	// is well.
 	rest atomic.Int64
-	log  *slog.Logger
+	// horizon is what the nearest server must know of, and patience how long a read
+	// waits for the leader's word on that.
+	horizon  horizon
+	patience time.Duration
+	log      *slog.Logger
 }
 
-// Open prepares the pools for dsn, which may name several hosts, the farthest of
-// them a round trip of rtt away. It doesn't connect: PostgreSQL may be away. Close
-// the catalog when done.
+// Open prepares the pools for dsn, which may name several hosts, the nearest first and
+// the farthest of them a round trip of rtt away. It doesn't connect: PostgreSQL may be
+// away. Close the catalog when done.
 func Open(dsn string, rtt time.Duration, log *slog.Logger) (*Catalog, error) {
 	heard := &hearing{}
 	finder := newLeaderFinder(connectTimeout+roundTrips*rtt, heard)
@@ -88,12 +94,12 @@ func Open(dsn string, rtt time.Duration, log *slog.Logger) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	follower, err := newPool(dsn, "prefer-standby", finder.timeout, nil)
+	nearest, err := newPool(dsn, "any", finder.timeout, nil)
 	if err != nil {
 		leader.close()
 		return nil, err
 	}
-	return &Catalog{leader: leader, follower: follower, finder: finder, heard: heard, timeout: queryTimeout + roundTrips*rtt, log: log}, nil
+	return &Catalog{leader: leader, nearest: nearest, finder: finder, heard: heard, timeout: queryTimeout + roundTrips*rtt, patience: replayWait + 2*rtt, horizon: horizon{most: staleMost}, log: log}, nil
 }
 
 func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Config)) (*leavable, error) {
@@ -127,8 +133,9 @@ func newPool(dsn, target string, timeout time.Duration, change func(*pgxpool.Con
 // Close ends all connections, after the calls under way.
 func (c *Catalog) Close() {
 	c.finder.stop()
+	c.horizon.close()
 	c.leader.close()
-	c.follower.close()
+	c.nearest.close()
 }
 
 // migrateLock is the advisory lock only one process migrates under.
@@ -277,52 +284,53 @@ func (c *Catalog) leave(left int64) {
 // readOnly is the SQLSTATE of a write on a standby: it certainly had no effect.
 const readOnly = "25006"
 
-// read runs fn on a follower that has replayed what the session of ctx wrote,
-// else on the leader. That a row isn't there is the leader's to say.
+// read runs fn on the nearest server if that has replayed what the session of ctx
+// wrote, and what anyone committed more than staleMost ago, else on the leader. That a
+// row isn't there is the leader's to say.
 func (c *Catalog) read(ctx context.Context, what string, fn func(ctx context.Context, q *db.Queries) error) error {
 	if !c.mayAsk() {
 		return c.direct(ctx, what, fn)
 	}
-	err := c.onFollower(ctx, fn)
+	err := c.onNearest(ctx, fn)
 	if err == nil || !lost(err) {
 		c.rest.Store(0)
 	}
 	switch {
 	case errors.Is(err, errBehind), errors.Is(err, errNoRows):
-		// A follower that lags, or belongs to a region that was cut off until now,
+		// A server that lags, or belongs to a region that was cut off until now,
 		// can't say that there is no such row.
 		return c.direct(ctx, what, fn)
 	case err != nil && lost(err) && ctx.Err() == nil:
-		c.rest.Store(time.Now().Add(followerRest).UnixNano())
-		c.follower.leave()
+		c.rest.Store(time.Now().Add(nearestRest).UnixNano())
+		c.nearest.leave()
 		return c.direct(ctx, what, fn)
 	}
 	return wrap(what, err)
 }
 
-// followerRest is how long a follower that failed isn't asked. One that hangs would
-// cost every read half a deadline, and a request has several.
-const followerRest = 5 * time.Second
+// nearestRest is how long a nearest server that failed isn't asked. One that hangs
+// would cost every read half a deadline, and a request has several.
+const nearestRest = 5 * time.Second
 
-// mayAsk reports whether a read may ask the follower. After its rest one tries it,
+// mayAsk reports whether a read may ask the nearest server. After its rest one tries it,
 // the others go on asking the leader meanwhile.
 func (c *Catalog) mayAsk() bool {
 	rest, now := c.rest.Load(), time.Now()
-	return rest == 0 || now.UnixNano() >= rest && c.rest.CompareAndSwap(rest, now.Add(followerRest).UnixNano())
+	return rest == 0 || now.UnixNano() >= rest && c.rest.CompareAndSwap(rest, now.Add(nearestRest).UnixNano())
 }
 
-var errBehind = errors.New("the follower hasn't replayed the session's writes")
+var errBehind = errors.New("the nearest server hasn't replayed what it would have to show")
 
-func (c *Catalog) onFollower(ctx context.Context, fn func(ctx context.Context, q *db.Queries) error) error {
-	s := sessionFrom(ctx)
-	lsn, leaderOnly := s.position()
+func (c *Catalog) onNearest(ctx context.Context, fn func(ctx context.Context, q *db.Queries) error) error {
+	own, leaderOnly := sessionFrom(ctx).position()
 	if leaderOnly {
 		return errBehind
 	}
-	// A follower that hangs must leave time to ask the leader.
+	lsn := later(own, c.mustHaveReplayed(ctx))
+	// A server that hangs must leave time to ask the leader.
 	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
 	defer cancel()
-	conn, err := c.follower.pool().Acquire(ctx)
+	conn, err := c.nearest.pool().Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -362,12 +370,27 @@ type Session struct {
 // ParseSession reads the value of a Meridian-Session header; anything that
 // isn't one gives an empty session.
 func ParseSession(header string) *Session {
-	var hi, lo uint32
 	s := &Session{}
-	if n, err := fmt.Sscanf(header, "%X/%X", &hi, &lo); n == 2 && err == nil {
-		s.lsn = fmt.Sprintf("%X/%X", hi, lo)
+	if at, ok := parseLSN(header); ok {
+		s.lsn = fmt.Sprintf("%X/%X", at>>32, uint32(at))
 	}
 	return s
+}
+
+// parseLSN reads a position in the write-ahead log, as pg_lsn is written.
+func parseLSN(s string) (uint64, bool) {
+	var hi, lo uint32
+	n, err := fmt.Sscanf(s, "%X/%X", &hi, &lo)
+	return uint64(hi)<<32 | uint64(lo), n == 2 && err == nil
+}
+
+// later returns the later of two positions; what isn't one is before all others.
+func later(a, b string) string {
+	pa, _ := parseLSN(a)
+	if pb, ok := parseLSN(b); ok && pb >= pa {
+		return b
+	}
+	return a
 }
 
 // Header is the value for Meridian-Session, empty if nothing was written or read so far.

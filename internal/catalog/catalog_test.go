@@ -319,13 +319,13 @@ func TestSessionReadsItsOwnWrites(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// What a follower doesn't have may be new, or it was cut off for a while: only the
+// What the nearest server doesn't have may be new, or it was cut off for a while: only the
 // leader says that there is none.
 func TestLeaderSaysWhatIsMissing(t *testing.T) {
 	c := fresh(t)
 	behind := open(t, testenv.Postgres(t))
 	require.NoError(t, behind.Migrate(t.Context()))
-	lagging := &Catalog{leader: c.leader, follower: behind.leader, finder: c.finder, heard: c.heard, timeout: c.timeout, log: c.log}
+	lagging := &Catalog{leader: c.leader, nearest: behind.leader, finder: c.finder, heard: c.heard, timeout: c.timeout, log: c.log}
 	a, err := c.CreateAsset(t.Context(), NewAsset{Owner: "ann", Region: "eu"})
 	require.NoError(t, err)
 	got, err := lagging.GetAsset(t.Context(), "ann", a.ID)

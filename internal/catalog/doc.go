@@ -23,6 +23,6 @@
 // isn't usable. Writes go to the leader: when it is demoted or lost, its pool is
 // left at once, and the caller gets ErrUnavailable, to be tried again. Such an
 // error leaves open whether the write happened; every write here may be repeated.
-// Reads prefer a follower, and ask the leader when the follower hasn't replayed
-// what the session has written.
+// Reads prefer the nearest server, and ask the leader when that hasn't replayed what
+// the session has written, or what anyone has committed some seconds ago.
 package catalog

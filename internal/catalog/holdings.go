@@ -21,7 +21,7 @@ type Holding struct {
 }
 
 // Holdings returns what is known of the assets; those the catalog doesn't know
-// are missing. It reads a follower, and asks the leader for what that doesn't know.
+// are missing. It asks the nearest server, and the leader for what that doesn't know.
 func (c *Catalog) Holdings(ctx context.Context, ids []string) (map[string]Holding, error) {
 	out := make(map[string]Holding, len(ids))
 	ask := func(ids []string) func(context.Context, *db.Queries) error {

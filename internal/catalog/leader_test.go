@@ -44,8 +44,8 @@ func TestHungServerCostsNothing(t *testing.T) {
 	}
 }
 
-// A follower that hangs costs those who ask it at first, and is asked again later.
-func TestHungFollowerRests(t *testing.T) {
+// A nearest server that hangs costs those who ask it at first, and is asked again later.
+func TestHungNearestRests(t *testing.T) {
 	c, hung := behindHung(t)
 	read := func() {
 		require.NoError(t, c.read(t.Context(), "ask", func(ctx context.Context, q *db.Queries) error {
@@ -58,10 +58,10 @@ func TestHungFollowerRests(t *testing.T) {
 	for range 3 {
 		read()
 	}
-	require.Less(t, time.Since(begin), c.timeout/2, "the follower isn't asked")
+	require.Less(t, time.Since(begin), c.timeout/2, "it isn't asked")
 	require.NoError(t, hung.Close())
-	require.Eventually(t, func() bool { read(); return c.rest.Load() == 0 }, 3*followerRest, followerRest/10)
-	require.Positive(t, c.follower.pool().Stat().TotalConns(), "it is asked again")
+	require.Eventually(t, func() bool { read(); return c.rest.Load() == 0 }, 3*nearestRest, nearestRest/10)
+	require.Positive(t, c.nearest.pool().Stat().TotalConns(), "it is asked again")
 }
 
 // Those who failed with a leader that was left mustn't cost its successor's

@@ -30,9 +30,9 @@ type tx struct {
 	sent, committing bool
 }
 
-// inTx runs fn in a transaction on a connection of pool. With position it returns the
+// inTx runs fn in a transaction on a connection of pool. With wantPosition it returns the
 // position in the write-ahead log after the commit, empty if that couldn't be read.
-func inTx(ctx context.Context, pool *pgxpool.Pool, position bool, fn func(q *db.Queries) error) (lsn string, err error) {
+func inTx(ctx context.Context, pool *pgxpool.Pool, wantPosition bool, fn func(q *db.Queries) error) (lsn string, err error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return "", &uncommittedError{err}
@@ -41,7 +41,7 @@ func inTx(ctx context.Context, pool *pgxpool.Pool, position bool, fn func(q *db.
 	t := &tx{ctx: ctx, conn: conn.Conn()}
 	t.waiting.Queue("begin")
 	if err = fn(db.New(t)); err == nil {
-		lsn, err = t.commit(position)
+		lsn, err = t.commit(wantPosition)
 	}
 	if err != nil {
 		t.rollback()
@@ -106,14 +106,14 @@ func (t *tx) send(last int) (pgx.BatchResults, error) {
 	return results, nil
 }
 
-func (t *tx) commit(position bool) (lsn string, err error) {
+func (t *tx) commit(wantPosition bool) (lsn string, err error) {
 	if !t.sent && t.waiting.Len() == 1 {
 		return "", nil // nothing but BEGIN
 	}
 	t.waiting.Queue("commit")
 	last := 1
-	if position {
-		t.waiting.Queue("SELECT pg_current_wal_lsn()::text")
+	if wantPosition {
+		t.waiting.Queue(position)
 		last++
 	}
 	t.committing = true
@@ -128,7 +128,7 @@ func (t *tx) commit(position bool) (lsn string, err error) {
 	if err != nil {
 		return "", closeResults(results, err)
 	}
-	if position && results.QueryRow().Scan(&lsn) != nil {
+	if wantPosition && results.QueryRow().Scan(&lsn) != nil {
 		lsn = ""
 	}
 	// From here on errors are the connection's: it isn't used again, and the commit stands.
