@@ -66,8 +66,6 @@ type Catalog struct {
 	heard *hearing
 	// timeout is the deadline of a call.
 	timeout time.Duration
-	// left counts the leaders that were left.
-	left atomic.Int64
 	// rest is until when the nearest server isn't asked, Unix nanoseconds; 0 while it
 	// is well.
 	rest atomic.Int64
@@ -218,7 +216,7 @@ func (c *Catalog) onLeader(ctx context.Context, fn func(ctx context.Context) err
 	defer cancel()
 	var err error
 	for range 2 {
-		left := c.left.Load()
+		left := c.finder.left()
 		actx, stop := c.unlessSilent(tctx)
 		err = fn(actx)
 		stop()
@@ -274,9 +272,8 @@ func (c *Catalog) unlessSilent(ctx context.Context) (_ context.Context, stop fun
 // leave drops the connections to a leader that failed someone who began when as
 // many leaders had been left. Who began before the last was left says nothing
 // about the connections made since.
-func (c *Catalog) leave(left int64) {
-	if c.left.CompareAndSwap(left, left+1) {
-		c.finder.forget()
+func (c *Catalog) leave(left int) {
+	if c.finder.forget(left) {
 		c.leader.leave()
 	}
 }

@@ -27,7 +27,7 @@ type leaderFinder struct {
 	looking singleflight.Group
 	mu      sync.Mutex
 	known   *server
-	// forgotten counts how often the leader was forgotten.
+	// forgotten counts the leaders that were left.
 	forgotten int
 }
 
@@ -42,12 +42,24 @@ func newLeaderFinder(timeout time.Duration, heard *hearing) *leaderFinder {
 	return f
 }
 
-// forget has the next connection look for the leader anew.
-func (f *leaderFinder) forget() {
+// left is how many leaders were left.
+func (f *leaderFinder) left() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.forgotten
+}
+
+// forget has the next connection look for the leader anew. It does nothing, and returns
+// false, when one was left since the caller counted left.
+func (f *leaderFinder) forget(left int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.forgotten != left {
+		return false
+	}
 	f.known = nil
 	f.forgotten++
+	return true
 }
 
 // found reports whether the leader is known.

@@ -40,7 +40,7 @@ func TestHungServerCostsNothing(t *testing.T) {
 		begin := time.Now()
 		require.NoError(t, ask())
 		require.Less(t, time.Since(begin), connectTimeout*3/4)
-		c.leave(c.left.Load())
+		c.leave(c.finder.left())
 	}
 }
 
@@ -70,9 +70,9 @@ func TestLeaderIsLeftOnce(t *testing.T) {
 	c, err := Open(testenv.Postgres(t), 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer c.Close()
-	before := c.left.Load()
+	before := c.finder.left()
 	for range 3 {
 		c.leave(before)
 	}
-	require.Equal(t, before+1, c.left.Load())
+	require.Equal(t, before+1, c.finder.left())
 }

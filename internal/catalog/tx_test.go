@@ -182,12 +182,12 @@ func TestLeaderDiesWithinAWrite(t *testing.T) {
 	w.dieBefore(1)
 	require.NoError(t, rename("retried"))
 	require.Equal(t, "retried", one[string](t, c, "SELECT title FROM assets WHERE id = $1", a.ID))
-	require.EqualValues(t, 1, c.left.Load())
+	require.EqualValues(t, 1, c.finder.left())
 
 	require.NoError(t, rename("warm"))
 	w.dieBefore(2)
 	require.ErrorIs(t, rename("in doubt"), ErrUnavailable)
-	require.EqualValues(t, 2, c.left.Load())
+	require.EqualValues(t, 2, c.finder.left())
 	w.dieBefore(0)
 	require.NoError(t, rename("after"))
 }
@@ -241,7 +241,7 @@ func TestSilentLeaderIsLeftWithinAWrite(t *testing.T) {
 	_, err = c.UpdateAsset(t.Context(), "ann", a.ID, &title, nil)
 	require.NoError(t, err)
 	require.Greater(t, time.Since(begin), c.timeout/2)
-	require.EqualValues(t, 1, c.left.Load())
+	require.EqualValues(t, 1, c.finder.left())
 }
 
 // Only a leader that answers nobody is left for being late.
@@ -267,14 +267,14 @@ func TestSlowLeaderIsKept(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, slow(), ErrUnavailable)
-	require.Zero(t, c.left.Load())
+	require.Zero(t, c.finder.left())
 	stop()
 	require.NoError(t, g.Wait())
 	w.mu.Lock() // nothing passes
 	err := slow()
 	w.mu.Unlock()
 	require.ErrorIs(t, err, ErrUnavailable)
-	require.EqualValues(t, 1, c.left.Load())
+	require.EqualValues(t, 1, c.finder.left())
 }
 
 // A leader that hangs keeps nobody from the next one, however many asked it: pgx says
