@@ -30,8 +30,10 @@ const (
 	deadAfter = 9 * time.Second
 	// maxAnswer bounds what is read of a JSON answer.
 	maxAnswer = 8 << 20
-	pauseMin  = 250 * time.Millisecond
-	pauseMax  = 10 * time.Second
+	// sessionHeader says what a request must show, and what a write has changed.
+	sessionHeader = "Meridian-Session"
+	pauseMin      = 250 * time.Millisecond
+	pauseMax      = 10 * time.Second
 )
 
 // Client talks to one platform. Safe for concurrent use.
@@ -41,6 +43,9 @@ type Client struct {
 	at   atomic.Int64
 	key  string
 	http *http.Client
+	// session is what the last write returned, so that later requests show it; nil
+	// before the first.
+	session atomic.Pointer[string]
 	// Patience is how long a call is tried again, UploadPatience how long an
 	// upload is without a byte moving, and tried to begin while the API answers
 	// that it will work again.
@@ -185,6 +190,9 @@ func (c *Client) request(ctx context.Context, method, ref string, body io.Reader
 		req.Header[k] = v
 	}
 	req.Header.Set("Authorization", "Bearer "+c.key)
+	if s := c.session.Load(); s != nil {
+		req.Header.Set(sessionHeader, *s)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() == nil || errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
@@ -200,7 +208,17 @@ func (c *Client) request(ctx context.Context, method, ref string, body io.Reader
 		}
 		return nil, p
 	}
+	if method != http.MethodGet && method != http.MethodHead {
+		c.wrote(resp)
+	}
 	return resp, nil
+}
+
+// wrote notes what the answer to a write says of what is to be seen from now on.
+func (c *Client) wrote(resp *http.Response) {
+	if s := resp.Header.Get(sessionHeader); s != "" {
+		c.session.Store(&s)
+	}
 }
 
 // call sends JSON and reads JSON, again and again while that can help. in and

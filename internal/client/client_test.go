@@ -120,6 +120,29 @@ func TestDeletingTwiceIsDeleting(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, p.Status)
 }
 
+// TestSessionIsKept: what a client has written it is shown, by any region.
+func TestSessionIsKept(t *testing.T) {
+	var sent []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = append(sent, r.Header.Get(sessionHeader))
+		if r.Method == http.MethodGet {
+			w.Header().Set(sessionHeader, "0/9") // a read may have been on its way for long
+		} else {
+			w.Header().Set(sessionHeader, "0/10")
+		}
+		_ = json.NewEncoder(w).Encode(Asset{ID: "a"})
+	}))
+	defer srv.Close()
+	c := New([]string{srv.URL}, "mk_x")
+	defer c.Close()
+	for range 2 {
+		_, err := c.Asset(t.Context(), "a")
+		require.NoError(t, err)
+		require.NoError(t, c.DeleteAsset(t.Context(), "a"))
+	}
+	require.Equal(t, []string{"", "", "0/10", "0/10"}, sent)
+}
+
 func TestFollowWithoutEventsPolls(t *testing.T) {
 	var asked atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

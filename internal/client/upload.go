@@ -263,6 +263,7 @@ func (t *transfer) patch(ctx context.Context) error {
 	if err != nil || n < t.offset || n > t.size {
 		return fmt.Errorf("the API answered offset %q", resp.Header.Get("Upload-Offset"))
 	}
+	t.c.wrote(resp)
 	t.offset = n
 	return nil
 }
