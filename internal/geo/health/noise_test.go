@@ -143,7 +143,7 @@ func (w *world) fate(router int, to, url string) (wait time.Duration, status int
 	}
 	if from != to && (from == w.line || to == w.line) {
 		for range 2 { // ways
-			wait += lineBy + time.Duration(w.r.Int64N(int64(lineBy/4)))
+			wait += lineBy + time.Duration(w.r.Int64N(int64(lineBy/40)))
 			for w.r.Float64() < lineLoss { // sent again
 				wait += 300*time.Millisecond + wait
 			}
@@ -387,7 +387,7 @@ func TestPartialFailureIsNoLoss(t *testing.T) {
 		min, max float64
 	}{
 		"errors": {func(w *world) { w.failing, w.share = "us", 0.3 }, 2*failHigh - 1.0/64, 0.91},
-		"slow":   {func(w *world) { w.slowed, w.slowBy = "us", 700*time.Millisecond }, slowShed, slowShed},
+		"slow":   {func(w *world) { w.slowed, w.slowBy = "us", 350*time.Millisecond }, slowShed, slowShed},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := startWorld(t, 9)

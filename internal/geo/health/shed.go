@@ -41,7 +41,7 @@ const (
 	// elsewhere: a pause is no reason to. slowSuspect of them are enough to suspect the
 	// way there.
 	slowTimes, slowShed               = 4, 0.5
-	slowLeast, slowMost               = 0.15, 0.4 // seconds
+	slowLeast, slowMost               = 0.15, 0.3 // seconds
 	slowHigh, slowSuspect, slowWindow = 9, 5, 12
 	// What is usual rises over riseTau and falls over fallTau.
 	riseTau, fallTau = 5 * time.Minute, 10 * time.Second
