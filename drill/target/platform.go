@@ -290,7 +290,10 @@ func (p *Platform) healProcess(ctx context.Context, f Fault) error {
 	switch f.Fault {
 	case scenario.Hang:
 		pid, err := p.process(ctx, f)
-		if err != nil {
+		switch {
+		case errors.Is(err, errNotRunning):
+			return nil // it noticed that it stood still, and ended
+		case err != nil:
 			return err
 		}
 		return named(f, pid, supervise.ResumeTree(pid, p.apart(f)))
@@ -305,6 +308,8 @@ func (p *Platform) healProcess(ctx context.Context, f Fault) error {
 	}
 	return nil // what was killed, the platform restarts
 }
+
+var errNotRunning = errors.New("doesn't run")
 
 // process finds the number of a region's process.
 func (p *Platform) process(ctx context.Context, f Fault) (int, error) {
@@ -325,7 +330,7 @@ func (p *Platform) process(ctx context.Context, f Fault) (int, error) {
 				continue
 			}
 			if x.PID == 0 || x.State == supervise.Stopped {
-				return 0, fmt.Errorf("%s: %s of %s doesn't run", f, x.Name, f.Region)
+				return 0, fmt.Errorf("%s: %s of %s %w", f, x.Name, f.Region, errNotRunning)
 			}
 			return x.PID, nil
 		}
