@@ -21,6 +21,7 @@ import (
 
 	"github.com/meridian-video/meridian/internal/catalog/db"
 	"github.com/meridian-video/meridian/internal/service"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 //go:embed migrations/*.sql
@@ -139,9 +140,34 @@ func (c *Catalog) Close() {
 // migrateLock is the advisory lock only one process migrates under.
 const migrateLock = 0x6d65726964 // "merid"
 
-// Migrate brings the schema up to date on the leader, one process at a time. It
-// returns ErrUnavailable while there is no leader.
+// A process that is far from the leader looks every migrateLook whether a nearer one
+// migrates, for at most leaveMigrating. It would take a round trip for each statement,
+// and all others would wait for it.
+const (
+	migrateLook    = 250 * time.Millisecond
+	leaveMigrating = 5 * time.Second
+)
+
+// Migrate brings the schema up to date on the leader, one process at a time, one that
+// is near the leader if there is any. It returns ErrUnavailable while there is no
+// leader.
 func (c *Catalog) Migrate(ctx context.Context) error {
+	for began := time.Now(); ; {
+		asked := time.Now()
+		have, want, err := c.version(ctx)
+		if err != nil || have >= want {
+			return err
+		}
+		if time.Since(asked) <= FarRTT || time.Since(began) > leaveMigrating {
+			return c.migrate(ctx)
+		}
+		if err := sleep.For(ctx, migrateLook); err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
+	}
+}
+
+func (c *Catalog) migrate(ctx context.Context) error {
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrateLock), lock.WithLockTimeout(1, 30))
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -162,21 +188,25 @@ func (c *Catalog) Migrate(ctx context.Context) error {
 
 // Ready returns nil when a leader answers and has this version's schema.
 func (c *Catalog) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	want, err := newestMigration()
-	if err != nil {
-		return err
-	}
-	var have int64
-	err = c.leader.pool().QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
-	if err != nil && sqlState(err) != "42P01" { // undefined_table: never migrated
-		return wrap("PostgreSQL leader", err)
-	}
-	if have < want {
+	have, want, err := c.version(ctx)
+	if err == nil && have < want {
 		return fmt.Errorf("PostgreSQL schema is at version %d, this program needs %d: an api of this version migrates it", have, want)
 	}
-	return nil
+	return err
+}
+
+// version returns the version of the leader's schema and the one this program needs.
+func (c *Catalog) version(ctx context.Context) (have, want int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	if want, err = newestMigration(); err != nil {
+		return 0, 0, err
+	}
+	err = c.leader.pool().QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&have)
+	if err != nil && sqlState(err) != "42P01" { // undefined_table: never migrated
+		return 0, 0, wrap("PostgreSQL leader", err)
+	}
+	return have, want, nil
 }
 
 func newestMigration() (int64, error) {

@@ -108,9 +108,26 @@ func (c *Conn) Setup(ctx context.Context) error {
 	return err
 }
 
-// ensure makes a stream what it should be. It looks first: a change, also one that
-// changes nothing, is agreed on by all servers, and every process asks at a start.
+// ensureTimeout is how long ensure waits for one answer.
+const ensureTimeout = 1500 * time.Millisecond
+
+// ensure makes a stream what it should be. Where several processes ask for a new one in
+// the same moment, as all do at a platform's first start, NATS makes it and may answer
+// none of them: so it looks again soon.
 func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig) error {
+	for {
+		octx, cancel := context.WithTimeout(ctx, ensureTimeout)
+		err := c.ensureOnce(octx, want)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// ensureOnce looks first: a change, also one that changes nothing, is agreed on by all
+// servers, and every process asks at a start.
+func (c *Conn) ensureOnce(ctx context.Context, want jetstream.StreamConfig) error {
 	s, err := c.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		_, err = c.js.CreateOrUpdateStream(ctx, want)
