@@ -59,6 +59,29 @@ for want, got in [
 `)
 }
 
+func TestSocketLocks(t *testing.T) {
+	python(t, `
+import os, run_patroni as r, subprocess, sys, tempfile
+home = tempfile.mkdtemp()
+data, lock = os.path.join(home, "data"), os.path.join(home, ".s.PGSQL.5432.lock")
+os.mkdir(data)
+server = subprocess.Popen(["sleep", "60"], cwd=data)
+other = subprocess.Popen(["sleep", "60"], cwd=home)
+gone = subprocess.Popen(["true"])
+gone.wait()
+try:
+    r.unlock(lock, data)  # there is none
+    for what, left in [(server.pid, True), (other.pid, False), (gone.pid, False), ("", False), ("x", False)]:
+        with open(lock, "w") as f:
+            f.write("%s\n%s\n" % (what, data))
+        r.unlock(lock, data)
+        assert os.path.exists(lock) == left, what
+finally:
+    server.kill(), other.kill()
+    server.wait(), other.wait()
+`)
+}
+
 // python runs a script that may import Program.
 func python(t *testing.T, script string) {
 	t.Helper()

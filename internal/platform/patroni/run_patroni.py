@@ -4,7 +4,7 @@ A leader that stood still for longer than its lease (its machine was paused, its
 processes were stopped) finds its lease expired when it goes on. Before 3.1 Patroni
 then takes a new lease and writes the leader key again without looking whose it
 is: it takes it from the leader elected meanwhile, whose members rewind to the old
-one and drop all they had acknowledged since. Three corrections:
+one and drop all they had acknowledged since. Four corrections:
 
 1. The leader key is written again only if it is still the one this member knew
    (Patroni's pull request 2689, in 3.0.3).
@@ -246,6 +246,42 @@ def stranded(ha, position):
 
 ha.Ha.__init__ = ha_init
 Postgresql._pre_promote = pre_promote
+
+upstream_start = Postgresql.start
+
+
+def start(self, *args, **kwargs):
+    port = self.config.get("listen").rpartition(":")[2]
+    lock = os.path.join(self.config.get("parameters")["unix_socket_directories"], ".s.PGSQL.%s.lock" % port)
+    try:
+        unlock(lock, self.data_dir)
+    except Exception:
+        log.exception("%s stays", lock)
+    return upstream_start(self, *args, **kwargs)
+
+
+def unlock(lock, data_dir):
+    """Removes a socket's lock unless a process of the server of data_dir holds it.
+
+    Nobody else starts servers there, and every process of one works in its data
+    directory. Of a process of another user, whose directory isn't shown, PostgreSQL
+    knows that it isn't the one.
+    """
+    try:
+        with open(lock) as f:
+            pid = f.readline().strip()
+    except FileNotFoundError:
+        return
+    try:
+        if pid.isdigit() and os.path.samefile("/proc/%s/cwd" % pid, data_dir):
+            return
+    except (FileNotFoundError, PermissionError):
+        pass
+    os.remove(lock)
+    log.info("%s of process %s, which isn't PostgreSQL's, removed", lock, pid)
+
+
+Postgresql.start = start
 
 DAY = 24 * 60 * 60
 # What a base backup may take, and the pause after one that failed.
