@@ -234,6 +234,10 @@ func measure(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("isolated regions need root")
 	}
+	// Without them stock players would do nothing at all, and be measured at it.
+	if _, err := os.Stat(filepath.Join(here, "web", "node_modules")); err != nil {
+		return fmt.Errorf("the browser players aren't installed, sh tools/players.sh does that: %w", err)
+	}
 	n, most := o.length(plan)
 	fmt.Printf("%d batches, %v at most once the film is up, on a quiet machine\n", n, most.Round(time.Minute))
 	b := &bench{options: o}
