@@ -18,7 +18,7 @@ const (
 // horizon is how far a server must have come to answer reads, whoever asks. A session
 // knows what it wrote itself; that an API key was revoked elsewhere a server that was
 // cut off from the leader would never tell. Those who read ask the leader, one for
-// all, how far it is. While it doesn't answer, what it said last counts: then the
+// all, how far it is. While it doesn't answer, what it said before counts: then the
 // nearest server's word is the best there is.
 type horizon struct {
 	most          time.Duration // staleMost but in tests
@@ -48,13 +48,11 @@ func (c *Catalog) mustHaveReplayed(ctx context.Context) string {
 		h.asks.Go(c.askLeader)
 	}
 	answered := h.asking
-	need, patience := h.newest, c.patience-now.Sub(h.tried)
-	if now.Sub(h.older.at) < h.most {
-		need = h.older // a follower may lag a little
-	}
+	lsn, fresh := h.need(now)
+	patience := c.patience - now.Sub(h.tried)
 	h.mu.Unlock()
-	if answered == nil || now.Sub(need.at) < h.most || patience <= 0 {
-		return need.lsn
+	if fresh || answered == nil || patience <= 0 {
+		return lsn
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -65,7 +63,18 @@ func (c *Catalog) mustHaveReplayed(ctx context.Context) string {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.newest.lsn
+	lsn, _ = h.need(now)
+	return lsn
+}
+
+// need returns the position to ask for at a time and whether it is recent enough: the
+// older one if that is, for a follower may lag a little. It is too if none is: a leader
+// that was lost may have sent the last of its log to nobody. The caller holds mu.
+func (h *horizon) need(now time.Time) (lsn string, fresh bool) {
+	if now.Sub(h.older.at) >= h.most && now.Sub(h.newest.at) < h.most {
+		return h.newest.lsn, true
+	}
+	return h.older.lsn, now.Sub(h.older.at) < h.most
 }
 
 // askLeader asks the leader how far it is.
