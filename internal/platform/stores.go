@@ -13,6 +13,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/natshealth"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
@@ -189,13 +190,14 @@ func (p *plan) nats(r region.Region) (supervise.Spec, error) {
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return supervise.Spec{}, diskFull(err, p.state.dir)
 	}
+	monitor := "http://" + at(r, portNATSMonitor)
 	return supervise.Spec{
 		Name:  procNATS,
 		Argv:  []string{bin, "--config", file},
 		Env:   []string{p.oneShare()},
 		Grace: 10 * time.Second,
-		// Healthy means: JetStream is on, and in a cluster it has a leader and is current.
-		Ready: httpReady("http://"+at(r, portNATSMonitor)+"/healthz", http.StatusOK, ""),
+		Ready: func(ctx context.Context) error { return natshealth.Ready(ctx, monitor) },
+		Lost:  func(ctx context.Context) error { return natshealth.Lost(ctx, monitor, natshealth.Settling) },
 	}, nil
 }
 

@@ -18,7 +18,11 @@ const (
 	startExits    = 3
 	probeInterval = 50 * time.Millisecond
 	probeTimeout  = 2 * time.Second
-	defaultGrace  = 10 * time.Second
+	// A process is looked at each lostInterval for whether only a restart helps, and
+	// restarted when it did so lostTimes in a row.
+	lostInterval = 2 * time.Second
+	lostTimes    = 3
+	defaultGrace = 10 * time.Second
 )
 
 // Spec says how a process is run.
@@ -41,6 +45,9 @@ type Spec struct {
 	// time it is: what it needs and doesn't wait for well itself. It must honour its
 	// context.
 	After func(context.Context) error
+	// Lost says why the process, though it runs, only does its work again after a
+	// restart; nil while it does, or may without. It must honour its context.
+	Lost func(context.Context) error
 }
 
 // State of a process.
@@ -264,11 +271,17 @@ func (p *Process) incarnation(start time.Time, again bool) (ready bool, err erro
 	probes, cancel := context.WithCancel(context.Background())
 	becameReady := make(chan bool, 1)
 	go func() { becameReady <- p.probe(probes, start, again) }()
+	lost, unwatched := make(chan error, 1), make(chan struct{})
+	go func() { defer close(unwatched); lost <- p.watch(probes) }()
 	defer func() {
 		cancel()
 		ready = <-becameReady
+		<-unwatched
 	}()
 	select {
+	case err := <-lost:
+		p.terminate(cmd.Process, exit)
+		return false, err
 	case err := <-exit:
 		if err == nil {
 			err = errors.New("it ended by itself")
@@ -313,6 +326,31 @@ func (p *Process) probe(ctx context.Context, start time.Time, again bool) bool {
 	s := p.update(func(s *Status) { s.State = Ready }, nil)
 	p.group.s.report(Event{Status: s, Took: time.Since(start), Again: again})
 	return true
+}
+
+// watch returns why the process is to be restarted, once it is; it ends with ctx.
+func (p *Process) watch(ctx context.Context) error {
+	if p.spec.Lost == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	tick := time.NewTicker(lostInterval)
+	defer tick.Stop()
+	for times := 0; ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		try, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := p.spec.Lost(try)
+		cancel()
+		if err == nil {
+			times = 0
+		} else if times++; times == lostTimes {
+			return err
+		}
+	}
 }
 
 // poll asks until the answer is nil, or ctx ends: then it returns false. The last
