@@ -3,8 +3,8 @@
 //
 // A Window has room for some copies. A body gets one when it is asked for again:
 // a goroutine makes it, and until then, or when there is no room, the body itself
-// is written. Room is made by dropping copies that weren't asked for lately; a body
-// asked for less than all there are gets none.
+// is written. Room is made by dropping copies of which there are few hits beside those
+// of the body: making one costs as much as some hits save.
 //
 // Invariants
 //

@@ -20,8 +20,12 @@ const (
 	waiting = 16
 	// looks is how many copies are considered for being dropped for another one.
 	looks = 8
-	// maxUsed caps what is counted of the times a copy was asked for.
-	maxUsed = 3
+	// margin is how many times as often as a copy a body is asked for that takes its
+	// place. Bodies that are asked for alike would only be copied in turn.
+	margin = 2
+	// epoch is after how many times that bodies are asked for, what was counted of each is
+	// halved.
+	epoch = maxCopies
 	// rest is how long nothing is copied after a failure.
 	rest = time.Minute
 )
@@ -29,11 +33,21 @@ const (
 // Slot is a body's place for its copy, allocated apart from it: the copy may
 // outlive the body. The zero value has none.
 type Slot struct {
-	copy  atomic.Pointer[Copy]
-	asked atomic.Bool
+	copy atomic.Pointer[Copy]
+	heat atomic.Uint64 // the epoch of the last time it was asked for, and 32 bits of how often
 	// wanted: it waits to be copied.
 	wanted atomic.Bool
 }
+
+// ask counts, and returns how often the body was asked for lately.
+func (s *Slot) ask(now uint32) uint32 {
+	old := s.heat.Load()
+	n := cooled(old, now) + 1
+	s.heat.CompareAndSwap(old, uint64(now)<<32|uint64(n))
+	return n
+}
+
+func cooled(heat uint64, now uint32) uint32 { return uint32(heat) >> min(31, now-uint32(heat>>32)) }
 
 // Copy is a body in a memory file.
 type Copy struct {
@@ -41,7 +55,6 @@ type Copy struct {
 	fd   int
 	size int64
 	slot *Slot
-	used atomic.Int32
 	// refs counts the window and those who send.
 	refs atomic.Int64
 }
@@ -82,6 +95,7 @@ type Window struct {
 	once     sync.Once // closes stop
 	done     chan struct{}
 	bytes    atomic.Int64
+	asked    atomic.Uint64 // how often, all bodies
 	failed   func(error)
 
 	// run's own
@@ -110,20 +124,14 @@ func (w *Window) Bytes() int64 { return w.bytes.Load() }
 // Get returns the copy of body, whose slot s is, to be released; nil while there
 // is none. body must not change. It doesn't wait.
 func (w *Window) Get(s *Slot, body []byte) *Copy {
+	heat := s.ask(uint32(w.asked.Add(1) / epoch))
 	if c := s.copy.Load(); c != nil {
 		if !c.hold() {
 			return nil
 		}
-		if n := c.used.Load(); n < maxUsed {
-			c.used.CompareAndSwap(n, n+1)
-		}
 		return c
 	}
-	if !s.asked.Load() {
-		s.asked.Store(true)
-		return nil
-	}
-	if int64(len(body)) > w.capacity/4 || len(body) < MinSize || !s.wanted.CompareAndSwap(false, true) {
+	if heat < 2 || int64(len(body)) > w.capacity/4 || len(body) < MinSize || !s.wanted.CompareAndSwap(false, true) {
 		return nil
 	}
 	select {
@@ -139,7 +147,7 @@ func (w *Window) run() {
 	for {
 		select {
 		case x := <-w.wants:
-			if time.Now().After(w.rests) && w.room(int64(len(x.body))) {
+			if time.Now().After(w.rests) && w.room(x) {
 				w.add(x)
 			}
 			x.slot.wanted.Store(false)
@@ -152,17 +160,18 @@ func (w *Window) run() {
 	}
 }
 
-// room drops copies nobody asked for since it last looked, until there is room;
+// room drops copies that are asked for much less than the body, until there is room;
 // false when there are too few of them.
-func (w *Window) room(size int64) bool {
+func (w *Window) room(x want) bool {
+	size, now := int64(len(x.body)), uint32(w.asked.Load()/epoch)
+	heat := cooled(x.slot.heat.Load(), now)
 	for range looks {
 		if w.bytes.Load()+size <= w.capacity && len(w.copies) < maxCopies {
 			return true
 		}
 		w.hand %= len(w.copies)
 		c := w.copies[w.hand]
-		if n := c.used.Load(); n > 0 {
-			c.used.CompareAndSwap(n, n-1)
+		if margin*cooled(c.slot.heat.Load(), now) > heat {
 			w.hand++
 			continue
 		}
