@@ -1,8 +1,10 @@
 package edgecache
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
@@ -82,6 +85,42 @@ func TestDiskFails(t *testing.T) {
 	require.Equal(t, 200, res.StatusCode, "the record says nothing of the purge here")
 	require.Contains(t, res.Header.Get("Cache-Status"), "fwd=uri-miss")
 	require.Equal(t, 2, w.proxies[0].gets(segKey(0)), "it was purged from the disk, too")
+}
+
+// TestSentFromDisk: what memory has let go of is answered from the connection, says
+// where it comes from, and has the next segment brought.
+func TestSentFromDisk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.S3(t, 1))
+	w.video(record0(), 2)
+	w.start("eu-1")
+	w.keep(segURL("-", 0))
+	w.stop()
+	w.start("eu-1")
+	get := func(want string) {
+		res, b := w.get(segURL("-", 0))
+		require.Equal(t, `"eu-1"; hit; detail=`+want, res.Header.Get("Cache-Status"))
+		require.True(t, bytes.Equal(w.content[segKey(0)], b))
+	}
+	get("disk") // for the first time: it is verified
+	require.Eventually(t, func() bool { return w.edge.cache.Filling() == 0 }, 10*time.Second, time.Millisecond)
+	for i := range 3 * w.edge.cache.Stats().Capacity >> 20 {
+		w.edge.cache.Put(fmt.Sprint("other", i), cache.Info{}, make([]byte, 1<<20), false)
+	}
+	get("disk")
+	fast := func() float64 {
+		return testutil.ToFloat64(w.edge.handler.metrics.fast.WithLabelValues(kindSegment.String(), string(cache.Disk)))
+	}
+	require.Zero(t, w.proxies[0].gets(segKey(1)))
+	require.Equal(t, 200, must(w.get("/v/-/"+asset+"/r1/v1080/index.m3u8")).StatusCode)
+	before := fast()
+	get("disk")
+	require.Equal(t, before+1, fast())
+	require.Eventually(t, func() bool { return w.proxies[0].gets(segKey(1)) > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // it was asked for twice
+		res, _ := w.get(segURL("-", 0))
+		return res.Header.Get("Cache-Status") == `"eu-1"; hit; detail=memory`
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestDiskRows(t *testing.T) {

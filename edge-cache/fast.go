@@ -16,19 +16,21 @@ import (
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/cmcd"
+	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/token"
 )
 
-// fast answers the plain GETs of what is in memory: segments, init segments,
-// extras and composed playlists, where the asset's record and the token are known and no
+// fast answers the plain GETs of what is in memory, or on disk where the kernel can
+// send it from there: segments, init segments, extras and composed playlists, where the asset's record and the token are known and no
 // rule looks at who asks. Its answers are those of handler, whose header fields
 // it keeps beside the object. It allocates nothing.
 type fast struct {
 	h     *handler
 	date  atomic.Pointer[httpDate]
 	kinds [kindHealth]fastMetrics
+	disk  [kindHealth]fastMetrics // of what is on disk
 }
 
 type fastMetrics struct {
@@ -42,14 +44,18 @@ type fastMetrics struct {
 
 func newFast(h *handler) *fast {
 	f := &fast{h: h}
+	of := func(k kind, how string) fastMetrics {
+		return fastMetrics{how, h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how),
+			h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusPartialContent), how), h.metrics.fast.WithLabelValues(k.String(), how),
+			h.metrics.bytes.WithLabelValues(how), h.metrics.seconds.WithLabelValues(how)}
+	}
 	for k := kindMaster; k < kindHealth; k++ {
 		how := string(cache.Memory)
 		if k == kindMedia {
 			how = composedLabel
 		}
-		f.kinds[k] = fastMetrics{how, h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusOK), how),
-			h.metrics.requests.WithLabelValues(k.String(), strconv.Itoa(http.StatusPartialContent), how), h.metrics.fast.WithLabelValues(k.String(), how),
-			h.metrics.bytes.WithLabelValues(how), h.metrics.seconds.WithLabelValues(how)}
+		f.kinds[k] = of(k, how)
+		f.disk[k] = of(k, string(cache.Disk))
 	}
 	return f
 }
@@ -118,9 +124,31 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		return fastpath.Answer{Head: head, Values: fastpath.Values{{Text: f.dateAt(now)}}, Body: p.body, Kind: int(t.kind)}, true
 	}
 	var scratch [512]byte
-	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...))
-	if o == nil || len(o.Whole()) == 0 {
+	o := f.h.cache.Hit(append(append(scratch[:0], "streams/"...), path[start:]...), r.Files)
+	if o == nil {
 		return fastpath.Answer{}, false
+	}
+	a, ok := f.object(r, o, t, now)
+	if !ok {
+		o.Release()
+		return fastpath.Answer{}, false
+	}
+	if a.Stored != nil && t.kind == kindSegment {
+		f.h.ahead(t, g.record.Placement)
+	}
+	f.observe(q, fields, r.Fields)
+	return a, true
+}
+
+// object answers with an object, or a part of it.
+func (f *fast) object(r *fastpath.Request, o *cache.Object, t target, now time.Time) (fastpath.Answer, bool) {
+	size := o.Info().Size
+	if size == 0 {
+		return fastpath.Answer{}, false
+	}
+	tier := cache.Memory
+	if o.OnDisk() {
+		tier = cache.Disk
 	}
 	slot := 0
 	if t.token != token.None {
@@ -129,33 +157,39 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	head, ok := o.Memo(slot).(*fastpath.Head)
 	if !ok {
 		mime, control := t.delivery()
-		head = prepareHead(fastpath.PrepareHead, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
+		head = prepareHead(fastpath.PrepareHead, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}))
 		o.SetMemo(slot, head)
 	}
 	age := fastpath.Value{Number: max(0, int64(now.Sub(o.Info().Fetched)/time.Second))}
-	if part, named, ok := r.Part(o.Info().Size); ok {
+	if part, named, ok := r.Part(size); ok {
 		of := head.Part.Load()
 		if of == nil {
 			mime, control := t.delivery()
-			of = prepareHead(fastpath.PreparePart, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}))
+			of = prepareHead(fastpath.PreparePart, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}))
 			head.Part.Store(of)
 		}
-		f.observe(q, fields, r.Fields)
-		return fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}},
-			Body: o.Whole()[part.Start : part.Start+part.Length], Slot: o.Slot(), Whole: o.Whole(), Kind: int(t.kind)}, true
+		a := fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
+		if tier == cache.Disk {
+			a.Stored, a.Part = o, part
+		} else {
+			a.Body, a.Slot, a.Whole = o.Whole()[part.Start:part.Start+part.Length], o.Slot(), o.Whole()
+		}
+		return a, true
 	}
 	if r.Selects() {
-		mime, control := t.delivery()
-		c := objectContent(o, mime, control)
-		a, ok := f.selected(r, c, f.h.cacheStatus(cache.Outcome{Tier: cache.Memory}), t.kind, now)
-		if ok {
-			f.observe(q, fields, r.Fields)
+		if tier == cache.Disk {
+			return fastpath.Answer{}, false
 		}
-		return a, ok
+		mime, control := t.delivery()
+		return f.selected(r, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}), t.kind, now)
 	}
-	f.observe(q, fields, r.Fields)
-	return fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}},
-		Body: o.Whole(), Slot: o.Slot(), Kind: int(t.kind)}, true
+	a := fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
+	if tier == cache.Disk {
+		a.Stored, a.Part = o, deliver.Span{Length: size}
+	} else {
+		a.Body, a.Slot = o.Whole(), o.Slot()
+	}
+	return a, true
 }
 
 // selected answers a HEAD, or a GET with a range or conditions.
@@ -215,6 +249,9 @@ func (f *fast) observe(q splitQuery, there bool, fields []fastpath.Field) {
 // Responded implements fastpath.Responder.
 func (f *fast) Responded(a *fastpath.Answer, sent int64, took time.Duration, err error) {
 	m := &f.kinds[a.Kind]
+	if a.Stored != nil {
+		m = &f.disk[a.Kind]
+	}
 	switch a.Head.Status {
 	case http.StatusOK:
 		m.requests.Inc()
@@ -257,9 +294,10 @@ func immaterial(f fastpath.Field) bool {
 	return f.HasPrefix("sec-") || f.HasPrefix("x-forwarded-")
 }
 
-// prepareHead takes the header fields from serveContent; Age, where the content has
+// prepareHead takes the header fields from serveContent, without looking at bytes; Age, where the content has
 // one, and Date are left open.
 func prepareHead(prepare fastpath.Preparer, c *content, status string) *fastpath.Head {
+	c.body = fastpath.Unseen{}
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		commonHeader(w.Header())
 		w.Header().Set("Cache-Status", status)

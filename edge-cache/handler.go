@@ -272,6 +272,7 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	if err != nil {
 		return err
 	}
+	defer o.Release()
 	if a.target.kind == kindSegment && (out.Tier != cache.Memory || out.Prefetched) {
 		h.ahead(a.target, p)
 	}
@@ -300,14 +301,14 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 
 // ahead brings the next segment before it is asked for: of a viewer who was the
 // first here, or had the one brought before, the next will be asked for in a
-// segment's time.
+// segment's time. It doesn't wait, and keeps none of t's strings.
 func (h *handler) ahead(t target, p objects.Placement) {
 	next, ok := h.composer.Next(t.asset, t.run, t.rendition, t.object)
 	if !ok {
 		return
 	}
 	key := objects.SegmentKey(t.asset, t.run, t.rendition, next)
-	if h.cache.Prefetch(key, h.limits.bound(h.origins.shared(key, p), netip.Addr{}, t.asset)) {
+	if h.cache.Prefetch(key, h.limits.bound(h.origins.shared(key, p), netip.Addr{}, strings.Clone(t.asset))) {
 		h.metrics.ahead.Inc()
 	}
 }
@@ -351,7 +352,11 @@ func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q qu
 	if err != nil {
 		return err
 	}
-	stored, err := readObject(r.Context(), o, maxMaster)
+	defer o.Release()
+	if o.Direct() || o.Info().Size > maxMaster {
+		return cache.ErrCorrupt
+	}
+	stored, err := o.All(r.Context())
 	if err != nil {
 		return err
 	}
@@ -375,26 +380,6 @@ func (h *handler) master(w http.ResponseWriter, r *http.Request, a *answer, q qu
 	}
 	deliver.Write(w, b, &a.sent)
 	return nil
-}
-
-// readObject returns a small object whole.
-func readObject(ctx context.Context, o *cache.Object, limit int64) ([]byte, error) {
-	size := o.Info().Size
-	if o.Direct() || size > limit {
-		return nil, cache.ErrCorrupt
-	}
-	var b []byte
-	for int64(len(b)) < size {
-		p, err := o.Bytes(ctx, int64(len(b)))
-		if err != nil {
-			return nil, err
-		}
-		if len(b) == 0 && int64(len(p)) == size {
-			return p, nil
-		}
-		b = append(b, p...)
-	}
-	return b, nil
 }
 
 func (h *handler) media(w http.ResponseWriter, r *http.Request, a *answer, q query) error {

@@ -47,6 +47,7 @@ func (h *handler) peer(w http.ResponseWriter, r *http.Request, a *answer, path s
 	if err != nil {
 		return late(ctx, err)
 	}
+	defer o.Release()
 	info := o.Info()
 	if o.Direct() || info.SHA256 == "" {
 		return errNotFound // it is nothing to share

@@ -34,7 +34,7 @@ func TestOneHitObjectsStayOffTheDisk(t *testing.T) {
 	require.True(t, onDisk(t, c, "hot", hot))
 
 	// Asked again after memory has dropped it, an object is written at once.
-	require.Nil(t, c.Hit([]byte("k180")))
+	require.Nil(t, c.Hit([]byte("k180"), false))
 	require.Equal(t, Origin, get(t, c, "k180", object("k180", 150_000), &org).Tier)
 	require.Equal(t, 2, written(t, c))
 	// So long ago that the disk would have dropped it, too, it is as new.
@@ -50,7 +50,7 @@ func TestWhatCountsAsAskedAgain(t *testing.T) {
 	}{
 		"a hit past Get": {func(t *testing.T, c *Cache, org *origin) {
 			get(t, c, "k", b, org)
-			require.NotNil(t, c.Hit([]byte("k")))
+			require.NotNil(t, c.Hit([]byte("k"), false))
 		}, 1},
 		"one who joined while it arrived": {func(t *testing.T, c *Cache, org *origin) {
 			allow := make(chan int, 1)

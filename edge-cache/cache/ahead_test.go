@@ -19,14 +19,14 @@ func TestPrefetch(t *testing.T) {
 	require.True(t, c.Prefetch("a", org.source(b)))
 	require.False(t, c.Prefetch("a", org.source(b)), "it is on its way")
 	require.Eventually(t, func() bool { return c.Stats().Filling == 0 }, 10*time.Second, time.Millisecond)
-	require.Nil(t, c.Hit([]byte("a")), "who asks first is told that it was brought ahead")
+	require.Nil(t, c.Hit([]byte("a"), false), "who asks first is told that it was brought ahead")
 	_, out, err := c.Get(t.Context(), "a", nil)
 	require.NoError(t, err)
 	require.Equal(t, Outcome{Tier: Memory, Prefetched: true}, out)
 	_, out, err = c.Get(t.Context(), "a", nil)
 	require.NoError(t, err)
 	require.Equal(t, Outcome{Tier: Memory}, out)
-	require.NotNil(t, c.Hit([]byte("a")))
+	require.NotNil(t, c.Hit([]byte("a"), false))
 
 	// Only so many at once.
 	hold := make(chan struct{})

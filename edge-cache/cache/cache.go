@@ -84,6 +84,7 @@ type Cache struct {
 
 	running  *semaphore.Weighted // fills
 	arriving *semaphore.Weighted // bytes
+	bringing atomic.Int32        // objects on their way from disk to memory
 	filling  atomic.Int32        // fills that run
 	ahead    atomic.Int32        // prefetches among them
 
@@ -134,7 +135,7 @@ func Open(cfg Config) (*Cache, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.disk, c.door.capacity = d, cfg.Disk/2
+		c.disk, c.door.capacity, c.policy.remember = d, cfg.Disk/2, true
 	}
 	c.window = pages.Open(cfg.Copies, func(err error) {
 		cfg.Log.Warn("cache: bodies are sent without copies of them in memory files", "err", err)
@@ -189,7 +190,7 @@ func (c *Cache) Filling() int { return int(c.filling.Load()) }
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	s := Stats{Bytes: c.policy.bytes(), Capacity: c.policy.capacity, Evictions: c.policy.evictions,
-		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len()}
+		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len() - c.policy.onDisk}
 	c.mu.Unlock()
 	s.Filling = int(c.filling.Load())
 	s.Copies = c.window.Bytes()
@@ -213,16 +214,24 @@ type Outcome struct {
 }
 
 // Get returns the object under key, opening src if it is neither in memory nor
-// on disk, and waits until its Info is known, not for its bytes.
+// on disk, and waits until its Info is known, not for its bytes. Release it.
 func (c *Cache) Get(ctx context.Context, key string, src Source) (*Object, Outcome, error) {
 	hash := xxhash.Sum64String(key)
 	s := &c.shards[hash%shards]
 	s.mu.RLock()
 	o := s.m[key]
 	s.mu.RUnlock()
-	if o != nil && o.complete.Load() {
-		o.touch()
+	if o != nil && o.complete.Load() && !stale(o) {
 		first := o.ahead.Load() && o.ahead.Swap(false)
+		if o.disk != nil {
+			l := o.lend()
+			if l == nil {
+				return c.Get(ctx, key, src) // it has gone this moment
+			}
+			c.askedOnDisk(o)
+			return l, Outcome{Tier: Disk, Prefetched: first}, nil
+		}
+		o.touch()
 		if first {
 			c.askedOnce(o)
 		} else {
@@ -260,9 +269,10 @@ func (c *Cache) Prefetch(key string, src Source) bool {
 	return true
 }
 
-// Hit returns the object under key if it is whole and in memory, and was asked
-// for before, else nil. It doesn't wait or keep key.
-func (c *Cache) Hit(key []byte) *Object {
+// Hit returns the object under key if it is whole and in memory, or with files on
+// disk, and was asked for before, else nil. It doesn't wait or keep key. Release the
+// object.
+func (c *Cache) Hit(key []byte, files bool) *Object {
 	hash := xxhash.Sum64(key)
 	s := &c.shards[hash%shards]
 	s.mu.RLock()
@@ -270,6 +280,13 @@ func (c *Cache) Hit(key []byte) *Object {
 	s.mu.RUnlock()
 	if o == nil || !o.complete.Load() || o.direct || o.ahead.Load() {
 		return nil
+	}
+	if o.disk != nil {
+		if !files || !o.hold() {
+			return nil
+		}
+		c.askedOnDisk(o)
+		return o
 	}
 	o.touch()
 	c.askedAgain(o)
@@ -306,6 +323,14 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 		return nil, out, err
 	}
 	out.Prefetched = o.ahead.Load() && o.ahead.Swap(false)
+	if o.disk != nil {
+		l := o.lend()
+		if l == nil {
+			return c.Get(ctx, key, src)
+		}
+		out.Collapsed = false
+		return l, out, nil
+	}
 	if !out.Collapsed || out.Prefetched {
 		c.askedOnce(o)
 	} else {
@@ -324,10 +349,11 @@ func (c *Cache) wait(ctx context.Context, key string, hash uint64, o *Object, sr
 func (c *Cache) Put(key string, info Info, body []byte, again bool) bool {
 	o := c.newObject(key, xxhash.Sum64String(key))
 	o.wanted.Store(again)
-	return c.put(o, info, body)
+	return c.put(o, info, body, nil)
 }
 
-func (c *Cache) put(o *Object, info Info, body []byte) bool {
+// put adds a whole object; instead is the one it may replace, nil for any.
+func (c *Cache) put(o *Object, info Info, body []byte, instead *Object) bool {
 	info.Size = int64(len(body))
 	o.info, o.body = info, body
 	if info.Size > c.cfg.MaxObject {
@@ -338,12 +364,17 @@ func (c *Cache) put(o *Object, info Info, body []byte) bool {
 	s := &c.shards[o.hash%shards]
 	s.mu.Lock()
 	old := s.m[o.key]
+	// A drop that comes later finds it.
+	if instead != nil && old != instead || c.drops.since(o.born, o.key) {
+		s.mu.Unlock()
+		return false
+	}
 	s.m[o.key] = o
 	s.mu.Unlock()
 	if old != nil {
 		c.forget(old)
 	}
-	if info.Size > c.cfg.MaxObject || c.drops.since(o.born, o.key) || !c.admit(o, info.Size+overhead) {
+	if info.Size > c.cfg.MaxObject || !c.admit(o, info.Size+overhead) {
 		c.forget(o)
 		return false
 	}
@@ -353,9 +384,12 @@ func (c *Cache) put(o *Object, info Info, body []byte) bool {
 	return true
 }
 
-// stale reports whether an entry's failure is old enough to ask again. Only
-// absence is remembered; other failures end with the fill.
+// stale reports whether an entry's failure is old enough to ask again, or its bytes
+// aren't on disk any more. Only absence is remembered; other failures end with the fill.
 func stale(o *Object) bool {
+	if o.complete.Load() {
+		return o.disk != nil && o.disk.gone()
+	}
 	err := o.failure()
 	return err != nil && (o.expires.IsZero() || time.Now().After(o.expires))
 }

@@ -9,10 +9,14 @@
 //     block is handed out only after length and SHA-256 are right. Disk blocks
 //     are checked, by sums of their own, before they are handed out; a damaged one
 //     is replaced, in mid-object, by the origin's bytes.
-//   - Memory is bounded: objects in memory, those arriving included, never hold
-//     more than the configured bytes (S3-FIFO decides who leaves), and the log
-//     never holds more than its own. Bodies that left the cache live on only as
-//     long as a reader has them.
+//   - An object that was read from disk once, all of it, since the log was opened may
+//     be left there and sent from its file by the kernel, without another look at what
+//     the kernel has in its memory. Its file stays open until the last reader has
+//     released it, and is never cut off.
+//   - Memory is bounded: objects in memory, those arriving and what is known of those
+//     on disk alone included, never hold more than the configured bytes (S3-FIFO
+//     decides who leaves), and the log never holds more than its own. Bodies that left
+//     the cache live on only as long as a reader has them.
 //   - What is asked for once isn't written to disk.
 //   - Opening after a stop, or after a SIGKILL, finds every object whose record
 //     reached the log.

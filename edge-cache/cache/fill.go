@@ -30,7 +30,7 @@ func (c *Cache) fill(o *Object, src Source) {
 		c.running.Release(1)
 	}
 	if err == nil {
-		if f := c.cfg.Events.Filled; f != nil && !o.direct {
+		if f := c.cfg.Events.Filled; f != nil && !o.direct && o.disk == nil {
 			f(o.tier, o.info.Size, time.Since(started))
 		}
 		return
@@ -153,6 +153,10 @@ func (c *Cache) pour(ctx context.Context, o *Object, src Source) (err error) {
 	fromDisk := s.disk
 	if fromDisk {
 		o.tier = Disk
+		if r := s.body.(*recordReader); c.stays(o, r) {
+			c.leave(o, r)
+			return nil
+		}
 		o.wanted.Store(true) // it is written again if its bytes are damaged
 	}
 	if info.Size > c.cfg.MaxObject {
@@ -238,7 +242,7 @@ func (s *stream) mend(ctx context.Context, err error) error {
 	better := s.c.newObject(o.key, o.hash)
 	better.born = o.born
 	better.wanted.Store(o.wanted.Load())
-	s.c.put(better, info, good)
+	s.c.put(better, info, good, nil)
 	return err
 }
 

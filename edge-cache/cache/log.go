@@ -70,17 +70,69 @@ type place struct {
 	head int32
 	size int64
 	hits atomic.Int32
+	// verified: all of the record was read since the log was opened, and was right.
+	verified atomic.Bool
 }
 
 func (p *place) end() int64 { return p.at + aligned(int64(p.head)+p.size) }
 
+// body is where the object's bytes begin.
+func (p *place) body() int64 { return p.at + int64(p.head) }
+
+// readBlock reads the object's block i into b, which has its length, and checks it.
+func (p *place) readBlock(i int, sum uint32, b []byte) error {
+	if _, err := p.seg.file.ReadAt(b, p.body()+int64(i)*blockSize); err != nil {
+		return fmt.Errorf("read block %d: %w", i, noEOF(err))
+	}
+	if crc32.Checksum(b, castagnoli) != sum {
+		return fmt.Errorf("block %d of %s at %d: checksum is wrong", i, p.seg.file.Name(), p.at)
+	}
+	return nil
+}
+
 type segment struct {
 	id   uint64
 	file *os.File
+	fd   int
 	size int64
 	keys []string // in order of writing; may have moved elsewhere since
-	refs int      // readers
-	dead bool     // dropped: the last reader closes it
+	// refs counts the log and the readers: the last one closes the file. dead: the
+	// log has let go of it.
+	refs atomic.Int64
+	dead atomic.Bool
+}
+
+func newSegment(id uint64, f *os.File) *segment {
+	s := &segment{id: id, file: f, fd: int(f.Fd())}
+	s.refs.Store(1)
+	return s
+}
+
+// hold has the file stay open until release; false when the log has let go of it.
+func (s *segment) hold() bool {
+	for !s.dead.Load() {
+		n := s.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if s.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *segment) release() error {
+	if s.refs.Add(-1) == 0 {
+		return s.file.Close()
+	}
+	return nil
+}
+
+// letGo ends the log's use of the file. The caller must be the log's writer, or alone.
+func (s *segment) letGo() error {
+	s.dead.Store(true)
+	return s.release()
 }
 
 func (d *diskLog) segmentPath(id uint64) string {
@@ -271,7 +323,7 @@ func (d *diskLog) writable(need int64) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	seg := &segment{id: d.nextID, file: f}
+	seg := newSegment(d.nextID, f)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.nextID++
@@ -339,14 +391,8 @@ func (d *diskLog) drop(seg *segment) error {
 		}
 	}
 	d.bytes -= seg.size
-	seg.dead = true
-	free := seg.refs == 0
 	d.mu.Unlock()
-	err := d.removeFiles(seg.id)
-	if free {
-		err = errors.Join(err, seg.file.Close())
-	}
-	return err
+	return errors.Join(d.removeFiles(seg.id), seg.letGo())
 }
 
 func (d *diskLog) removeFiles(id uint64) error {
@@ -404,17 +450,16 @@ func (d *diskLog) damaged(key string, err error) {
 }
 
 // open finds an object; the reader must be closed.
-func (d *diskLog) open(key string) (io.ReadCloser, Info, bool) {
+func (d *diskLog) open(key string) (*recordReader, Info, bool) {
 	d.mu.Lock()
 	p := d.index[key]
-	if p == nil || d.state.Err != nil {
-		d.mu.Unlock()
+	ok := p != nil && d.state.Err == nil && p.seg.hold()
+	d.mu.Unlock()
+	if !ok {
 		return nil, Info{}, false
 	}
-	p.seg.refs++
-	d.mu.Unlock()
 	p.hits.Store(1)
-	r := &recordReader{d: d, p: p}
+	r := &recordReader{p: p}
 	b := make([]byte, p.head)
 	_, err := p.seg.file.ReadAt(b, p.at)
 	if err == nil {
@@ -430,9 +475,9 @@ func (d *diskLog) open(key string) (io.ReadCloser, Info, bool) {
 	return r, r.head.info, true
 }
 
-// recordReader reads a record's body, checking every block first.
+// recordReader reads a record's body, checking every block first. Once it has read all
+// of them the record is verified.
 type recordReader struct {
-	d      *diskLog
 	p      *place
 	head   header
 	next   int    // block
@@ -456,13 +501,12 @@ func (r *recordReader) Read(p []byte) (int, error) {
 			b = r.block
 		}
 		b = b[:n]
-		if _, err := r.p.seg.file.ReadAt(b, r.p.at+int64(r.p.head)+at); err != nil {
-			return 0, fmt.Errorf("read block %d: %w", r.next, noEOF(err))
+		if err := r.p.readBlock(r.next, r.head.blocks[r.next], b); err != nil {
+			return 0, err
 		}
-		if crc32.Checksum(b, castagnoli) != r.head.blocks[r.next] {
-			return 0, fmt.Errorf("block %d of %s at %d: checksum is wrong", r.next, r.p.seg.file.Name(), r.p.at)
+		if r.next++; r.next == len(r.head.blocks) {
+			r.p.verified.Store(true)
 		}
-		r.next++
 		if len(p) >= n {
 			return n, nil
 		}
@@ -486,15 +530,7 @@ func (r *recordReader) Close() error {
 		return nil
 	}
 	r.closed = true
-	r.d.mu.Lock()
-	seg := r.p.seg
-	seg.refs--
-	free := seg.dead && seg.refs == 0
-	r.d.mu.Unlock()
-	if free {
-		return seg.file.Close()
-	}
-	return nil
+	return r.p.seg.release()
 }
 
 // close writes what waits, checkpoints the index and closes the files.
@@ -518,7 +554,7 @@ func (d *diskLog) close() error {
 func (d *diskLog) closeFiles() error {
 	var errs []error
 	for _, s := range d.segments {
-		errs = append(errs, s.file.Close())
+		errs = append(errs, s.letGo())
 	}
 	return errors.Join(errs...)
 }

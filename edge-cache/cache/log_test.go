@@ -27,6 +27,7 @@ func get(t testing.TB, c *Cache, key string, b []byte, org *origin) Outcome {
 	t.Helper()
 	o, out, err := c.Get(t.Context(), key, org.source(b))
 	require.NoError(t, err)
+	defer o.Release()
 	got, err := readAll(t.Context(), o)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(b, got), "%s: wrong bytes", key)

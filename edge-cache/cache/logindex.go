@@ -147,7 +147,7 @@ func (d *diskLog) loadSegment(id uint64) error {
 	if err != nil {
 		return err
 	}
-	seg := &segment{id: id, file: f}
+	seg := newSegment(id, f)
 	st, err := f.Stat()
 	if err != nil {
 		return errors.Join(err, f.Close())
@@ -156,16 +156,15 @@ func (d *diskLog) loadSegment(id uint64) error {
 	if b, err := os.ReadFile(d.indexPath(id)); err == nil {
 		list, ok = decodeIndex(b, st.Size(), d.maxObject)
 	}
+	// What comes after the last record that is whole stays: a reader from before the log
+	// was opened again may have it in a socket, where cutting the file off would change it.
 	seg.size = st.Size()
 	if !ok {
-		if list, seg.size, err = scan(f, st.Size(), d.maxObject); err == nil && seg.size < st.Size() {
-			err = f.Truncate(seg.size)
-		}
-		if err != nil {
+		if list, _, err = scan(f, st.Size(), d.maxObject); err != nil {
 			return errors.Join(fmt.Errorf("scan %s: %w", f.Name(), err), f.Close())
 		}
 	}
-	if seg.size == 0 {
+	if len(list) == 0 {
 		_ = os.Remove(d.indexPath(id)) // may not exist
 		return errors.Join(f.Close(), os.Remove(f.Name()))
 	}

@@ -70,9 +70,7 @@ func (d *diskLog) fail(err error) {
 func (d *diskLog) abandon() error {
 	errs := []error{d.lock.Close()}
 	for _, seg := range d.segments {
-		if seg.dead = true; seg.refs == 0 {
-			errs = append(errs, seg.file.Close())
-		}
+		errs = append(errs, seg.letGo())
 	}
 	d.lock, d.index, d.segments, d.active, d.bytes = nil, map[string]*place{}, nil, nil, 0
 	return errors.Join(errs...)

@@ -8,18 +8,22 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
 // model is what a cache may answer: of each key the version the origin has, which
 // changes only when the key is dropped, as a purge does. Nothing else is promised,
 // and nothing else may come: no byte of another version, key or offset, whatever
-// is evicted, damaged, cut off or restarted.
+// is evicted, damaged, cut off or restarted. What was read from disk before and found
+// right isn't damaged: it is sent unseen.
 type model struct {
 	t       *rapid.T
 	cfg     Config
@@ -28,13 +32,90 @@ type model struct {
 	asked   atomic.Int64
 	bring   func() // the disk back; nil while it is there
 	lost    bool   // the disk was, since the cache was opened
+	held    []held
+}
+
+// held is an object that somebody reads, and its bytes.
+type held struct {
+	o    *Object
+	body []byte
+}
+
+const maxHeld = 4
+
+// read reads a held object, as a loop sends it: from its file, if it is on disk.
+func (m *model) read(h held) {
+	got := h.o.Whole()
+	if h.o.OnDisk() {
+		fd, at := h.o.File()
+		got = make([]byte, h.o.Info().Size)
+		if n, err := unix.Pread(fd, got, at); err != nil || n < len(got) {
+			m.t.Fatalf("%d of %d bytes: %v", n, len(got), err)
+		}
+	}
+	if !bytes.Equal(got, h.body) {
+		m.t.Fatalf("%d bytes (on disk: %v), not those that were hit", len(got), h.o.OnDisk())
+	}
+}
+
+// evict has memory hold and remember nothing, as after many others were asked for.
+func (m *model) evict() {
+	c := m.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.policy.evictOne() {
+	}
+	for c.policy.ghost.queue.Len() > 0 {
+		c.policy.ghost.take(c.policy.ghost.queue.Back().Value.(ghost).hash)
+	}
+}
+
+// hit asks as a loop does, which may take its time to send what it gets.
+func (m *model) hit(t *rapid.T, key string) {
+	o := m.cache.Hit([]byte(key), true)
+	if o == nil {
+		return
+	}
+	h := held{o, m.body(key)}
+	m.read(h)
+	if rapid.Bool().Draw(t, "sent at once") {
+		o.Release()
+		return
+	}
+	if m.held = append(m.held, h); len(m.held) > maxHeld {
+		m.release(0)
+	}
+}
+
+func (m *model) release(i int) {
+	m.held[i].o.Release()
+	m.held = slices.Delete(m.held, i, i+1)
+}
+
+// safe reports whether a byte of a segment may be damaged.
+func (m *model) safe(id uint64, at int64) bool {
+	in := func(p *place) bool { return p.seg.id == id && at >= p.at && at < p.end() }
+	for _, h := range m.held {
+		if h.o.OnDisk() && in(h.o.disk.p) {
+			return false
+		}
+	}
+	d := m.cache.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.index {
+		if p.verified.Load() && in(p) {
+			return false
+		}
+	}
+	return true
 }
 
 const modelKeys = 12
 
 func (m *model) body(key string) []byte {
-	n := int(key[1]) // sizes differ by key
-	return object(fmt.Sprintf("%s/%d", key, m.version[key]), n*n*4+1)
+	n := int(key[1]) // sizes differ by key: several to a segment, or several blocks
+	return object(fmt.Sprintf("%s/%d", key, m.version[key]), n*n*4*int(key[0]-'a'+1)+1)
 }
 
 // faults of an origin.
@@ -86,9 +167,14 @@ func (m *model) mended(t *rapid.T) {
 	}
 }
 
+// close ends the cache before its readers.
 func (m *model) close() {
 	if err := m.cache.Close(); err != nil {
 		m.t.Fatal(err)
+	}
+	for len(m.held) > 0 {
+		m.read(m.held[0])
+		m.release(0)
 	}
 }
 
@@ -98,6 +184,7 @@ func (m *model) get(key string, fault int) {
 	var got []byte
 	if err == nil {
 		got, err = readAll(context.Background(), o)
+		o.Release()
 	}
 	switch {
 	case err != nil && fault == healthy:
@@ -121,7 +208,7 @@ func TestModel(t *testing.T) {
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 		dir = filepath.Join(dir, "disk")
-		m := &model{t: t, cfg: Config{Memory: 1 << 20, MaxObject: 64 << 10, Dir: dir, Disk: 2 << 20, MissingFor: time.Nanosecond, DiskRetry: time.Millisecond}, version: map[string]int{}}
+		m := &model{t: t, cfg: Config{Memory: 1 << 20, MaxObject: 128 << 10, Dir: dir, Disk: 2 << 20, MissingFor: time.Nanosecond, DiskRetry: time.Millisecond}, version: map[string]int{}}
 		m.open()
 		back := func(t *rapid.T) {
 			if m.bring == nil {
@@ -135,7 +222,7 @@ func TestModel(t *testing.T) {
 		key := rapid.Custom(func(t *rapid.T) string {
 			return fmt.Sprintf("%c%c", "ab"[rapid.IntRange(0, 1).Draw(t, "group")], 'a'+rapid.IntRange(0, modelKeys-1).Draw(t, "key"))
 		})
-		drop := func(match func(string) bool) {
+		drop := func(t *rapid.T, match func(string) bool) {
 			if _, err := m.cache.Drop(match); err != nil && m.bring == nil {
 				// The writer may have met the loss just before its end, and noticed after it.
 				if !m.lost {
@@ -146,6 +233,7 @@ func TestModel(t *testing.T) {
 			for i := range 2 * modelKeys {
 				if k := fmt.Sprintf("%c%c", "ab"[i%2], 'a'+i/2); match(k) {
 					m.version[k]++
+					m.hit(t, k)
 				}
 			}
 		}
@@ -154,6 +242,28 @@ func TestModel(t *testing.T) {
 			"get again": func(t *rapid.T) { k := key.Draw(t, "key"); m.get(k, healthy); m.get(k, down) },
 			"get, faulty": func(t *rapid.T) {
 				m.get(key.Draw(t, "key"), rapid.IntRange(1, faults-1).Draw(t, "fault"))
+			},
+			"evict": func(*rapid.T) { m.evict() },
+			"get, to be sent from disk": func(t *rapid.T) {
+				k := key.Draw(t, "key")
+				m.get(k, healthy)
+				m.get(k, healthy)
+				for range 2 { // the first time it is verified
+					for m.cache.disk.waiting.Load() > 0 {
+						runtime.Gosched()
+					}
+					m.evict()
+					m.get(k, healthy)
+				}
+				m.hit(t, k)
+			},
+			"hit": func(t *rapid.T) { m.hit(t, key.Draw(t, "key")) },
+			"read on": func(t *rapid.T) {
+				if len(m.held) > 0 {
+					i := rapid.IntRange(0, len(m.held)-1).Draw(t, "held")
+					m.read(m.held[i])
+					m.release(i)
+				}
 			},
 			"prefetch": func(t *rapid.T) {
 				k := key.Draw(t, "key")
@@ -167,10 +277,10 @@ func TestModel(t *testing.T) {
 				m.cache.Put(k, infoOf(b), b, rapid.Bool().Draw(t, "again"))
 				m.get(k, healthy)
 			},
-			"drop one": func(t *rapid.T) { k := key.Draw(t, "key"); drop(func(s string) bool { return s == k }) },
+			"drop one": func(t *rapid.T) { k := key.Draw(t, "key"); drop(t, func(s string) bool { return s == k }) },
 			"drop a group": func(t *rapid.T) {
 				g := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "group")
-				drop(func(s string) bool { return strings.HasPrefix(s, g) })
+				drop(t, func(s string) bool { return strings.HasPrefix(s, g) })
 			},
 			"disk lost": func(t *rapid.T) {
 				if m.bring == nil {
@@ -204,8 +314,12 @@ func TestModel(t *testing.T) {
 					return
 				}
 				at := rapid.Int64Range(0, st.Size()-1).Draw(t, "at")
+				var id uint64
+				if _, err := fmt.Sscanf(filepath.Base(f.Name()), "%x.log", &id); err != nil {
+					t.Fatal(err)
+				}
 				b := make([]byte, 1)
-				if _, err := f.ReadAt(b, at); err == nil {
+				if _, err := f.ReadAt(b, at); err == nil && m.safe(id, at) {
 					b[0] ^= 0x55
 					_, _ = f.WriteAt(b, at)
 				}

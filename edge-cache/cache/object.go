@@ -37,7 +37,8 @@ const (
 )
 
 // Object is an object in the cache, maybe still arriving. Its bytes must not be
-// changed and are valid as long as the caller holds them.
+// changed and are valid as long as the caller holds them; those of one that is on disk
+// alone until the next call of Bytes, or Release.
 type Object struct {
 	node
 	born    uint64    // how many drops there had been
@@ -50,6 +51,12 @@ type Object struct {
 
 	complete atomic.Bool // the whole body may be read without the lock
 	body     []byte
+
+	disk *diskBody // where the body is instead; nil while it is in memory, or arriving
+	// Of an asker's own: what it has read of it.
+	buffer  *[blockSize]byte // nil without
+	block   []byte           // of buffer; nil when it has none
+	blockAt int64
 
 	memo [2]atomic.Value
 	slot *pages.Slot
@@ -94,6 +101,9 @@ func (o *Object) Complete() bool { return o.complete.Load() }
 // them if they haven't arrived. The error is why they never will, or ctx's.
 func (o *Object) Bytes(ctx context.Context, offset int64) ([]byte, error) {
 	if o.complete.Load() {
+		if o.disk != nil {
+			return o.readDisk(offset)
+		}
 		return o.body[offset:], nil
 	}
 	for {
@@ -114,7 +124,29 @@ func (o *Object) Bytes(ctx context.Context, offset int64) ([]byte, error) {
 	}
 }
 
-// Whole returns the body of a complete object.
+// All returns the whole body once it is here, for as long as the caller holds it.
+func (o *Object) All(ctx context.Context) ([]byte, error) {
+	size := o.info.Size
+	if o.disk == nil {
+		if size > 0 {
+			if _, err := o.Bytes(ctx, size-1); err != nil {
+				return nil, err
+			}
+		}
+		return o.body, nil
+	}
+	b := make([]byte, 0, size)
+	for int64(len(b)) < size {
+		p, err := o.readDisk(int64(len(b)))
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, p...)
+	}
+	return b, nil
+}
+
+// Whole returns the body of a complete object in memory.
 func (o *Object) Whole() []byte { return o.body }
 
 // Available returns how many bytes are here.

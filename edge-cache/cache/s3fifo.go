@@ -18,6 +18,8 @@ type node struct {
 	// pinned nodes are never evicted: their bytes are still arriving, and another
 	// asker would have to fetch them a second time.
 	pinned atomic.Bool
+	// onDisk: its bytes aren't in memory, and size is what it costs beyond them.
+	onDisk bool
 
 	el   *list.Element
 	main bool
@@ -40,6 +42,10 @@ type s3fifo struct {
 	ghost              ghosts
 	evicted            func(*node)
 	evictions, refused int64
+	onDisk             int // of the nodes
+	// remember also what the main queue gives up: there is a disk, whose objects come
+	// back only when they are asked for again while they are remembered.
+	remember bool
 }
 
 func newS3FIFO(capacity int64, evicted func(*node)) *s3fifo {
@@ -56,12 +62,8 @@ func (p *s3fifo) insert(n *node) bool {
 			return false
 		}
 	}
-	if p.ghost.take(n.hash) {
-		p.pushMain(n)
-	} else {
-		n.main, n.el = false, p.small.PushFront(n)
-		p.smallLen += n.size
-	}
+	// The ghost of one on disk is of its bytes.
+	p.push(n, !n.onDisk && p.ghost.take(n.hash))
 	return true
 }
 
@@ -78,11 +80,22 @@ func (p *s3fifo) remove(n *node) {
 		p.smallLen -= n.size
 	}
 	n.el = nil
+	if n.onDisk {
+		p.onDisk--
+	}
 }
 
-func (p *s3fifo) pushMain(n *node) {
-	n.main, n.el = true, p.main.PushFront(n)
-	p.mainLen += n.size
+func (p *s3fifo) push(n *node, main bool) {
+	if n.main = main; main {
+		n.el = p.main.PushFront(n)
+		p.mainLen += n.size
+	} else {
+		n.el = p.small.PushFront(n)
+		p.smallLen += n.size
+	}
+	if n.onDisk {
+		p.onDisk++
+	}
 }
 
 func (p *s3fifo) evictOne() bool {
@@ -102,10 +115,12 @@ func (p *s3fifo) evictSmall() bool {
 		p.remove(n)
 		if n.pinned.Load() || n.freq.Load() > 1 {
 			n.freq.Store(0)
-			p.pushMain(n)
+			p.push(n, true)
 			continue
 		}
-		p.ghost.add(n.hash, n.size)
+		if !n.onDisk {
+			p.ghost.add(n.hash, n.size)
+		}
 		p.drop(n)
 		return true
 	}
@@ -125,6 +140,9 @@ func (p *s3fifo) evictMain() bool {
 			continue
 		}
 		p.remove(n)
+		if p.remember && !n.onDisk {
+			p.ghost.add(n.hash, n.size)
+		}
 		p.drop(n)
 		return true
 	}
@@ -132,15 +150,17 @@ func (p *s3fifo) evictMain() bool {
 }
 
 func (p *s3fifo) drop(n *node) {
-	p.evictions++
+	if !n.onDisk {
+		p.evictions++
+	}
 	p.evicted(n)
 }
 
 // maxGhosts bounds the ghost queue's entries whatever the objects' sizes.
 const maxGhosts = 1 << 17
 
-// ghosts remembers the hashes of objects lately evicted from the small queue,
-// as many as would fill the cache once.
+// ghosts remembers the hashes of objects lately evicted from the small queue, or sent
+// from disk, as many as would fill the cache once.
 type ghosts struct {
 	capacity, bytes int64
 	queue           list.List // of ghost, newest in front
@@ -159,6 +179,15 @@ func (g *ghosts) add(hash uint64, size int64) {
 	for g.bytes > g.capacity || g.queue.Len() > maxGhosts {
 		g.take(g.queue.Back().Value.(ghost).hash)
 	}
+}
+
+// seen reports whether the hash is there, and adds it if it isn't.
+func (g *ghosts) seen(hash uint64, size int64) bool {
+	_, ok := g.at[hash]
+	if !ok {
+		g.add(hash, size)
+	}
+	return ok
 }
 
 // take removes the hash and reports whether it was there.

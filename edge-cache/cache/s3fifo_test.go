@@ -114,3 +114,28 @@ func TestPromotedNodeCanGo(t *testing.T) {
 	hit.touch()
 	require.True(t, p.insert(&node{hash: 4, size: 3}))
 }
+
+// TestMainIsRemembered: where there is a disk, what the main queue gives up comes back
+// to it; what is on disk alone has no ghost of its own size.
+func TestMainIsRemembered(t *testing.T) {
+	p := newS3FIFO(1000, func(*node) {})
+	p.remember = true
+	p.ghost.add(1, 600)
+	n := &node{hash: 1, size: 600}
+	require.True(t, p.insert(n))
+	require.True(t, n.main)
+	p.ghost.add(2, 1)
+	require.True(t, p.insert(&node{hash: 2, size: 600}))
+	require.Nil(t, n.el)
+	require.True(t, p.ghost.seen(1, 600))
+	require.False(t, p.ghost.seen(3, 100))
+	require.True(t, p.ghost.seen(3, 100))
+	head := &node{hash: 3, size: 10, onDisk: true}
+	require.True(t, p.insert(head))
+	require.False(t, head.main, "its ghost is its bytes'")
+	require.True(t, p.ghost.seen(3, 100))
+	require.Equal(t, 1, p.onDisk)
+	require.True(t, p.evictSmall())
+	require.Zero(t, p.onDisk)
+	require.EqualValues(t, 1, p.evictions)
+}

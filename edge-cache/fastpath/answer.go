@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/pages"
 )
 
@@ -26,8 +27,23 @@ type Answer struct {
 	// there is to be none.
 	Slot  *pages.Slot
 	Whole []byte
+	// Stored has the body in a file, in place of Body: Part of it. It is for requests
+	// that take Files, and released when the answer has ended.
+	Stored Stored
+	Part   deliver.Span
 	// Kind is the responder's own.
 	Kind int
+}
+
+// Stored is a body in a file on disk, of which the kernel's memory may have less than all.
+type Stored interface {
+	// File is the file's descriptor, valid until Release, and where the body begins.
+	File() (fd int, at int64)
+	// Load brings a part of the body into the kernel's memory. It waits for the disk.
+	Load(offset, length int64) error
+	// Failed is told that the kernel couldn't read the file.
+	Failed(err error)
+	Release()
 }
 
 // copied returns the copy that the answer can be sent from, to be released, and where

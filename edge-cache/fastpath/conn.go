@@ -61,9 +61,14 @@ type writing struct {
 	size    int // of the head
 	began   time.Time
 	head    []byte
-	body    []byte      // what is left of it, in copy too
+	body    []byte      // where it isn't in a file
+	left    int         // bytes of the body
 	copy    *pages.Copy // nil without
-	at      int64       // in copy
+	file    int         // that has the body, of copy or answer.Stored; -1 without
+	at      int64       // in file
+	here    int64       // up to which it was found in the kernel's memory
+	load    *load       // nil unless it waits for the disk
+	failed  error       // what the disk said
 	sent    int64       // bytes of both
 	allowed int64       // bytes of both for which there is time
 	full    bool        // the socket took less than there was
@@ -79,42 +84,60 @@ func (w *writing) free() {
 // begin prepares the answer; its head goes into room.
 func (w *writing) begin(a *Answer, room []byte, window *pages.Window, now time.Time) {
 	head := a.appendHead(room[:0])
-	*w = writing{answer: *a, size: len(head), began: now, head: head, body: a.Body}
+	*w = writing{answer: *a, size: len(head), began: now, head: head, body: a.Body, left: len(a.Body), file: -1}
 	switch n := len(head); {
+	case a.Stored != nil:
+		w.left = int(a.Part.Length)
+		w.file, w.at = a.Stored.File()
+		w.at += a.Part.Start
 	case len(a.Body) == 0:
 	case n+len(a.Body) <= len(room):
 		// A copy costs less than a second vector.
 		n += copy(room[n:], a.Body)
-		w.head, w.body = room[:n], nil
+		w.head, w.body, w.left = room[:n], nil, 0
 	default:
-		w.copy, w.at = a.copied(window)
+		if w.copy, w.at = a.copied(window); w.copy != nil {
+			w.file = w.copy.FD()
+		}
 	}
 }
 
 // sendSize bounds the bytes of a system call: Go's collector waits for it.
 const sendSize = 512 << 10
 
-// send writes until all is written, the socket is full or the budget used up.
+// send writes until all is written, the socket is full, the budget used up or the disk
+// to be waited for.
 func (w *writing) send(fd int, lo *loop, budget *int) (done bool, err error) {
-	w.full = false
+	if w.full = false; w.failed != nil {
+		return false, w.failed
+	}
 	for *budget > 0 {
+		if w.away() {
+			w.load = &load{lo: lo, stored: w.answer.Stored}
+			return false, nil
+		}
 		n, err := w.sendOnce(fd, lo)
 		if n > 0 {
 			*budget -= n
 			w.sent += int64(n)
 			lo.l.cfg.Traffic.Sent.Add(int64(n))
 			k := min(n, len(w.head))
-			w.head, w.body = w.head[k:], w.body[n-k:]
+			w.head, w.left = w.head[k:], w.left-(n-k)
+			if w.file < 0 {
+				w.body = w.body[n-k:]
+			}
 		}
 		switch {
 		case err == syscall.EAGAIN:
 			w.full = true
 			return false, nil
 		case err != nil:
+			w.blame(err)
 			return false, err
-		case len(w.head)+len(w.body) == 0:
+		case len(w.head)+w.left == 0:
 			return true, nil
 		case n == 0:
+			w.blame(io.ErrUnexpectedEOF)
 			return false, io.ErrUnexpectedEOF
 		}
 	}
@@ -122,15 +145,20 @@ func (w *writing) send(fd int, lo *loop, budget *int) (done bool, err error) {
 }
 
 func (w *writing) sendOnce(fd int, lo *loop) (int, error) {
-	body := w.body[:min(len(w.body), sendSize)]
 	switch {
-	case len(body) == 0:
+	case w.left == 0:
 		return rawWrite(fd, w.head)
-	case w.copy != nil && len(w.head) > 0:
+	case w.file >= 0 && len(w.head) > 0:
 		return rawSendMore(fd, w.head)
-	case w.copy != nil:
-		return rawSendfile(fd, w.copy.FD(), &w.at, len(body))
-	case len(w.head) == 0:
+	case w.file >= 0:
+		n := min(w.left, sendSize)
+		if w.answer.Stored != nil {
+			n = min(n, int(w.here-w.at))
+		}
+		return rawSendfile(fd, w.file, &w.at, n)
+	}
+	body := w.body[:min(len(w.body), sendSize)]
+	if len(w.head) == 0 {
 		return rawWrite(fd, body)
 	}
 	lo.iov[0].Base, lo.iov[1].Base = &w.head[0], &body[0]

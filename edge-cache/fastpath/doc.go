@@ -2,14 +2,14 @@
 // leaves everything else to net/http.
 //
 // A Listener's connections belong to a few event loops. A head that is complete,
-// strictly formed (RFC 9112) and free of anything that could make the answer
-// another than the stored one, or a part of it, is offered to the Responder; what it takes is
-// written at once, large bodies from a copy whose pages the kernel sends as they
-// are. Every other request goes to net/http, which accepts the connection from the
-// Listener with every byte already read, and the connection comes back once it has
-// been answered: net/http finds it ended. An encrypted connection has a goroutine
-// in place of a loop, as most of its answer is encryption; one that agreed on HTTP/2
-// is a Session's from the handshake on.
+// strictly formed (RFC 9112) and free of anything that could make the answer another
+// than the stored one, or a part of it, is offered to the Responder; what it takes is
+// written at once, large bodies from a copy whose pages the kernel sends as they are,
+// those on disk from their file. Every other request goes to net/http, which accepts
+// the connection from the Listener with every byte already read, and the connection
+// comes back once it has been answered: net/http finds it ended. An encrypted
+// connection has a goroutine in place of a loop, as most of its answer is encryption;
+// one that agreed on HTTP/2 is a Session's from the handshake on.
 //
 // Why a loop of its own: Go's poller wakes a second thread with every batch of
 // ready connections, to look for work that there isn't. A loop waits in a system
@@ -24,6 +24,8 @@
 //     had a body, stays with net/http until it ends.
 //   - Heads have a deadline from their first byte, idle connections from their
 //     last answer, and a response that doesn't move ends its connection.
+//   - A loop doesn't wait for the disk: what the kernel hasn't of a file a goroutine
+//     reads first.
 //   - A connection that has had its turn, in requests or bytes, waits for the others.
 //   - Closing the Listener ends the connections that wait for a request and lets
 //     answers that are being written finish; Drain waits for these.

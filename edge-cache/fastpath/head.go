@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 
@@ -24,6 +25,8 @@ type Request struct {
 	Host   []byte
 	// Head: it is a HEAD.
 	Head bool
+	// Files: the body of an answer may be Stored.
+	Files bool
 	// Select has the fields that ask for another answer than the whole object, with
 	// their canonical names: Range and conditions; nil without.
 	Select http.Header
@@ -211,6 +214,15 @@ func (r *Request) Part(size int64) (part deliver.Span, named string, ok bool) {
 	}
 	return spans[0], spans[0].ContentRange(size), true
 }
+
+// Unseen is the body of an object of which only the head is prepared.
+type Unseen struct{}
+
+// Bytes implements deliver.Body.
+func (Unseen) Bytes(context.Context, int64) ([]byte, error) { return []byte{0}, nil }
+
+// Complete implements deliver.Body.
+func (Unseen) Complete() bool { return true }
 
 // Preparer is PrepareHead or PreparePart.
 type Preparer func(handler http.HandlerFunc, open func(*HeadField), more ...HeadField) *Head

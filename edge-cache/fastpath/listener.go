@@ -89,6 +89,7 @@ type Listener struct {
 	stop      chan struct{}
 	procs     int // there are as many processors
 	loops     []*loop
+	disk      loader
 	running   sync.WaitGroup
 	// queue holds what net/http hasn't accepted yet. There is room for all connections.
 	queue chan *handed
@@ -453,5 +454,11 @@ func (l *Listener) finish(w *writing, err error) {
 		w.copy = nil
 	}
 	l.responder.Responded(&w.answer, max(0, w.sent-int64(w.size)), time.Since(w.began), err)
+	switch s := w.answer.Stored; {
+	case w.load != nil:
+		w.load.c = nil // who reads the disk releases it
+	case s != nil:
+		s.Release()
+	}
 	w.answer, w.body = Answer{}, nil // a loop keeps no body
 }

@@ -63,7 +63,7 @@ type loop struct {
 }
 
 func newLoop(l *Listener) (lo *loop, err error) {
-	lo = &loop{l: l, set: -1, bell: -1, idle: list{timeout: l.cfg.IdleTimeout}, heading: list{timeout: l.cfg.HeaderTimeout}, stuck: list{timeout: l.cfg.WriteTimeout}}
+	lo = &loop{l: l, set: -1, bell: -1, req: Request{Files: true}, idle: list{timeout: l.cfg.IdleTimeout}, heading: list{timeout: l.cfg.HeaderTimeout}, stuck: list{timeout: l.cfg.WriteTimeout}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("epoll: %w", err), lo.closeFiles())
@@ -305,7 +305,7 @@ func (lo *loop) report(c *conn, what uint32, now time.Time) {
 func (lo *loop) serve(c *conn, now time.Time) {
 	budget := turnBytes
 	if w := c.w; w != nil {
-		if !lo.proceed(c, w, &budget, now) {
+		if w.load != nil || !lo.proceed(c, w, &budget, now) {
 			return
 		}
 	}
@@ -398,7 +398,8 @@ func (lo *loop) keep(c *conn, r, w int) {
 	}
 }
 
-// wedge puts what is being written aside until the socket takes more.
+// wedge puts what is being written aside until the socket takes more, or the disk has
+// given it.
 func (lo *loop) wedge(c *conn, now time.Time) {
 	w := writings.Get().(*writing)
 	*w = lo.now
@@ -410,7 +411,10 @@ func (lo *loop) wedge(c *conn, now time.Time) {
 
 // await has a connection wait for its socket, or only for its turn.
 func (lo *loop) await(c *conn, w *writing, now time.Time) {
-	if !w.full {
+	switch {
+	case w.load != nil:
+		lo.l.disk.load(c, w)
+	case !w.full:
 		lo.again(c)
 	}
 	// The time in force is for the bytes up to allowed.

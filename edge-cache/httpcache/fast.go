@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 )
@@ -35,33 +36,56 @@ func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		return fastpath.Answer{}, false
 	}
 	id := scratch[len(key):len(key)]
-	o := p.cfg.Cache.Hit(append(id, s.id...))
+	o := p.cfg.Cache.Hit(append(id, s.id...), r.Files)
 	if o == nil {
 		return fastpath.Answer{}, false
 	}
+	a, ok := p.answer(r, s, o, age)
+	if !ok {
+		o.Release()
+	}
+	return a, ok
+}
+
+// answer answers with a response's body, or a part of it.
+func (p *Proxy) answer(r *fastpath.Request, s *response, o *cache.Object, age time.Duration) (fastpath.Answer, bool) {
 	head, ok := o.Memo(0).(*preparedHead)
 	if !ok || head.of != s {
-		head = p.prepare(fastpath.PrepareHead, s, o)
+		head = p.prepare(fastpath.PrepareHead, s)
 		o.SetMemo(0, head)
 	}
 	passed, left := fastpath.Value{Number: int64(age / time.Second)}, fastpath.Value{Number: int64((s.lifetime - age) / time.Second)}
 	if part, named, ok := r.Part(s.size); ok {
 		of := head.Part.Load()
 		if of == nil {
-			of = p.prepare(fastpath.PreparePart, s, o).Head
+			of = p.prepare(fastpath.PreparePart, s).Head
 			head.Part.Store(of)
 		}
-		return fastpath.Answer{Head: of, Values: fastpath.Values{passed, left, {Number: part.Length}, {Text: named}},
-			Body: o.Whole()[part.Start : part.Start+part.Length], Slot: o.Slot(), Whole: o.Whole()}, true
+		a := fastpath.Answer{Head: of, Values: fastpath.Values{passed, left, {Number: part.Length}, {Text: named}}}
+		if o.OnDisk() {
+			a.Stored, a.Part = o, part
+		} else {
+			a.Body, a.Slot, a.Whole = o.Whole()[part.Start:part.Start+part.Length], o.Slot(), o.Whole()
+		}
+		return a, true
 	}
 	if r.Selects() {
+		if o.OnDisk() {
+			return fastpath.Answer{}, false
+		}
 		w, req := r.NewSelection()
 		x := &exchange{p: p, w: w, r: req}
 		x.head(s, "hit; ttl="+seconds(s.lifetime-age))
 		x.deliver(s, o, s.size)
 		return w.Answer("") // it has the Date it came with
 	}
-	return fastpath.Answer{Head: head.Head, Values: fastpath.Values{passed, left}, Body: o.Whole(), Slot: o.Slot()}, true
+	a := fastpath.Answer{Head: head.Head, Values: fastpath.Values{passed, left}}
+	if o.OnDisk() {
+		a.Stored, a.Part = o, deliver.Span{Length: s.size}
+	} else {
+		a.Body, a.Slot = o.Whole(), o.Slot()
+	}
+	return a, true
 }
 
 // Responded implements fastpath.Responder.
@@ -95,13 +119,13 @@ type preparedHead struct {
 
 const ttlMark = "{ttl}"
 
-// prepare takes the fields from what ServeHTTP answers. Age and the end of
+// prepare takes the fields from what ServeHTTP answers, without looking at bytes. Age and the end of
 // Cache-Status are the cache's own, whatever the origin's fields say.
-func (p *Proxy) prepare(prepare fastpath.Preparer, s *response, body deliver.Body) *preparedHead {
+func (p *Proxy) prepare(prepare fastpath.Preparer, s *response) *preparedHead {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		x := &exchange{p: p, w: w, r: r}
 		x.head(s, "hit; ttl="+ttlMark)
-		x.deliver(s, body, s.size)
+		x.deliver(s, fastpath.Unseen{}, s.size)
 	}
 	return &preparedHead{prepare(handler, func(f *fastpath.HeadField) {
 		switch f.Name {

@@ -14,13 +14,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
 )
 
-// counted counts the answers of the fast path.
+// counted counts the answers of the fast path, and those from disk.
 type counted struct {
 	*Proxy
-	n atomic.Int64
+	n, disk atomic.Int64
 }
 
 func (c *counted) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
@@ -28,26 +29,29 @@ func (c *counted) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	if ok {
 		c.n.Add(1)
 	}
+	if a.Stored != nil {
+		c.disk.Add(1)
+	}
 	return a, ok
 }
 
-// TestFastPathAnswersTheSame compares the fast path with the handler, byte for byte.
-func TestFastPathAnswersTheSame(t *testing.T) {
-	x := newRig(t, nil)
+// quick returns what asks the fast path, and what counts its answers.
+func quick(t *testing.T, x *rig) (ask func(path, fields string) string, c *counted) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	c := &counted{Proxy: x.proxy}
+	c = &counted{Proxy: x.proxy}
 	fl, err := fastpath.New(l, fastpath.Config{HeaderTimeout: time.Second, IdleTimeout: time.Minute, WriteTimeout: time.Minute, WriteSize: 1 << 20, MaxConnections: 10}, c)
 	require.NoError(t, err)
 	srv := &http.Server{Handler: x.proxy, ConnState: fl.ConnState}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(fl) }()
-	defer func() {
+	t.Cleanup(func() {
 		_ = srv.Close()
 		<-done
 		fl.Drain(context.Background())
-	}()
-	ask := func(path, fields string) string {
+	})
+	return func(path, fields string) string {
 		nc, err := net.Dial("tcp", l.Addr().String())
 		require.NoError(t, err)
 		defer func() { require.NoError(t, nc.Close()) }()
@@ -59,7 +63,13 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		_, err = io.Copy(io.Discard, res.Body)
 		require.NoError(t, err)
 		return b.String()
-	}
+	}, c
+}
+
+// TestFastPathAnswersTheSame compares the fast path with the handler, byte for byte.
+func TestFastPathAnswersTheSame(t *testing.T) {
+	x := newRig(t, nil)
+	ask, c := quick(t, x)
 	for name, f := range map[string]struct {
 		status   int
 		response fields
@@ -90,6 +100,48 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 			quick := ask(path, f.fields)
 			require.Equal(t, slow, quick)
 			require.Equal(t, f.fast, c.n.Load() > before)
+		})
+	}
+}
+
+// TestDiskAnswersTheSame compares both where the bytes are on disk alone.
+func TestDiskAnswersTheSame(t *testing.T) {
+	x := newDiskRig(t)
+	body := strings.Repeat("0123456789abcdef", 20_000)
+	x.set(reply(200, body, fields{"Cache-Control: max-age=60", `Etag: "a"`}))
+	t.Run("kept", func(t *testing.T) {
+		ask, _ := quick(t, x)
+		require.Eventually(t, func() bool { ask("/a", ""); return x.cfg.Cache.Stats().DiskObjects == 1 }, 10*time.Second, time.Millisecond)
+	})
+	big := make([]byte, 1<<20)
+	for name, f := range map[string]struct {
+		fields, want string
+		fast         bool
+	}{
+		"plain":  {"", body, true},
+		"range":  {"Range: bytes=70000-200000\r\n", "\r\n\r\n" + body[70_000:200_001], true},
+		"ranges": {"Range: bytes=0-9,70000-70009\r\n", "", false}, // whose boundaries differ
+	} {
+		t.Run(name, func(t *testing.T) {
+			x.restart()
+			ask, c := quick(t, x)
+			ask("/a", "") // which verifies it
+			require.Eventually(t, func() bool { return x.cfg.Cache.Filling() == 0 }, 10*time.Second, time.Millisecond)
+			for i := range 40 {
+				x.cfg.Cache.Put(fmt.Sprint("big", i), cache.Info{}, big, false)
+			}
+			before, asked := c.disk.Load(), x.count()
+			slow := ask("/a", f.fields+"Proxy-Anything: x\r\n")
+			quick := ask("/a", f.fields)
+			require.Equal(t, f.fast, c.disk.Load() > before)
+			require.Equal(t, asked, x.count())
+			if !f.fast {
+				require.Contains(t, quick, "\r\n\r\n"+body[:10]+"\r\n--")
+				require.Contains(t, quick, "\r\n\r\n"+body[70_000:70_010]+"\r\n--")
+				return
+			}
+			require.True(t, slow == quick, "%.500s\n%.500s", slow, quick)
+			require.True(t, strings.HasSuffix(quick, f.want))
 		})
 	}
 }

@@ -197,15 +197,8 @@ func (p *Proxy) bytes(ctx context.Context, s *response) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for !o.Complete() {
-		if _, err := o.Bytes(ctx, max(0, s.size-1)); err != nil {
-			return nil, err
-		}
-		if o.Available() == s.size {
-			break
-		}
-	}
-	b, err := o.Bytes(ctx, 0)
+	defer o.Release()
+	b, err := o.All(ctx)
 	if err == nil && int64(len(b)) != s.size {
 		err = errCut
 	}

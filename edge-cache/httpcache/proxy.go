@@ -244,6 +244,9 @@ func isTimeout(err error) bool {
 // serveStored answers from a stored response; false: its body is gone.
 func (x *exchange) serveStored(s *response, how, status string) bool {
 	o, _, err := x.p.stored(x.r.Context(), x.r, s)
+	if err == nil {
+		defer o.Release()
+	}
 	if err == nil && s.size > 0 {
 		_, err = o.Bytes(x.r.Context(), 0) // its beginning may be damaged on disk
 	}

@@ -266,7 +266,7 @@ func (w *world) faulty(ctx context.Context, alone, fails, rescued bool) error {
 		err = get() // from elsewhere
 	}
 	cerr := k.Close() // which waits for fills
-	if kept := k.Hit([]byte("k")) != nil; err == nil && kept == fails {
+	if kept := k.Hit([]byte("k"), false) != nil; err == nil && kept == fails {
 		err = fmt.Errorf("kept: %v", kept)
 	}
 	return errors.Join(err, cerr)
