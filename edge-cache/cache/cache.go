@@ -135,7 +135,7 @@ func Open(cfg Config) (*Cache, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.disk, c.door.capacity, c.policy.remember = d, cfg.Disk/2, true
+		c.disk, c.door.capacity = d, cfg.Disk/2
 	}
 	c.window = pages.Open(cfg.Copies, func(err error) {
 		cfg.Log.Warn("cache: bodies are sent without copies of them in memory files", "err", err)
@@ -189,8 +189,9 @@ func (c *Cache) Filling() int { return int(c.filling.Load()) }
 // Stats returns the cache's sizes.
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
-	s := Stats{Bytes: c.policy.bytes(), Capacity: c.policy.capacity, Evictions: c.policy.evictions,
-		Refused: c.policy.refused, Objects: c.policy.small.Len() + c.policy.main.Len() - c.policy.onDisk}
+	s := Stats{Capacity: c.policy.capacity, Evictions: c.policy.evictions, Refused: c.policy.refused}
+	s.Objects, s.Bytes = c.policy.size()
+	s.Objects -= c.policy.onDisk.len
 	c.mu.Unlock()
 	s.Filling = int(c.filling.Load())
 	s.Copies = c.window.Bytes()

@@ -288,3 +288,27 @@ func TestHitAllocatesNothing(t *testing.T) {
 		}
 	}))
 }
+
+// BenchmarkHit of one object, the most contended one, and of many.
+func BenchmarkHit(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := open(b, Config{Memory: 32 << 20})
+			keys := make([][]byte, n)
+			for i := range keys {
+				keys[i] = fmt.Appendf(nil, "streams/abcdefghijklmnopqrstuvwxyz/r1/v1080/%05d.m4s", i)
+				if !c.Put(string(keys[i]), Info{}, make([]byte, 1000), false) {
+					b.Fatal("no room")
+				}
+			}
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					if c.Hit(keys[i%n], false) == nil {
+						b.Fatal("a miss")
+					}
+				}
+			})
+		})
+	}
+}

@@ -63,11 +63,13 @@ func (m *model) evict() {
 	c := m.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.policy.evictOne() {
+	for n := c.policy.oldest(); n != nil; n = c.policy.oldest() {
+		c.policy.drop(n, fromSmall)
 	}
-	for c.policy.ghost.queue.Len() > 0 {
-		c.policy.ghost.take(c.policy.ghost.queue.Back().Value.(ghost).hash)
+	for n := c.policy.least(); n != nil; n = c.policy.least() {
+		c.policy.drop(n, fromMain)
 	}
+	c.policy.ghosts = ghosts{}
 }
 
 // hit asks as a loop does, which may take its time to send what it gets.

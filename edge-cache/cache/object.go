@@ -60,8 +60,6 @@ type Object struct {
 
 	memo [2]atomic.Value
 	slot *pages.Slot
-	// ahead: brought before anyone asked, and nobody has yet.
-	ahead atomic.Bool
 	// wanted: it was asked for more than once, and is to be written to disk when it is
 	// complete. written: it was, or is not to be.
 	wanted, written atomic.Bool

@@ -1,6 +1,11 @@
 package cache
 
 import (
+	"container/list"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,6 +36,7 @@ func TestPolicyInvariants(t *testing.T) {
 				}
 				n := &node{hash: h, size: rapid.Int64Range(1, capacity+5).Draw(t, "size")}
 				n.pinned.Store(rapid.IntRange(0, 9).Draw(t, "pin") == 0)
+				n.ahead.Store(rapid.IntRange(0, 3).Draw(t, "ahead") == 0)
 				before := len(resident)
 				if p.insert(n) {
 					resident[h] = n
@@ -44,6 +50,7 @@ func TestPolicyInvariants(t *testing.T) {
 			},
 			"hit": func(t *rapid.T) {
 				if n := some(t); n != nil {
+					n.ahead.Store(false)
 					n.touch()
 				}
 			},
@@ -59,44 +66,184 @@ func TestPolicyInvariants(t *testing.T) {
 					delete(resident, n.hash)
 				}
 			},
+			"halve": func(*rapid.T) { p.halve() },
 			"": func(t *rapid.T) {
-				var sum int64
+				var sum, queued int64
 				for _, n := range resident {
 					sum += n.size
+					if h := n.hits.Load(); h < 0 || h > maxHits {
+						t.Fatalf("%d hits", h)
+					}
 				}
-				if p.bytes() != sum || sum > capacity || p.smallLen < 0 || p.mainLen < 0 {
-					t.Fatalf("%d bytes counted, %d resident, capacity %d", p.bytes(), sum, capacity)
+				objects := 0
+				for _, q := range append(slices.Clone(p.main[:]), p.small) {
+					back := 0
+					for n := q.back; n != nil; n = n.prev {
+						queued += n.size
+						back++
+					}
+					if back != q.len {
+						t.Fatalf("%d queued, %d counted", back, q.len)
+					}
+					objects += q.len
 				}
-				if p.small.Len()+p.main.Len() != len(resident) {
-					t.Fatalf("%d queued, %d resident", p.small.Len()+p.main.Len(), len(resident))
+				if p.bytes() != sum || queued != sum || sum > capacity {
+					t.Fatalf("%d bytes counted, %d queued, %d resident, capacity %d", p.bytes(), queued, sum, capacity)
 				}
-				if p.ghost.bytes > capacity || p.ghost.queue.Len() != len(p.ghost.at) || p.ghost.bytes < 0 {
-					t.Fatalf("ghosts: %d bytes, %d queued, %d indexed", p.ghost.bytes, p.ghost.queue.Len(), len(p.ghost.at))
+				if n, _ := p.size(); n != len(resident) || objects != n {
+					t.Fatalf("%d queued, %d counted, %d resident", objects, n, len(resident))
+				}
+				if p.target > max(capacity/10, p.of(maxSmall)) || p.target < min(capacity/10, p.of(minSmall)) {
+					t.Fatalf("small may have %d of %d", p.target, capacity)
 				}
 			},
 		})
 	})
 }
 
-// TestScanDoesNotEmptyTheCache: objects hit before survive a long row of objects
-// asked for once, which is what S3-FIFO is for.
-func TestScanDoesNotEmptyTheCache(t *testing.T) {
-	gone := map[uint64]bool{}
-	p := newS3FIFO(1000, func(n *node) { gone[n.hash] = true })
-	hot := []*node{}
-	for h := range uint64(50) {
-		n := &node{hash: h, size: 10}
-		require.True(t, p.insert(n))
-		hot = append(hot, n)
-	}
-	for h := uint64(1000); h < 5000; h++ {
-		for _, n := range hot {
-			n.touch()
+// player asks a policy for objects.
+type player struct {
+	p    *s3fifo
+	here map[uint64]*node
+}
+
+func newPlayer(capacity int64) *player {
+	x := &player{here: map[uint64]*node{}}
+	x.p = newS3FIFO(capacity, func(n *node) { delete(x.here, n.hash) })
+	return x
+}
+
+// ask reports whether the object was there.
+func (x *player) ask(hash uint64, size int64) bool {
+	n := x.here[hash]
+	hit := n != nil
+	if !hit {
+		n = &node{hash: hash, size: size}
+		if x.p.insert(n) {
+			x.here[hash] = n
 		}
-		require.True(t, p.insert(&node{hash: h, size: 10}))
 	}
-	for _, n := range hot {
-		require.False(t, gone[n.hash], n.hash)
+	n.ahead.Store(false)
+	n.touch()
+	return hit
+}
+
+func (x *player) bring(hash uint64, size int64) {
+	n := &node{hash: hash, size: size}
+	n.ahead.Store(true)
+	if x.p.insert(n) {
+		x.here[hash] = n
+	}
+}
+
+const kib = 1 << 10
+
+// TestScanLeavesTheHotSet: a row of objects asked for once, ten times the cache,
+// pushes out nothing that was asked for three times before.
+func TestScanLeavesTheHotSet(t *testing.T) {
+	x := newPlayer(10_000 * kib)
+	for range 3 {
+		for hash := range uint64(70) {
+			x.ask(hash, 100*kib)
+		}
+	}
+	for hash := uint64(1000); hash < 2000; hash++ {
+		x.ask(hash, 100*kib)
+	}
+	for hash := range uint64(70) {
+		require.NotNil(t, x.here[hash], hash)
+	}
+}
+
+// TestNewObjectsStay: what was just brought is there for those who ask next,
+// however hot the rest is and however small the queue for it has become.
+func TestNewObjectsStay(t *testing.T) {
+	x := newPlayer(10_000 * kib)
+	for range 5 {
+		for hash := range uint64(1000) {
+			x.ask(hash, 10*kib)
+		}
+	}
+	x.p.target = x.p.of(minSmall)
+	for hash := uint64(5000); hash < 6000; hash++ {
+		x.ask(hash, 10*kib)
+		require.NotNil(t, x.here[hash-min(hash-5000, 48)], "500 KiB are its queue's")
+	}
+}
+
+// TestBroughtAheadStays: thirty viewers, each of another video, have their next
+// segment brought ahead, six times what the small queue may have at first. It
+// becomes large enough, however hot the rest is.
+func TestBroughtAheadStays(t *testing.T) {
+	x := newPlayer(10_000 * kib)
+	for range 5 {
+		for hash := range uint64(1000) {
+			x.ask(hash, 10*kib)
+		}
+	}
+	x.p.target = x.p.of(minSmall)
+	lost := 0
+	for segment := range uint64(100) {
+		for viewer := range uint64(30) {
+			hash := 10_000*(1+viewer) + segment
+			if !x.ask(hash, 100*kib) && segment >= 10 {
+				lost++
+			}
+			x.bring(hash+1, 100*kib)
+		}
+	}
+	require.Zero(t, lost)
+}
+
+// TestBorderMoves by what was asked for again after it had left, within bounds.
+func TestBorderMoves(t *testing.T) {
+	p := newS3FIFO(1000, func(*node) {})
+	p.left = [2]int64{500, 500}
+	for _, c := range []struct {
+		ghost
+		want int64
+	}{
+		{ghost{from: fromSmall, at: 450}, 140},
+		{ghost{from: fromSmall, at: 350}, 100},
+		{ghost{from: fromSmall, at: 350, ahead: true}, 140},
+		{ghost{from: fromMain, at: 450}, 60},
+		{ghost{from: fromMain, at: 350}, 100},
+	} {
+		p.target = 100
+		p.learn(c.ghost, 40)
+		require.Equal(t, c.want, p.target, "%+v", c.ghost)
+	}
+	p.learn(ghost{from: fromMain, at: 450}, 500)
+	require.EqualValues(t, 50, p.target)
+	p.learn(ghost{from: fromSmall, at: 450}, 5000)
+	require.EqualValues(t, 800, p.target)
+}
+
+// TestLeastAskedLeavesMain, by what was asked since it came there.
+func TestLeastAskedLeavesMain(t *testing.T) {
+	x := newPlayer(1000 * kib)
+	for range 3 {
+		for hash := range uint64(9) {
+			x.ask(hash, 100*kib)
+		}
+	}
+	x.ask(9, 100*kib)
+	x.ask(10, 100*kib) // takes them to main
+	for range 2 {
+		for hash := range uint64(9) {
+			if hash != 4 {
+				x.ask(hash, 100*kib)
+			}
+		}
+	}
+	for hash := uint64(20); x.here[4] != nil; hash++ {
+		require.Less(t, hash, uint64(100))
+		for range maxHits {
+			x.ask(hash, 100*kib)
+		}
+	}
+	for hash := range uint64(9) {
+		require.Equal(t, hash != 4, x.here[hash] != nil, hash)
 	}
 }
 
@@ -115,27 +262,142 @@ func TestPromotedNodeCanGo(t *testing.T) {
 	require.True(t, p.insert(&node{hash: 4, size: 3}))
 }
 
-// TestMainIsRemembered: where there is a disk, what the main queue gives up comes back
-// to it; what is on disk alone has no ghost of its own size.
-func TestMainIsRemembered(t *testing.T) {
+// lru is what the policy is compared with.
+type lru struct {
+	capacity, bytes int64
+	recent          list.List // of *node
+	at              map[uint64]*list.Element
+}
+
+func (l *lru) ask(hash uint64, size int64) bool {
+	if el, ok := l.at[hash]; ok {
+		l.recent.MoveToFront(el)
+		return true
+	}
+	l.at[hash] = l.recent.PushFront(&node{hash: hash, size: size})
+	for l.bytes += size; l.bytes > l.capacity; {
+		n := l.recent.Remove(l.recent.Back()).(*node)
+		delete(l.at, n.hash)
+		l.bytes -= n.size
+	}
+	return false
+}
+
+// TestHitRatios by bytes, against LRU's in points, on traces ten times the cache.
+func TestHitRatios(t *testing.T) {
+	const objects, capacity, requests = 5000, 50_000 * kib, 100_000
+	r := rand.New(rand.NewPCG(1, 2))
+	sizes := make([]int64, objects)
+	for i := range sizes {
+		sizes[i] = 10*kib + r.Int64N(180*kib)
+	}
+	zipf := func(exponent float64) func() int {
+		upTo, sum := make([]float64, objects), 0.0
+		for i := range upTo {
+			sum += math.Pow(float64(i+1), -exponent)
+			upTo[i] = sum
+		}
+		return func() int {
+			i, _ := slices.BinarySearch(upTo, r.Float64()*sum)
+			return i
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		next   func(i int) int
+		better float64
+	}{
+		{"flat", func() func(int) int { z := zipf(0.7); return func(int) int { return z() } }(), 10},
+		{"steep", func() func(int) int { z := zipf(1.1); return func(int) int { return z() } }(), 4},
+		{"objects become popular and less so", func() func(int) int {
+			z := zipf(0.9)
+			return func(i int) int { return (z() + objects - i/100%objects) % objects }
+		}(), 8},
+		{"in a row, a little more than the cache", func(i int) int { return i % (objects * 12 / 100) }, 50},
+	} {
+		x, l := newPlayer(capacity), &lru{capacity: capacity, at: map[uint64]*list.Element{}}
+		var ours, theirs, all float64
+		for i := range requests {
+			n := c.next(i)
+			hash, size := uint64(n), sizes[n]
+			hit, theirHit := x.ask(hash, size), l.ask(hash, size)
+			if i < requests/4 {
+				continue
+			}
+			if all += float64(size); hit {
+				ours += float64(size)
+			}
+			if theirHit {
+				theirs += float64(size)
+			}
+		}
+		t.Logf("%s: %.1f %%, LRU %.1f %%", c.name, 100*ours/all, 100*theirs/all)
+		require.Greater(t, 100*(ours-theirs)/all, c.better, c.name)
+	}
+}
+
+// TestGhostsAreBounded in number, and in what one holds.
+func TestGhostsAreBounded(t *testing.T) {
+	var g ghosts
+	for hash := range uint64(1000) {
+		g.add(hash, ghost{}, 10)
+		require.LessOrEqual(t, len(g.young), 10)
+		require.LessOrEqual(t, len(g.old), 10)
+	}
+	for hash := range uint64(1000) {
+		_, ok := g.take(hash)
+		require.Equal(t, hash >= 980, ok, hash)
+		_, ok = g.take(hash)
+		require.False(t, ok, "it is taken once")
+	}
+
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	const n = 100_000
+	before := heap()
+	g = ghosts{}
+	for hash := range uint64(n) {
+		g.add(hash, ghost{}, n/2)
+	}
+	each := float64(heap()-before) / n
+	runtime.KeepAlive(g)
+	t.Logf("%.0f bytes a ghost", each)
+	require.Less(t, each, 80.0)
+}
+
+// TestWorth: what is on disk alone comes to memory when it was asked for more than who
+// would leave, whatever its own cost beyond its bytes.
+func TestWorth(t *testing.T) {
 	p := newS3FIFO(1000, func(*node) {})
-	p.remember = true
-	p.ghost.add(1, 600)
-	n := &node{hash: 1, size: 600}
-	require.True(t, p.insert(n))
-	require.True(t, n.main)
-	p.ghost.add(2, 1)
-	require.True(t, p.insert(&node{hash: 2, size: 600}))
-	require.Nil(t, n.el)
-	require.True(t, p.ghost.seen(1, 600))
-	require.False(t, p.ghost.seen(3, 100))
-	require.True(t, p.ghost.seen(3, 100))
-	head := &node{hash: 3, size: 10, onDisk: true}
+	require.False(t, p.worth(1, 100), "once says nothing")
+	require.True(t, p.worth(2, 100), "there is room")
+	for hash := range uint64(20) {
+		n := &node{hash: hash, size: 50}
+		n.hits.Store(3)
+		require.True(t, p.insert(n))
+	}
+	for p.small.bytes > p.target {
+		p.enter(p.oldest())
+	}
+	require.False(t, p.worth(3, 100), "others are asked for as often")
+	require.False(t, p.worth(4, 100), "it may not be their turn yet")
+	require.True(t, p.worth(5, 100))
+
+	head := &node{hash: 99, size: 10, onDisk: true}
+	head.hits.Store(2)
 	require.True(t, p.insert(head))
-	require.False(t, head.main, "its ghost is its bytes'")
-	require.True(t, p.ghost.seen(3, 100))
-	require.Equal(t, 1, p.onDisk)
-	require.True(t, p.evictSmall())
-	require.Zero(t, p.onDisk)
-	require.EqualValues(t, 1, p.evictions)
+	require.Equal(t, 1, p.onDisk.len)
+	evictions := p.evictions
+	p.drop(head, fromSmall)
+	require.Zero(t, p.onDisk.len)
+	require.Equal(t, evictions, p.evictions, "nothing left memory")
+	require.EqualValues(t, 2, p.lately(p.ghosts.of(99)), "how often is remembered")
+	for hash := range uint64(100) {
+		require.True(t, p.insert(&node{hash: 1000 + hash, size: 10, onDisk: true}))
+	}
+	require.Equal(t, 6, p.onDisk.len, "a sixteenth")
 }
