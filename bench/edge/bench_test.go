@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,8 +143,15 @@ func TestAskOn(t *testing.T) {
 
 // TestTrace: a trace is what it says, and every policy makes something of it.
 func TestTrace(t *testing.T) {
-	tr := newTrace(1, 0.9, 20_000)
-	require.Equal(t, tr, newTrace(1, 0.9, 20_000))
+	seed := func() *rand.Rand { return rand.New(rand.NewPCG(1, 1)) }
+	tr := zipfTrace(seed(), 0.9, 20_000)
+	require.Equal(t, tr, zipfTrace(seed(), 0.9, 20_000))
+	for _, pattern := range patterns {
+		x := pattern.make(seed(), 1000)
+		require.Len(t, x.requests, 1000, pattern.name)
+		require.Less(t, slices.Max(x.requests), len(x.sizes), pattern.name)
+		require.GreaterOrEqual(t, slices.Min(x.requests), 0, pattern.name)
+	}
 	sum, counts := 0, make([]int, len(tr.sizes))
 	for _, size := range tr.sizes {
 		sum += size
@@ -173,6 +182,15 @@ func TestTrace(t *testing.T) {
 		require.Less(t, s.bytes, 0.8, name)
 		require.InDelta(t, s.objects, s.bytes, 0.05, name)
 	}
+	// Two viewers, one after the other: the second's segments are all there.
+	videos := trace{sizes: []int{maxObject, maxObject, maxObject}, requests: []int{0, 1, 2, 0, 1, 2, 0, 1, 2}, next: 3}
+	for _, name := range policyNames {
+		p, err := newPolicy(t.Context(), name)
+		require.NoError(t, err)
+		s, err := videos.run(t.Context(), p)
+		require.NoError(t, errors.Join(err, p.close()))
+		require.Equal(t, share{1, 1}, s, name)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := tr.run(ctx, l)
@@ -180,8 +198,8 @@ func TestTrace(t *testing.T) {
 }
 
 func TestTraceTable(t *testing.T) {
-	require.Equal(t, `| Exponent | LRU | otter | Meridian | ÷ LRU | ÷ otter |
+	require.Equal(t, `| Requests | LRU | otter | Meridian | ÷ LRU | ÷ otter |
 |---|---|---|---|---|---|
-| 0.9 | 50.00 % (40.00 %) | 60.00 % (50.00 %) | 60.00 % (50.00 %) | **1.200** (1.200–1.200) | **1.000** (1.000–1.000) |
-`, traceTable(map[float64]map[string][]share{0.9: {"LRU": {{0.4, 0.5}}, "otter": {{0.5, 0.6}}, "Meridian": {{0.5, 0.6}}}}))
+| Zipf 0.9 | 50.00 % (40.00 %) | 60.00 % (50.00 %) | 60.00 % (50.00 %) | **1.200** (1.200–1.200) | **1.000** (1.000–1.000) |
+`, traceTable(map[string]map[string][]share{"Zipf 0.9": {"LRU": {{0.4, 0.5}}, "otter": {{0.5, 0.6}}, "Meridian": {{0.5, 0.6}}}}))
 }

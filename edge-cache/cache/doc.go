@@ -14,7 +14,7 @@
 //     the kernel has in its memory. Its file stays open until the last reader has
 //     released it, and is never cut off.
 //   - Memory is bounded: objects in memory, those arriving and what is known of those
-//     on disk alone included, never hold more than the configured bytes (S3-FIFO
+//     on disk alone included, never hold more than the configured bytes (s3fifo
 //     decides who leaves), and the log never holds more than its own. Bodies that left
 //     the cache live on only as long as a reader has them.
 //   - What is asked for once isn't written to disk.
