@@ -46,7 +46,9 @@ func grown(t testing.TB, looks [][]probe.Frame) (catalog.Plan, error) {
 		p, err = Extend(p, looks[i], next(i), nil)
 		if err == nil {
 			for n, tr := range before.Tracks {
-				require.Equal(t, tr.Chunks, p.Tracks[n].Chunks[:len(tr.Chunks)], "what is planned stays")
+				if len(tr.Chunks) > 0 {
+					require.Equal(t, tr.Chunks, p.Tracks[n].Chunks[:len(tr.Chunks)], "what is planned stays")
+				}
 			}
 		}
 	}
@@ -76,8 +78,9 @@ func growsDensely(t testing.TB, p catalog.Plan, frames []probe.Frame) {
 			for _, f := range frames {
 				if f.PTS >= ch.Start && f.PTS < ch.End {
 					pts = append(pts, tl.Timeline.At(f.PTS))
-					require.GreaterOrEqual(t, f.Unit, ch.Bytes.From)
-					require.Less(t, f.Unit, ch.Bytes.To)
+					if f.Unit < ch.Bytes.From || f.Unit >= ch.Bytes.To {
+						require.Failf(t, "a frame isn't read", "unit %d of bytes %+v", f.Unit, ch.Bytes)
+					}
 				}
 			}
 			slices.Sort(pts)
@@ -89,8 +92,11 @@ func growsDensely(t testing.TB, p catalog.Plan, frames []probe.Frame) {
 	}
 }
 
+// maxLooks keeps a fuzzed run short: a plan is written and read anew for each.
+const maxLooks = 4
+
 // looksOf are frames as bytes tell: how long each is shown, whether it is a keyframe, swapped
-// with the one before, and whether a look ends before it.
+// with the one before, and whether a look ends before it, one of the first.
 func looksOf(b []byte) (looks [][]probe.Frame) {
 	pts, unit := int64(0), int64(100)
 	for i, c := range b {
@@ -100,7 +106,7 @@ func looksOf(b []byte) (looks [][]probe.Frame) {
 		}
 		f.Unit = unit
 		pts += f.Duration
-		if i == 0 || f.Key && c&0x40 != 0 {
+		if i == 0 || f.Key && c&0x40 != 0 && len(looks) < maxLooks {
 			looks = append(looks, nil)
 		}
 		look := &looks[len(looks)-1]
@@ -116,18 +122,18 @@ func looksOf(b []byte) (looks [][]probe.Frame) {
 // However a source comes, its plan has every frame once, or there is none; and what
 // comes at once is planned as what comes in pieces, in other chunks.
 func FuzzGrow(f *testing.F) {
-	steady := bytes.Repeat(append([]byte{12}, make([]byte, 24)...), 30)
+	steady := bytes.Repeat(append([]byte{12}, make([]byte, 24)...), 20)
 	f.Add(steady)
 	looks := slices.Clone(steady)
 	for i := 150; i < len(looks); i += 100 {
 		looks[i] |= 0x40
 	}
 	f.Add(looks)
-	uneven := bytes.Repeat([]byte{0x4c, 0, 1, 2, 0x30, 0, 0x31, 0, 2, 0x32}, 90)
+	uneven := bytes.Repeat([]byte{0x4c, 0, 1, 2, 0x30, 0, 0x31, 0, 2, 0x32}, 40)
 	f.Add(uneven)
 	f.Add(append(slices.Clone(steady), bytes.Repeat([]byte{3}, 20)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 || len(b) > 5000 {
+		if len(b) == 0 || len(b) > 600 {
 			return
 		}
 		looks := looksOf(b)

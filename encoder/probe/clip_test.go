@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"math"
 	"os"
 	"os/exec"
@@ -123,14 +122,9 @@ func TestClip(t *testing.T) {
 	}
 }
 
-// A header that lies gives a shorter one, or none, and no panic.
+// A header that lies gives a shorter one, or none, and no panic. Its seeds, in testdata/fuzz as
+// those of FuzzMoov and FuzzLayout, are of films of 16 × 16 and six frames.
 func FuzzClip(f *testing.F) {
-	b := media(f, "small-426x240-27s.mp4")
-	moov := bytes.Index(b, []byte("moov")) - 4
-	f.Add(b[moov:], int64(100), int64(2000))
-	b = media(f, "bbb-rotated-180.mov")
-	moov = bytes.Index(b, []byte("moov")) - 4
-	f.Add(b[moov:], int64(0), int64(math.MaxInt64))
 	f.Fuzz(func(t *testing.T, b []byte, from, to int64) {
 		m, err := parseMoov(b)
 		if err != nil || m.fragmented {

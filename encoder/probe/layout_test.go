@@ -99,10 +99,6 @@ func TestFramesInHalves(t *testing.T) {
 
 // What comes as a file gives a layout, a request for more, or nothing, in bounded time.
 func FuzzLayout(f *testing.F) {
-	for _, c := range layouts {
-		b := small(f, c.name, c.args...)
-		f.Add(b[:min(len(b), 8<<10)], int64(4<<10))
-	}
 	f.Add(bytes.Repeat([]byte{syncByte, 0x40, 0, 0x10}, 400), int64(900))
 	// Units of nothing.
 	mkv := []byte{0x1a, 0x45, 0xdf, 0xa3, 0x80, 0x18, 0x53, 0x80, 0x67, 0xff, 0x16, 0x54, 0xae, 0x6b, 0x80}

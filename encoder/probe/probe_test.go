@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -308,10 +307,6 @@ func FuzzParseIndex(f *testing.F) {
 }
 
 func FuzzMoov(f *testing.F) {
-	bbb := media(f, "bbb-rotated-180.mov")
-	if m, err := findMoovBytes(bbb); err == nil {
-		f.Add(m)
-	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v := Video{TrackID: 1, TimeBase: hls.Rational{Num: 1, Den: 12288}, FrameRate: hls.Rational{Num: 24, Den: 1}}
 		zero := int64(0)
@@ -378,14 +373,4 @@ func TestReach(t *testing.T) {
 	require.False(t, x.Arriving())
 	require.Nil(t, x.Needs([]int64{end}))
 	require.Zero(t, x.NeedsOthers(time.Hour))
-}
-
-// findMoovBytes cuts the moov box out of a file, as a small file of its own.
-func findMoovBytes(b []byte) ([]byte, error) {
-	i := bytes.Index(b, []byte("moov"))
-	if i < 4 {
-		return nil, io.EOF
-	}
-	size := int(b[i-4])<<24 | int(b[i-3])<<16 | int(b[i-2])<<8 | int(b[i-1])
-	return b[i-4 : i-4+size], nil
 }
