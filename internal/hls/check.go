@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,7 +14,10 @@ type MediaInfo struct {
 	Target int
 	Ended  bool
 	// IFrames: it is an I-frame playlist.
-	IFrames  bool
+	IFrames bool
+	// Head are the tags of the playlist as a whole, in their order; without EXT-X-START,
+	// which counts for those who begin while it grows.
+	Head     []string
 	Segments []MediaSegment
 }
 
@@ -22,6 +26,8 @@ type MediaSegment struct {
 	URI string
 	// Map is the URI of the initialisation segment in force.
 	Map string
+	// Discontinuity: it doesn't follow on the one before.
+	Discontinuity bool
 	// Duration in seconds.
 	Duration float64
 	// Offset and Length of the byte range in the resource; Length 0 is all of it.
@@ -72,10 +78,17 @@ type AudioRendition struct{ Group, Name, Language, URI string }
 func CheckMedia(b []byte) (MediaInfo, error) {
 	var m MediaInfo
 	c := checker{kind: "media playlist"}
-	duration, mapURI, sequence := -1.0, "", false
+	duration, mapURI, sequence, discontinuity := -1.0, "", false, false
 	offset, length := int64(0), int64(0)
 	for _, line := range c.lines(b) {
 		tag, value, _ := strings.Cut(line, ":")
+		if slices.Contains(headTags, tag) {
+			// RFC 8216bis 4.4.3.
+			if slices.ContainsFunc(m.Head, func(l string) bool { t, _, _ := strings.Cut(l, ":"); return t == tag }) {
+				c.bad("%s twice", tag)
+			}
+			m.Head = append(m.Head, line)
+		}
 		switch {
 		case m.Ended:
 			c.bad("%q after EXT-X-ENDLIST", line)
@@ -83,6 +96,9 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			m.Target = int(c.number(line, value))
 		case tag == "#EXT-X-MEDIA-SEQUENCE":
 			sequence = true
+			if _, err := strconv.ParseUint(value, 10, 64); err != nil {
+				c.bad("%q: want an integer of at least 0", line)
+			}
 			if len(m.Segments) > 0 {
 				c.bad("EXT-X-MEDIA-SEQUENCE after the first segment")
 			}
@@ -99,6 +115,8 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 				d = 0
 			}
 			duration = d
+		case line == "#EXT-X-DISCONTINUITY":
+			discontinuity = true
 		case tag == "#EXT-X-BYTERANGE":
 			n, at, ok := strings.Cut(value, "@")
 			if !ok {
@@ -109,6 +127,8 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			if offset, err = strconv.ParseInt(at, 10, 64); ok && (err != nil || offset < 0) {
 				c.bad("%q: want an offset of at least 0", line)
 			}
+		case tag == "#EXT-X-PLAYLIST-TYPE" && value != "EVENT" && value != "VOD":
+			c.bad("%q: want EVENT or VOD", line)
 		case line == "#EXT-X-I-FRAMES-ONLY":
 			m.IFrames = true
 		case line == "#EXT-X-ENDLIST":
@@ -124,8 +144,8 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			case int(math.Round(duration)) > m.Target:
 				c.bad("segment %q: %.3f s, longer than the target duration %d", line, duration, m.Target)
 			}
-			m.Segments = append(m.Segments, MediaSegment{URI: line, Map: mapURI, Duration: duration, Offset: offset, Length: length})
-			duration, offset, length = -1, 0, 0
+			m.Segments = append(m.Segments, MediaSegment{URI: line, Map: mapURI, Discontinuity: discontinuity, Duration: duration, Offset: offset, Length: length})
+			duration, offset, length, discontinuity = -1, 0, 0, false
 		}
 	}
 	if m.Target < 1 {
@@ -140,6 +160,10 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 	return m, errors.Join(c.errs...)
 }
 
+// headTags say something of a media playlist as a whole.
+var headTags = []string{"#EXT-X-VERSION", "#EXT-X-TARGETDURATION", "#EXT-X-MEDIA-SEQUENCE", "#EXT-X-DISCONTINUITY-SEQUENCE",
+	"#EXT-X-PLAYLIST-TYPE", "#EXT-X-INDEPENDENT-SEGMENTS", "#EXT-X-I-FRAMES-ONLY"}
+
 // IsText reports whether a segment's URI is one of WebVTT.
 func IsText(uri string) bool {
 	uri, _, _ = strings.Cut(uri, "?")
@@ -147,11 +171,12 @@ func IsText(uri string) bool {
 }
 
 // CheckGrown returns an error unless now is what a reload of the playlist old
-// may show: the same segments, perhaps more, and once ended nothing more
-// (RFC 8216bis 6.2.1).
+// may show: the same head, media sequence number and target duration included,
+// the same segments, perhaps more, and once ended nothing more (RFC 8216bis 6.2.1
+// and 4.4.3.5).
 func CheckGrown(old, now MediaInfo) error {
-	if now.Target != old.Target {
-		return fmt.Errorf("target duration changed from %d to %d", old.Target, now.Target)
+	if !slices.Equal(now.Head, old.Head) {
+		return fmt.Errorf("head changed from %q to %q", old.Head, now.Head)
 	}
 	if len(now.Segments) < len(old.Segments) || old.Ended && (!now.Ended || len(now.Segments) > len(old.Segments)) {
 		return fmt.Errorf("playlist went from %d segments (ended: %v) to %d (ended: %v)", len(old.Segments), old.Ended, len(now.Segments), now.Ended)

@@ -47,6 +47,9 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		"no EXT-X-TARGETDURATI": "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:0.1,\na\n",
 		"length@offset":         head + "#EXTINF:2,\n#EXT-X-BYTERANGE:5\na\n",
 		"offset of at least 0":  head + "#EXTINF:2,\n#EXT-X-BYTERANGE:5@-1\na\n",
+		"integer of at least 0": strings.Replace(head, "SEQUENCE:0", "SEQUENCE:-1", 1) + "#EXTINF:2,\na\n",
+		"TARGETDURATION twice":  head + "#EXTINF:2,\na\n#EXT-X-TARGETDURATION:2\n",
+		"want EVENT or VOD":     head + "#EXT-X-PLAYLIST-TYPE:LIVE\n#EXTINF:2,\na\n",
 		"no EXT-X-MEDIA-SEQUEN": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n",
 	} {
 		_, err := CheckMedia([]byte(playlist))
@@ -73,6 +76,41 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		_, err := CheckMaster([]byte("#EXTM3U\n" + playlist))
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// What a reload shows only appends, to an EVENT playlist that begins as it began.
+func TestCheckGrown(t *testing.T) {
+	const old = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n#EXTINF:2,\nb\n"
+	parse := func(s string) MediaInfo {
+		m, err := CheckMedia([]byte(s))
+		require.NoError(t, err, s)
+		return m
+	}
+	first := parse(old)
+	for now, want := range map[string]string{
+		old:                      "",
+		old + "#EXTINF:2,\nc\n":  "",
+		old + "#EXT-X-ENDLIST\n": "",
+		strings.Replace(old, "#EXT-X-START:TIME-OFFSET=0\n", "", 1):                     "",
+		strings.Replace(old, "SEQUENCE:0", "SEQUENCE:1", 1):                             "head changed",
+		strings.Replace(old, "DURATION:2", "DURATION:3", 1):                             "head changed",
+		strings.Replace(old, "EVENT", "VOD", 1):                                         "head changed",
+		strings.Replace(old, "#EXTINF:2,\nb\n", "", 1):                                  "from 2 segments",
+		strings.Replace(old, "#EXTINF:2,\na\n", "", 1) + "#EXTINF:2,\nc\n":              "segment 0 changed",
+		strings.Replace(old, "#EXTINF:2,\nb", "#EXTINF:1.9,\nb", 1):                     "segment 1 changed",
+		strings.Replace(old, "#EXTINF:2,\nb", "#EXT-X-MAP:URI=\"j\"\n#EXTINF:2,\nb", 1): "segment 1 changed",
+		strings.Replace(old, "#EXTINF:2,\nb", "#EXT-X-DISCONTINUITY\n#EXTINF:2,\nb", 1): "segment 1 changed",
+	} {
+		err := CheckGrown(first, parse(now))
+		if want == "" {
+			require.NoError(t, err, now)
+			continue
+		}
+		require.ErrorContains(t, err, want, now)
+	}
+	ended := parse(old + "#EXT-X-ENDLIST\n")
+	require.ErrorContains(t, CheckGrown(ended, first), "ended")
+	require.ErrorContains(t, CheckGrown(ended, parse(old+"#EXTINF:2,\nc\n#EXT-X-ENDLIST\n")), "ended")
 }
 
 func FuzzCheck(f *testing.F) {

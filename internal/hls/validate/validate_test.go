@@ -148,8 +148,9 @@ func TestFollow(t *testing.T) {
 		second string
 		want   string
 	}{
-		"grows":   {whole, ""},
-		"shrinks": {strings.Replace(whole, "#EXTINF:2.005333,\n0.m4s\n", "", 1), "segment 0 changed"},
+		"grows":         {whole, ""},
+		"shrinks":       {strings.Replace(whole, "#EXTINF:2.005333,\n0.m4s\n", "", 1), "segment 0 changed"},
+		"is renumbered": {strings.Replace(whole, "SEQUENCE:0", "SEQUENCE:1", 1), "head changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files["a/index.m3u8"] = c.second
