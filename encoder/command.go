@@ -33,6 +33,8 @@ type Command struct {
 	Profiles     string         `help:"File of encoding profiles (YAML), which uploads can ask for by name." env:"MERIDIAN_ENCODER_PROFILES" placeholder:"FILE"`
 	MaxHeight    int            `help:"Highest rung, in lines of a 16:9 picture." default:"2160" env:"MERIDIAN_ENCODER_MAX_HEIGHT"`
 	MaxDuration  time.Duration  `help:"Longest source accepted." default:"12h" env:"MERIDIAN_ENCODER_MAX_DURATION"`
+	Confine      bool           `help:"Confine ffmpeg: to another user, the files of the system and its own, the network port of this encoder, and harmless system calls, as far as the machine lets this encoder do so." default:"true" negatable:"" env:"MERIDIAN_ENCODER_CONFINE"`
+	ChildUser    string         `help:"User that ffmpeg runs as when the encoder runs as root." default:"nobody" env:"MERIDIAN_ENCODER_CHILD_USER" placeholder:"USER"`
 	Nice         int            `help:"Added to ffmpeg's niceness." default:"5" env:"MERIDIAN_ENCODER_NICE"`
 	Memory       uint64         `help:"Address space of one ffmpeg, in MiB." default:"8192" env:"MERIDIAN_ENCODER_MEMORY"`
 	MemoryTotal  int64          `help:"Memory all ffmpegs at once may take by estimate, in MiB; others wait. 0: 60 % of the machine's or the control group's." default:"0" env:"MERIDIAN_ENCODER_MEMORY_TOTAL"`
@@ -53,6 +55,7 @@ func (c *Command) Validate() error {
 	check(c.MaxHeight >= 240 && c.MaxHeight <= 4320, "--max-height %d: want 240 to 4320", c.MaxHeight)
 	check(c.MaxDuration > 0, "--max-duration %s: want more than 0", c.MaxDuration)
 	check(c.Nice >= 0 && c.Nice <= 19, "--nice %d: want 0 to 19", c.Nice)
+	check(!c.Confine || c.ChildUser != "", "--child-user: must not be empty")
 	check(c.Memory >= 1024, "--memory %d: want at least 1024 MiB", c.Memory)
 	check(c.MemoryTotal >= 0, "--memory-total %d: want 0 or more MiB", c.MemoryTotal)
 	check(c.MaxScratch >= 64, "--max-scratch %d: want at least 64 MiB", c.MaxScratch)
@@ -112,7 +115,7 @@ func (c *Command) options() (Options, error) {
 	limits := probe.DefaultLimits()
 	limits.Duration = c.MaxDuration
 	return Options{Profile: profiles[plan.DefaultName], Profiles: profiles, Source: limits, Speed: plan.Speed{Pixels: pixelsPerCPU * float64(cpus)},
-		Scratch: c.ScratchDir, Memory: memory,
+		Scratch: c.ScratchDir, Memory: memory, Confine: c.Confine, User: c.ChildUser,
 		Child: ffmpeg.Limits{Nice: c.Nice, AddressSpace: c.Memory << 20, FileSize: c.MaxScratch << 20,
 			Wall: 30 * time.Minute, Idle: time.Minute}}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/encoder/confine"
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/encoder/probe"
@@ -61,6 +62,9 @@ type Options struct {
 	// Limits of a source, and of one ffmpeg child.
 	Source probe.Limits
 	Child  ffmpeg.Limits
+	// Confine children (see package confine), as this user where that is possible.
+	Confine bool
+	User    string
 	// Scratch is a directory of this encoder alone. What earlier ones left in its
 	// "work" is removed at the start.
 	Scratch string
@@ -77,6 +81,7 @@ type Encoder struct {
 	log     *slog.Logger
 	metrics *Metrics
 	server  *source.Server
+	confine *confine.Confinement
 	lock    *os.File
 	prober  probe.Prober
 	budget  *budget
@@ -111,21 +116,49 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 	if err := emptyDir(opt.Scratch); err != nil {
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), lock.Close())
 	}
-	srv, err := source.Listen(ctx)
-	if err != nil {
+	e := &Encoder{store: s, opt: opt, log: log, metrics: m, lock: lock,
+		complexityLimit: complexityLimit, loudnessLimit: loudnessLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+	if err := e.serveChildren(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	e := &Encoder{store: s, opt: opt, log: log, metrics: m, server: srv, lock: lock,
-		prober:          probe.Prober{Limits: opt.Source, Process: opt.Child},
-		complexityLimit: complexityLimit, loudnessLimit: loudnessLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+	e.prober = probe.Prober{Limits: opt.Source, Process: e.opt.Child}
 	if opt.Memory > 0 {
 		e.budget = newBudget(opt.Memory)
 	}
 	return e, nil
 }
 
+// serveChildren starts the server that children read from, and their confinement.
+func (e *Encoder) serveChildren(ctx context.Context) (err error) {
+	if !e.opt.Confine {
+		e.log.Warn("ffmpeg isn't confined: what a hostile file makes of it can do what this worker can")
+		e.server, err = source.Listen(ctx)
+		return err
+	}
+	e.confine, err = confine.New(ctx, confine.Options{User: e.opt.User, Programs: ffmpeg.Programs(), Try: []string{"ffprobe", "-version"}})
+	if err != nil {
+		return fmt.Errorf("%w (--no-confine runs ffmpeg without)", err)
+	}
+	e.server = source.Serve(e.confine.Listener())
+	e.opt.Child.Launcher = e.confine
+	for _, l := range confine.Layers() {
+		e.metrics.confined(l, true)
+	}
+	for _, lack := range e.confine.Lacks() {
+		e.log.Warn("ffmpeg is less confined than it could be", "lacks", lack.Layer, "error", lack.Why)
+		e.metrics.confined(lack.Layer, false)
+	}
+	return nil
+}
+
 // Close stops the loopback server and gives the scratch directory up.
-func (e *Encoder) Close() error { return errors.Join(e.server.Close(), e.lock.Close()) }
+func (e *Encoder) Close() error {
+	err := e.server.Close()
+	if e.confine != nil {
+		err = errors.Join(err, e.confine.Close())
+	}
+	return errors.Join(err, e.lock.Close())
+}
 
 // lockDir makes dir this process's own until the returned file is closed: two
 // encoders emptying one directory would destroy each other's work.

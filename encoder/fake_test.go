@@ -189,7 +189,7 @@ func testOptions(t testing.TB) Options {
 	p := plan.Default(2)
 	p.Preset = "ultrafast"
 	p.Rungs = []int{360, 240}
-	return Options{Profile: p, Source: probe.DefaultLimits(), Scratch: t.TempDir(), Speed: plan.Speed{Pixels: 1e12},
+	return Options{Profile: p, Source: probe.DefaultLimits(), Scratch: t.TempDir(), Confine: true, User: "nobody", Speed: plan.Speed{Pixels: 1e12},
 		Child: ffmpeg.Limits{Nice: 5, AddressSpace: 8 << 30, FileSize: 1 << 30, Wall: time.Minute, Idle: 30 * time.Second}}
 }
 

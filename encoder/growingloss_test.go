@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,7 +83,16 @@ func (q *queue) command(t *testing.T, region string, flags ...string) *workerPro
 
 func (w *workerProcess) start(t *testing.T) {
 	t.Helper()
-	require.NoError(t, w.Start())
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		// It dies with the thread that starts it, and those of confined children end.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- w.Start()
+		<-ended
+	}()
+	t.Cleanup(func() { close(ended) })
+	require.NoError(t, <-started)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("worker:\n%s", w.log)

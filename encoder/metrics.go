@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/meridian-video/meridian/encoder/confine"
 	"github.com/meridian-video/meridian/internal/catalog"
 )
 
@@ -16,6 +17,7 @@ type Metrics struct {
 	bytes   prometheus.Counter
 	stages  *prometheus.CounterVec
 	memory  prometheus.Gauge
+	layers  *prometheus.GaugeVec
 }
 
 // NewMetrics registers the encoder's metrics.
@@ -33,8 +35,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Time tasks spent in a stage: probe, index, complexity and remux of plan tasks; memory (waiting for room), start (until ffmpeg has encoded its first frames), encode, store (what is left to store then) and commit of video tasks."}, []string{"stage"}),
 		memory: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_encoder_memory_held_bytes",
 			Help: "Memory set aside for running children, by estimate."}),
+		layers: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_encoder_confined",
+			Help: "1 where ffmpeg is confined in this way, 0 where this worker can't (the log says why): user, network, files, calls. None where confinement is switched off."}, []string{"layer"}),
 	}
-	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes, m.stages, m.memory)
+	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes, m.stages, m.memory, m.layers)
 	return m
 }
 
@@ -56,3 +60,11 @@ func (m *Metrics) stage(name string, took time.Duration) {
 }
 
 func (m *Metrics) stored(n int64) { m.bytes.Add(float64(n)) }
+
+func (m *Metrics) confined(l confine.Layer, is bool) {
+	v := 0.0
+	if is {
+		v = 1
+	}
+	m.layers.WithLabelValues(string(l)).Set(v)
+}

@@ -206,7 +206,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 			e.log.Warn("scratch directory not removed", "error", err)
 		}
 	}()
-	r := ffmpeg.Remux{URL: in.url, Video: src.Video.Stream, Codec: src.Video.Codec, Format: "mp4", Path: filepath.Join(dir, "source")}
+	r := ffmpeg.Remux{URL: in.url, Video: src.Video.Stream, Codec: src.Video.Codec, Format: "mp4", Path: "source"}
 	codecs := []string{src.Video.Codec}
 	for _, a := range src.Audio {
 		r.Audio = append(r.Audio, a.Stream)
@@ -217,7 +217,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	}
 	limits := e.opt.Child
 	limits.Wall = 2*time.Minute + time.Duration(in.Size()/(1<<20))*time.Second
-	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: r.Args(), Limits: limits})
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: r.Args(), Dir: dir, Limits: limits})
 	if err != nil {
 		return fail(err)
 	}
@@ -233,7 +233,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	if err := in.Err(); err != nil {
 		return fail(err)
 	}
-	f, err := os.Open(r.Path)
+	f, err := os.Open(filepath.Join(dir, r.Path))
 	if err != nil {
 		return fail(fmt.Errorf("remux: %w", err))
 	}

@@ -226,7 +226,8 @@ type Remux struct {
 	Codec string
 	// Format is "mp4" or "matroska".
 	Format string
-	Path   string
+	// Path, in the command's Dir.
+	Path string
 }
 
 // Args returns ffmpeg's arguments.

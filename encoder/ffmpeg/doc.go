@@ -5,7 +5,8 @@
 //
 //   - A child reads nothing but its worker's loopback server (protocol
 //     whitelist) and only containers on the demuxer whitelist; what it makes
-//     leaves through pipes.
+//     leaves through pipes, or is in its own directory. Where a Launcher starts
+//     it, this holds also for a child that a file has taken over.
 //   - A child is niced and limited in memory and file size, has a wall-clock and
 //     a no-progress deadline, and dies, with everything it started, within a
 //     second of its context and with its parent.

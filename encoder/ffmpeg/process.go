@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,38 @@ type Limits struct {
 	// Wall is the longest the child may run; Idle the longest without progress, while
 	// it isn't waiting for a processor.
 	Wall, Idle time.Duration
+	// Launcher, if set, starts the child in its confinement.
+	Launcher Launcher
+}
+
+// free is the Launcher that confines nothing.
+type free struct{}
+
+func (free) Start(cmd *exec.Cmd, dir string) (release func(), err error) {
+	cmd.Dir = dir
+	started, ended, over := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		// The child gets its Pdeathsig when this thread ends, so it must live as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			<-ended
+		}
+	}()
+	if err := <-started; err != nil {
+		<-over
+		return nil, err
+	}
+	return func() { close(ended); <-over }, nil
+}
+
+// Launcher starts commands; what release does follows when they have been waited for.
+// Into dir, if it isn't empty, the command writes.
+type Launcher interface {
+	Start(cmd *exec.Cmd, dir string) (release func(), err error)
 }
 
 // Progress is what ffmpeg reports about itself.
@@ -47,6 +80,8 @@ type Command struct {
 	// Name is the executable: "ffmpeg" or "ffprobe".
 	Name string
 	Args []string
+	// Dir, if set, is where the child is, and the only place it writes into.
+	Dir string
 	// Outputs is how many pipes the child writes to; the i-th is OutputPath(i).
 	Outputs int
 	Limits  Limits
@@ -114,6 +149,7 @@ type Process struct {
 	// waiting counts outputs whose reader waits for the child, or has its end.
 	waiting  atomic.Int32
 	log      tail
+	release  func()
 	watchers sync.WaitGroup
 	done     chan struct{}
 }
@@ -151,7 +187,11 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		ours = append(ours, r)
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, w)
 	}
-	err = p.cmd.Start()
+	launcher := c.Limits.Launcher
+	if launcher == nil {
+		launcher = free{}
+	}
+	p.release, err = launcher.Start(p.cmd, c.Dir)
 	closeAll(p.cmd.ExtraFiles)
 	if err != nil {
 		closeAll(ours)
@@ -167,6 +207,9 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	p.watchers.Go(func() { p.watchIdle(c.Limits.Idle) })
 	return p, nil
 }
+
+// Programs are what a child's command line runs.
+func Programs() []string { return []string{"ffmpeg", "ffprobe", "prlimit", "chrt", "nice"} }
 
 // under is the command line that runs a command within the limits: util-linux'
 // prlimit and chrt and coreutils' nice set them and then become the command, so
@@ -348,6 +391,7 @@ func (p *Process) Kill(cause error) { p.cancel(cause) }
 // Wait returns when the child has ended and everything of it is released.
 func (p *Process) Wait() error {
 	err := p.cmd.Wait()
+	p.release()
 	close(p.done)
 	if p.wall != nil {
 		p.wall.Stop()

@@ -42,6 +42,11 @@ func Listen(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("source server: %w", err)
 	}
+	return Serve(l), nil
+}
+
+// Serve starts a server on a loopback listener, which is then its own.
+func Serve(l net.Listener) *Server {
 	s := &Server{l: l, files: map[string]Reader{}, done: make(chan struct{})}
 	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
@@ -50,7 +55,7 @@ func Listen(ctx context.Context) (*Server, error) {
 		// Serve always returns an error; after Close it is the expected one.
 		_ = s.http.Serve(l)
 	}()
-	return s, nil
+	return s
 }
 
 // Close ends all connections.
