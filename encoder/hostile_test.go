@@ -3,8 +3,11 @@ package encoder
 import (
 	"bytes"
 	"compress/flate"
+	"compress/zlib"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
+	imagepng "image/png"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -68,6 +71,8 @@ var hostileMedia = map[string]hostile{
 	"an hour of 1 × 1":         {made("dot.mkv", "-f", "lavfi", "-i", "color=s=16x16:r=1:d=3600,crop=1:1,format=gray", "-c:v", "ffv1"), []probe.Code{probe.CodeTooSmall}, false},
 	"an hour of 16 × 16":       {made("icon.mp4", "-f", "lavfi", "-i", "testsrc2=s=16x16:r=1:d=3600", "-c:v", "libx264", "-preset", "ultrafast"), nil, true},
 	"30,000 × 30,000":          {huge, []probe.Code{probe.CodeDimensions, probe.CodeDamaged}, false},
+	"a PNG of 30,000 × 30,000": {picture, []probe.Code{probe.CodeUnsupported}, false},
+	"VP9, said to be small":    {grownVP9, []probe.Code{probe.CodeDimensions, probe.CodeDamaged}, false},
 	"1 GB of pictures, packed": {flat, nil, false},
 	"1 GiB of header, packed":  {packed, []probe.Code{probe.CodeTruncated, probe.CodeNotMedia, probe.CodeNoStreams}, false},
 	"4,000,000,000 samples":    {counted, []probe.Code{probe.CodeTruncated, probe.CodeDuration, probe.CodeDamaged, probe.CodeNotMedia}, false},
@@ -84,6 +89,74 @@ func huge(t *testing.T) []byte {
 	}
 	b = bytes.ReplaceAll(b, jpeg(180, 320), jpeg(30_000, 30_000))
 	return bytes.ReplaceAll(b, header(320, 180), header(30_000, 30_000))
+}
+
+// picture is a QuickTime file of one PNG of 30,000 × 30,000, all of it there in a hundred
+// kilobytes.
+func picture(t *testing.T) []byte {
+	const side, small = 30_000, 64
+	var data bytes.Buffer
+	z := zlib.NewWriter(&data)
+	for range side {
+		_, err := z.Write(make([]byte, 1+side/8)) // a filter, and a bit for each pixel
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	png := []byte("\x89PNG\r\n\x1a\n")
+	for _, c := range []struct {
+		name string
+		body []byte
+	}{
+		{"IHDR", append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, side), side), 1, 0, 0, 0, 0)},
+		{"IDAT", data.Bytes()},
+		{"IEND", nil},
+	} {
+		png = append(append(binary.BigEndian.AppendUint32(png, uint32(len(c.body))), c.name...), c.body...)
+		png = binary.BigEndian.AppendUint32(png, crc32.ChecksumIEEE(append([]byte(c.name), c.body...)))
+	}
+	config, err := imagepng.DecodeConfig(bytes.NewReader(png))
+	require.NoError(t, err)
+	require.Equal(t, side, config.Width)
+
+	// In a file made of a small one it takes its place.
+	b := made("picture.mov", "-f", "lavfi", "-i", fmt.Sprintf("color=s=%dx%d:r=1", small, small), "-frames:v", "1", "-c:v", "png")(t)
+	mdat, moov := bytes.Index(b, []byte("mdat"))-4, bytes.Index(b, []byte("moov"))-4
+	require.Less(t, mdat, moov)
+	head := b[moov:]
+	size := bytes.Index(head, []byte("stsz"))
+	require.Positive(t, size)
+	copy(head[size+8:], binary.BigEndian.AppendUint32(nil, uint32(len(png))))
+	was := []byte{0, small, 0, small}
+	entry := bytes.Index(head, []byte("png "))
+	require.Positive(t, entry)
+	at := entry + bytes.Index(head[entry:], was)
+	require.GreaterOrEqual(t, at, entry)
+	copy(head[at:], binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, side), side))
+	return slices.Concat(b[:mdat], atom("mdat", png), head)
+}
+
+// grownVP9 is a film of 320 × 180 as its container says, and whose frames say they are of
+// 30,000 × 30,000.
+func grownVP9(t *testing.T) []byte {
+	const side = 30_000
+	b := made("small.webm", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=10:d=3", "-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "1")(t)
+	// The sync code of a keyframe; then, after four bits, a side less one twice, in 16 bits each.
+	sync, n := []byte{0x49, 0x83, 0x42}, 0
+	for i := 0; i+8 < len(b); i++ {
+		if !bytes.HasPrefix(b[i:], sync) {
+			continue
+		}
+		v := binary.BigEndian.Uint64(b[i+1:])
+		if v>>(64-16-4-32)&0xffff_ffff != 319<<16|179 {
+			continue
+		}
+		v &^= 0xffff_ffff << (64 - 16 - 4 - 32)
+		v |= ((side-1)<<16 | side - 1) << (64 - 16 - 4 - 32)
+		binary.BigEndian.PutUint64(b[i+1:], v)
+		n++
+	}
+	require.Greater(t, n, 10)
+	return b
 }
 
 // flat is the largest picture there may be, of one colour, over and over.

@@ -47,6 +47,7 @@ type queue struct {
 	store     *objects.Store
 	table     *region.Table
 	s3        objects.Config
+	transport *testenv.NATSServer
 
 	// leader is the connection of sql.
 	mu     sync.Mutex
@@ -55,8 +56,10 @@ type queue struct {
 
 func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
 
-// newQueueOn has a NATS server of its own, so that tests may run side by side.
-func newQueueOn(t *testing.T, dsn string) *queue {
+func newQueueOn(t *testing.T, dsn string) *queue { return newQueueOver(t, dsn, testenv.S3(t, 2)) }
+
+// newQueueOver has a NATS server of its own, so that tests may run side by side.
+func newQueueOver(t *testing.T, dsn string, servers []testenv.S3Server) *queue {
 	q := &queue{dsn: dsn}
 	t.Cleanup(func() {
 		q.mu.Lock()
@@ -69,12 +72,11 @@ func newQueueOn(t *testing.T, dsn string) *queue {
 	nats, err := testenv.StartNATS(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(nats.Stop)
-	q.nats = nats.URL
+	q.nats, q.transport = nats.URL, nats
 	q.conn, err = jobs.Connect([]string{q.nats}, 1, log)
 	require.NoError(t, err)
 	t.Cleanup(q.conn.Close)
 	require.NoError(t, q.conn.Setup(t.Context()))
-	servers := testenv.S3(t, 2)
 	q.store, q.table = objectstest.Over(t, servers)
 	q.s3 = objectstest.Config(servers[0])
 	signer, err := token.NewSigner("record-1")
@@ -148,7 +150,7 @@ func (q *queue) complete(t *testing.T, asset, upload string, data []byte) {
 
 // TestWorkersOnTheRealQueue: from received to ready over PostgreSQL, JetStream
 // and two object stores, with one worker stopped in mid-run; and a broken file
-// that fails with its reason.
+// that fails with its reason. What viewers would see only ever grows meanwhile.
 func TestWorkersOnTheRealQueue(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t)
@@ -161,15 +163,13 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	broken := q.upload(t, []byte(strings.Repeat("no video at all ", 5000)))
 	asset := func(id string) catalog.Asset { return q.asset(t, id) }
 	stop := q.worker(t, "eu", nil)
-	require.Eventually(t, func() bool {
-		done, err := cat.CommittedChunks(t.Context(), good, 1, "v0")
-		return err == nil && len(done) > 0
-	}, 60*time.Second, 20*time.Millisecond)
+	ended := q.validates(t, good, "r1", "v0")
 	stop()
 	q.worker(t, "eu", nil)
 	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, 50*time.Millisecond)
 	require.Equal(t, "not-media", asset(broken).Failure.Code)
+	ended()
 
 	run, err := cat.RunPlan(t.Context(), good, 1)
 	require.NoError(t, err)
@@ -228,8 +228,9 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	bad := good
 	bad.ScratchDir, bad.Slots, bad.Threads, bad.MaxHeight, bad.MaxDuration, bad.Nice, bad.Memory, bad.MaxScratch, bad.S3.Bucket =
 		"relative", -1, 100, 1, 0, 20, 1, 1, ""
+	bad.Confine = true
 	err = bad.Validate()
-	for _, flag := range []string{"--scratch-dir", "--slots", "--threads", "--max-height", "--max-duration", "--nice", "--memory", "--max-scratch", "--s3-bucket"} {
+	for _, flag := range []string{"--scratch-dir", "--slots", "--threads", "--max-height", "--max-duration", "--nice", "--memory", "--max-scratch", "--s3-bucket", "--child-user"} {
 		require.ErrorContains(t, err, flag)
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -67,8 +69,22 @@ func StartNATS(ctx context.Context) (*NATSServer, error) {
 	return s, nil
 }
 
+// Start starts the server again after Kill, on the same port and data.
+func (s *NATSServer) Start(ctx context.Context) error {
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return err
+	}
+	argv := slices.Clone(s.spec.argv)
+	argv[slices.Index(argv, "--port")+1] = u.Port()
+	return s.startAgain(ctx, argv, func(ctx context.Context) error { return jetStreamReady(ctx, s.URL) })
+}
+
 // Stop ends the server and removes its files.
-func (s *NATSServer) Stop() { s.stop() }
+func (s *NATSServer) Stop() {
+	s.stop()
+	os.RemoveAll(s.spec.dir)
+}
 
 // natsURL reads the ports file the server writes once it listens.
 func natsURL(dir string) (string, error) {

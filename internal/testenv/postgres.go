@@ -153,8 +153,29 @@ func (s *PostgresServer) ask(ctx context.Context, fn func(context.Context, *pgx.
 	return errors.Join(fn(ctx, c), c.Close(ctx))
 }
 
+// Durable makes the server tell of a commit only once it survives Kill, on connections
+// that begin after this.
+func (s *PostgresServer) Durable() error {
+	// A role's settings go before those of the command line.
+	return adminExec(s.DSN, "ALTER ROLE postgres SET synchronous_commit = on")
+}
+
+// Start starts the server again after Kill, on the same port and data.
+func (s *PostgresServer) Start(ctx context.Context) error {
+	// What this names has ended, but may not have been reaped.
+	if err := os.Remove(filepath.Join(s.spec.dir, "data", "postmaster.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return s.startAgain(ctx, s.spec.argv, func(ctx context.Context) error {
+		return s.ask(ctx, func(context.Context, *pgx.Conn) error { return nil })
+	})
+}
+
 // Stop ends the server and removes its files.
-func (s *PostgresServer) Stop() { s.stop() }
+func (s *PostgresServer) Stop() {
+	s.stop()
+	os.RemoveAll(s.spec.dir)
+}
 
 // DSNHostPort returns the host:port of a URL DSN, for components which take
 // hosts, user and database apart.

@@ -41,6 +41,8 @@ type process struct {
 	hold   *os.File
 	pid    int
 	log    string
+	// spec is what it was launched with.
+	spec spec
 }
 
 // held keeps the write ends of all keepers' pipes reachable: the collector would
@@ -89,7 +91,7 @@ func launch(s spec) (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", s.argv[0], err)
 	}
 	held.Store(holdW, nil)
-	p := &process{keeper: cmd, hold: holdW, log: s.log}
+	p := &process{keeper: cmd, hold: holdW, log: s.log, spec: s}
 	line, err := bufio.NewReader(pidR).ReadString('\n')
 	if err == nil {
 		p.pid, err = strconv.Atoi(strings.TrimSpace(line))
@@ -109,14 +111,95 @@ func (p *process) stop() {
 	_ = p.keeper.Wait()
 }
 
-func (p *process) ended() bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-	if err != nil {
-		return true
+// Hang stops the server and all it has started: it answers nothing until Resume.
+func (p *process) Hang() error {
+	// The parent first, or it would start more.
+	if err := syscall.Kill(p.pid, syscall.SIGSTOP); err != nil {
+		return err
 	}
-	// The keeper reaps the server only at its own end.
-	return bytes.Contains(b, []byte(") Z "))
+	return p.signalChildren(syscall.SIGSTOP)
 }
+
+// Resume ends Hang.
+func (p *process) Resume() error {
+	return errors.Join(p.signalChildren(syscall.SIGCONT), syscall.Kill(p.pid, syscall.SIGCONT))
+}
+
+// Kill ends the server at once, and all it has started; its data stays.
+func (p *process) Kill() error {
+	children, err := childrenOf(p.pid)
+	if err != nil {
+		return err
+	}
+	// The keeper goes first, or it would remove the data.
+	err = errors.Join(p.keeper.Process.Kill(), p.Hang())
+	err = errors.Join(err, p.signalChildren(syscall.SIGKILL), syscall.Kill(p.pid, syscall.SIGKILL))
+	p.stop()
+	for _, pid := range append(children, p.pid) {
+		for deadline := time.Now().Add(startTimeout); alive(pid); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				return errors.Join(err, fmt.Errorf("process %d of %s doesn't end", pid, p.spec.argv[0]))
+			}
+		}
+	}
+	return err
+}
+
+// startAgain runs what was killed once more, with other arguments, until it is ready.
+func (p *process) startAgain(ctx context.Context, argv []string, ready func(context.Context) error) error {
+	if alive(p.pid) {
+		return fmt.Errorf("%s already runs", p.spec.argv[0])
+	}
+	s := p.spec
+	s.argv = argv
+	again, err := launch(s)
+	if err != nil {
+		return err
+	}
+	*p = *again
+	return p.await(ctx, ready)
+}
+
+func (p *process) signalChildren(s syscall.Signal) error {
+	children, err := childrenOf(p.pid)
+	for _, pid := range children {
+		if kerr := syscall.Kill(pid, s); kerr != nil && !errors.Is(kerr, syscall.ESRCH) {
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
+}
+
+// childrenOf are the processes that one has started, by any of its threads.
+func childrenOf(pid int) (out []int, err error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range lists {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, f := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(f)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, child)
+		}
+	}
+	return out, nil
+}
+
+// alive says whether a process has not ended, whoever reaps it.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(b, []byte(") Z "))
+}
+
+// ended: the keeper reaps the server only at its own end.
+func (p *process) ended() bool { return !alive(p.pid) }
 
 // await polls ready until it is nil, the server has ended or the deadline has passed.
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {

@@ -52,8 +52,11 @@ func (s *PostgresServer) Standby(ctx context.Context) (*PostgresServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A role's settings go before those of the command line.
-	for _, sql := range []string{"ALTER ROLE postgres SET synchronous_commit = on", "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"} {
+	if err := s.Durable(); err != nil {
+		standby.Stop()
+		return nil, err
+	}
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"} {
 		if err := adminExec(s.DSN, sql); err != nil {
 			standby.Stop()
 			return nil, err
