@@ -239,7 +239,7 @@ func newRun(ctx context.Context, p plan.Profile, data []byte, dir string) (*enco
 		return nil, nil, nil, err
 	}
 	e, err := encoder.New(ctx, m, encoder.Options{Profile: p, Source: probe.DefaultLimits(), Scratch: scratch, Speed: plan.Speed{Pixels: 1e12},
-		Child: ffmpeg.Limits{AddressSpace: 8 << 30, Wall: 10 * time.Minute, Idle: time.Minute}},
+		Child: ffmpeg.Limits{AddressSpace: 8 << 30, Wall: 10 * time.Minute, Idle: time.Minute}, Confine: true, User: "nobody"},
 		slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), encoder.NewMetrics(prometheus.NewRegistry()))
 	return e, m, &board{source: src, profile: p.Name, records: map[string][]hls.Record{}}, err
 }

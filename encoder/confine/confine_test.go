@@ -463,3 +463,33 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+// What can't be is said with what to change.
+func TestLacks(t *testing.T) {
+	_, err := filter("386")
+	require.ErrorContains(t, err, "386")
+	_, err = New(t.Context(), Options{User: "nobody", Try: []string{"no-such-program"}})
+	require.ErrorContains(t, err, "no-such-program")
+	if os.Getuid() != 0 {
+		t.Skip("takes root")
+	}
+	_, err = credential("no-such-user")
+	require.ErrorContains(t, err, `"no-such-user"`)
+	_, err = credential("root")
+	require.ErrorContains(t, err, "is root")
+	as, err := credential("65534")
+	require.NoError(t, err)
+	require.EqualValues(t, 65534, as.Uid)
+
+	// Programs where only root can go are run by root, without its rights.
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o700))
+	path := filepath.Join(dir, "true")
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"), 0o700))
+	c, err := New(t.Context(), Options{User: "nobody", Programs: []string{path}, Try: []string{path}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, errors.Join(c.Listener().Close(), c.Close())) }()
+	require.Len(t, c.Lacks(), 1)
+	require.Equal(t, User, c.Lacks()[0].Layer)
+	require.ErrorContains(t, c.Lacks()[0].Why, "permission denied")
+}

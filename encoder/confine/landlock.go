@@ -35,7 +35,7 @@ type ruleset struct {
 func newRuleset(read []string, port uint16) (*ruleset, error) {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		return nil, fmt.Errorf("Landlock isn't here: %w", errno)
+		return nil, fmt.Errorf("no Landlock: %w", errno)
 	}
 	r := &ruleset{version: int(version), read: read, port: port}
 	handled := r.handled()
