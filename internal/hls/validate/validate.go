@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"mime"
@@ -27,6 +28,9 @@ type Options struct {
 	Playlists bool
 	// Follow reads growing playlists again until they have ended.
 	Follow bool
+	// Every is the pause before growing playlists are read again; 0 for half a target
+	// duration, as players do.
+	Every time.Duration
 }
 
 // Problem is a rule that is broken.
@@ -177,7 +181,7 @@ func (c *check) read(ctx context.Context, all []*rendition) error {
 		pause := time.Duration(0)
 		for _, r := range all {
 			if !r.info.Ended && !r.gone {
-				pause = max(pause, time.Duration(max(1, r.info.Target))*time.Second/2)
+				pause = max(pause, cmp.Or(c.opt.Every, time.Duration(max(1, r.info.Target))*time.Second/2))
 			}
 		}
 		if !c.opt.Follow || pause == 0 {
