@@ -349,6 +349,7 @@ func checkQuality(t testing.TB, s strange, file, joined, whole string, r hls.Ren
 	ref := makeFile(t, "reference.mkv", "-i", file, "-map", "0:v:0", "-vf", vf, "-fps_mode", "passthrough", "-c:v", "ffv1")
 	one, two := ssim(t, whole, ref), ssim(t, joined, ref)
 	require.Greater(t, one, 0.93)
-	// They may be better: each chunk begins with a full buffer.
-	require.GreaterOrEqual(t, two, one-0.001, "SSIM of one encode and of joined chunks")
+	// They may be better: each chunk begins with a full buffer. Under a cap an encode varies
+	// with its threads, of "pq-untagged.mp4" from 0.9624 to 0.9659.
+	require.GreaterOrEqual(t, two, one-0.004, "SSIM of one encode and of joined chunks")
 }
