@@ -89,10 +89,13 @@ func (c *Confinement) prepare(ctx context.Context, opt Options) (err error) {
 	if err := c.limitFiles(opt.Programs); err != nil {
 		c.lack(Files, err)
 	}
+	if err := c.try(ctx, opt.Try); err != nil {
+		return err
+	}
 	if alone != nil && (c.filter == nil || c.rules == nil || !c.rules.ports()) {
 		c.lack(Network, fmt.Errorf("%w, and it takes both seccomp and Landlock of version 4 to do without", alone))
 	}
-	return c.try(ctx, opt.Try)
+	return nil
 }
 
 func (c *Confinement) lack(l Layer, why error) { c.lacks = append(c.lacks, Lack{l, why}) }
@@ -116,21 +119,43 @@ func (c *Confinement) limitFiles(programs []string) error {
 	return err
 }
 
-// try starts a child, without the user if that is what hinders: programs may lie where
-// only the worker's own user can go.
+// refusal is a layer that couldn't be put on.
+type refusal struct {
+	layer Layer
+	err   error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+// try starts a child, without the layers that are refused. A program that doesn't run may
+// lie where only the worker's own user can go.
 func (c *Confinement) try(ctx context.Context, command []string) error {
-	err := c.run(ctx, command)
-	if err == nil || c.as == nil {
-		return err
+	for {
+		err := c.run(ctx, command)
+		if err == nil {
+			return nil
+		}
+		layer := User
+		var r *refusal
+		if errors.As(err, &r) {
+			layer = r.layer
+		}
+		switch {
+		case layer == User && c.as != nil:
+			c.as = nil
+		case layer == Calls && c.filter != nil:
+			c.filter = nil
+		case layer == Files && c.rules != nil:
+			if cerr := c.rules.f.Close(); cerr != nil {
+				return errors.Join(err, cerr)
+			}
+			c.rules = nil
+		default:
+			return err
+		}
+		c.lack(layer, err)
 	}
-	as := c.as
-	c.as = nil
-	if c.run(ctx, command) != nil {
-		c.as = as
-		return err
-	}
-	c.lack(User, err)
-	return nil
 }
 
 func (c *Confinement) run(ctx context.Context, command []string) error {
@@ -281,7 +306,7 @@ func (c *Confinement) enter(at *os.File, rules *ruleset) error {
 	if at != nil {
 		// The thread's own working directory, no longer the process's.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return os.NewSyscallError("unshare", err)
+			return &refusal{User, os.NewSyscallError("unshare", err)}
 		}
 		if err := unix.Fchdir(int(at.Fd())); err != nil {
 			return os.NewSyscallError("fchdir", err)
@@ -297,11 +322,13 @@ func (c *Confinement) enter(at *os.File, rules *ruleset) error {
 	}
 	if rules != nil {
 		if err := rules.restrict(); err != nil {
-			return err
+			return &refusal{Files, err}
 		}
 	}
 	if c.filter != nil {
-		return install(c.filter)
+		if err := install(c.filter); err != nil {
+			return &refusal{Calls, err}
+		}
 	}
 	return nil
 }

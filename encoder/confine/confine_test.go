@@ -481,6 +481,12 @@ func TestLacks(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 65534, as.Uid)
 
+	// A filter that the kernel doesn't take is left out.
+	plain := &Confinement{filter: []unix.SockFilter{{Code: 0xffff}}}
+	require.NoError(t, plain.try(t.Context(), []string{"true"}))
+	require.Len(t, plain.Lacks(), 1)
+	require.Equal(t, Calls, plain.Lacks()[0].Layer)
+
 	// Programs where only root can go are run by root, without its rights.
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o700))
