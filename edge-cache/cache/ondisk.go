@@ -48,11 +48,14 @@ func (c *Cache) stays(o *Object, r *recordReader) bool {
 	return !c.policy.worth(c.policy.lately(c.policy.ghosts.of(o.hash))+1, o.info.Size+overhead)
 }
 
-// worth reports whether an object on disk alone is worth its bytes in memory.
+// worth notes that an object on disk alone was asked for, and reports whether it is
+// worth its bytes in memory.
 func (c *Cache) worth(o *Object) bool {
+	size := o.info.Size + overhead
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.policy.worth(o.hits.Load(), o.info.Size+overhead)
+	c.policy.age(size)
+	return c.policy.worth(o.hits.Load(), size)
 }
 
 // leave makes an object one that is on disk alone.

@@ -105,6 +105,26 @@ func TestAskedForOftenComesToMemory(t *testing.T) {
 	require.Greater(t, o.hits.Load(), int32(1), "what is known of it comes with it")
 }
 
+// TestWhoWasHotLeaves: counts grow old too where nothing comes to memory, for all is
+// on disk.
+func TestWhoWasHotLeaves(t *testing.T) {
+	c, of := onDiskCache(t, 30)
+	x, b := away(t, c, of)
+	key := x.key
+	x.Release()
+	for range 3 {
+		for i := range 30 {
+			other, _ := of(i)
+			for range maxHits {
+				if o := c.Hit([]byte(other), false); o != nil {
+					o.Release()
+				}
+			}
+		}
+	}
+	require.Eventually(t, func() bool { return get(t, c, key, b, &origin{}).Tier == Memory }, 5*time.Second, time.Microsecond)
+}
+
 // away returns an object that is on disk alone, held.
 func away(t *testing.T, c *Cache, of func(int) (string, []byte)) (*Object, []byte) {
 	t.Helper()

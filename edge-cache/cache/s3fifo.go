@@ -84,7 +84,7 @@ func (n *node) leave() {
 //     is a queue for each count. An object that was hit moves to that of its count
 //     when it is its turn, not when it is hit.
 //   - A ghost remembers the count of an object that left, and where it left from.
-//     Counts are halved whenever six times the capacity was brought, so they hold for
+//     Counts are halved whenever six times the capacity wasn't here, so they hold for
 //     long while most is here, and are soon forgotten when others are asked for.
 //   - The small queue has a twentieth of the bytes or more. It grows by an object that
 //     is asked for soon after it left small, and shrinks by one that left main, as
@@ -106,7 +106,7 @@ type s3fifo struct {
 	evicted  func(*node)
 
 	left     [2]int64 // bytes so far, from small and from main
-	brought  int64    // bytes since counts were halved
+	brought  int64    // or sent from disk, bytes since counts were halved
 	halvings uint32
 
 	evictions, refused int64
@@ -160,10 +160,17 @@ func (p *s3fifo) insert(n *node) bool {
 		return true
 	}
 	p.small.push(n)
-	if p.brought += n.size; p.brought > p.of(memory) {
+	p.age(n.size)
+	return true
+}
+
+// age halves the counts in time. Bytes that were asked for and aren't in memory bring
+// that about, whether they come to it or are sent from disk: else who was asked for
+// often long ago would stay for ever.
+func (p *s3fifo) age(bytes int64) {
+	if p.brought += bytes; p.brought > p.of(memory) {
 		p.halve()
 	}
-	return true
 }
 
 // of is a share of the capacity.

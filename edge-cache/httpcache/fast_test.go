@@ -113,7 +113,7 @@ func TestDiskAnswersTheSame(t *testing.T) {
 		ask, _ := quick(t, x)
 		require.Eventually(t, func() bool { ask("/a", ""); return x.cfg.Cache.Stats().DiskObjects == 1 }, 10*time.Second, time.Millisecond)
 	})
-	big := make([]byte, 1<<20)
+	other := make([]byte, 16<<10) // leaves no room for /a
 	for name, f := range map[string]struct {
 		fields, want string
 		fast         bool
@@ -127,8 +127,12 @@ func TestDiskAnswersTheSame(t *testing.T) {
 			ask, c := quick(t, x)
 			ask("/a", "") // which verifies it
 			require.Eventually(t, func() bool { return x.cfg.Cache.Filling() == 0 }, 10*time.Second, time.Millisecond)
-			for i := range 40 {
-				x.cfg.Cache.Put(fmt.Sprint("big", i), cache.Info{}, big, false)
+			for i := range 2500 {
+				key := fmt.Sprint("other", i)
+				x.cfg.Cache.Put(key, cache.Info{}, other, false)
+				for range 2 + i%2 { // more often than /a, and some than others
+					x.cfg.Cache.Hit([]byte(key), false)
+				}
 			}
 			before, asked := c.disk.Load(), x.count()
 			slow := ask("/a", f.fields+"Proxy-Anything: x\r\n")
