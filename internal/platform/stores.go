@@ -156,6 +156,9 @@ server_tags: ["region:{{.Name}}"]
 max_payload: 1MB
 jetstream {
   store_dir: "{{.Store}}"
+  # All streams have room in it. Otherwise it is a share of what is free at the start:
+  # after a disk was full that may be too little to take them up again.
+  max_file_store: 1GB
   # An acknowledged message must survive the loss of power.
   sync_interval: always
 }
