@@ -104,11 +104,11 @@ func TestSentFromDisk(t *testing.T) {
 	}
 	get("disk") // for the first time: it is verified
 	require.Eventually(t, func() bool { return w.edge.cache.Filling() == 0 }, 10*time.Second, time.Millisecond)
-	const size = 16 << 10 // leaves no room for the segment
-	for i := range 3 * w.edge.cache.Stats().Capacity / size {
+	const size = 16 << 10                                         // leaves no room for the segment
+	for i := range w.edge.cache.Stats().Capacity * 5 / 4 / size { // the disk has room for them, too
 		other := fmt.Sprint("other", i)
 		w.edge.cache.Put(other, cache.Info{}, make([]byte, size), false)
-		for range 2 + i%2 { // more often than the segment, and some than others
+		for range 5 + i%2 { // more often than the segment, and some than others
 			w.edge.cache.Hit([]byte(other), false)
 		}
 	}
@@ -118,9 +118,13 @@ func TestSentFromDisk(t *testing.T) {
 	}
 	require.Zero(t, w.proxies[0].gets(segKey(1)))
 	require.Equal(t, 200, must(w.get("/v/-/"+asset+"/r1/v1080/index.m3u8")).StatusCode)
-	before := fast()
-	get("disk")
-	require.Equal(t, before+1, fast())
+	// By a connection of its own: one that net/http has may stay there. It is counted once
+	// it is sent.
+	require.Eventually(t, func() bool {
+		client.CloseIdleConnections()
+		_ = must(w.get(segURL("-", 0)))
+		return fast() > 0
+	}, 10*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { return w.proxies[0].gets(segKey(1)) > 0 }, 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { // it is asked for more often now
 		res, _ := w.get(segURL("-", 0))
