@@ -23,8 +23,8 @@ import (
 )
 
 // fast answers the plain GETs of what is in memory, or on disk where the kernel can
-// send it from there: segments, init segments, extras and composed playlists, where the asset's record and the token are known and no
-// rule looks at who asks. Its answers are those of handler, whose header fields
+// send it from there: segments, init segments, extras and composed playlists, where the
+// asset's record and the token are known and no rule looks at who asks. Its answers are those of handler, whose header fields
 // it keeps beside the object. It allocates nothing.
 type fast struct {
 	h     *handler
@@ -169,11 +169,7 @@ func (f *fast) object(r *fastpath.Request, o *cache.Object, t target, now time.T
 			head.Part.Store(of)
 		}
 		a := fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
-		if tier == cache.Disk {
-			a.Stored, a.Part = o, part
-		} else {
-			a.Body, a.Slot, a.Whole = o.Whole()[part.Start:part.Start+part.Length], o.Slot(), o.Whole()
-		}
+		a.Take(o, part)
 		return a, true
 	}
 	if r.Selects() {
@@ -184,11 +180,7 @@ func (f *fast) object(r *fastpath.Request, o *cache.Object, t target, now time.T
 		return f.selected(r, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}), t.kind, now)
 	}
 	a := fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
-	if tier == cache.Disk {
-		a.Stored, a.Part = o, deliver.Span{Length: size}
-	} else {
-		a.Body, a.Slot = o.Whole(), o.Slot()
-	}
+	a.Take(o, deliver.Span{Length: size})
 	return a, true
 }
 
@@ -294,8 +286,8 @@ func immaterial(f fastpath.Field) bool {
 	return f.HasPrefix("sec-") || f.HasPrefix("x-forwarded-")
 }
 
-// prepareHead takes the header fields from serveContent, without looking at bytes; Age, where the content has
-// one, and Date are left open.
+// prepareHead takes the header fields from serveContent, without looking at bytes; Age,
+// where the content has one, and Date are left open.
 func prepareHead(prepare fastpath.Preparer, c *content, status string) *fastpath.Head {
 	c.body = fastpath.Unseen{}
 	handler := func(w http.ResponseWriter, r *http.Request) {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/encoder/confine"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/jobs"
@@ -83,16 +83,10 @@ func (q *queue) command(t *testing.T, region string, flags ...string) *workerPro
 
 func (w *workerProcess) start(t *testing.T) {
 	t.Helper()
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		// It dies with the thread that starts it, and those of confined children end.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		started <- w.Start()
-		<-ended
-	}()
-	t.Cleanup(func() { close(ended) })
-	require.NoError(t, <-started)
+	// It dies with the thread that starts it, and those of confined children end.
+	release, err := confine.Free{}.Start(w.Cmd, w.Dir)
+	require.NoError(t, err)
+	t.Cleanup(release)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("worker:\n%s", w.log)

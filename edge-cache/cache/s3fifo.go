@@ -199,11 +199,11 @@ func (p *s3fifo) worth(hits int32, size int64) bool {
 // learn moves the border between small and main by an object that was asked for
 // after it had left.
 func (p *s3fifo) learn(g ghost, size int64) {
-	lately := p.left[g.from]-g.at <= p.of(soon)
+	back := p.left[g.from]-g.at <= p.of(soon)
 	switch {
-	case g.from == fromSmall && (lately || g.ahead):
+	case g.from == fromSmall && (back || g.ahead):
 		p.target = min(p.target+size, p.of(maxSmall))
-	case g.from == fromMain && lately:
+	case g.from == fromMain && back:
 		p.target = max(p.target-size, p.of(minSmall))
 	}
 }

@@ -46,6 +46,25 @@ type Stored interface {
 	Release()
 }
 
+// Object is a body that lies in memory or, OnDisk, in a file alone.
+type Object interface {
+	Stored
+	OnDisk() bool
+	// Whole is the body in memory, Slot its place for a copy.
+	Whole() []byte
+	Slot() *pages.Slot
+}
+
+// Take has the answer's body from an object: a part of it, which may be all.
+func (a *Answer) Take(o Object, part deliver.Span) {
+	if o.OnDisk() {
+		a.Stored, a.Part = o, part
+		return
+	}
+	a.Whole, a.Slot = o.Whole(), o.Slot()
+	a.Body = a.Whole[part.Start : part.Start+part.Length]
+}
+
 // copied returns the copy that the answer can be sent from, to be released, and where
 // Body begins in it; nil while there is none.
 func (a *Answer) copied(window *pages.Window) (*pages.Copy, int64) {

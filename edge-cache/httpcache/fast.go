@@ -62,11 +62,7 @@ func (p *Proxy) answer(r *fastpath.Request, s *response, o *cache.Object, age ti
 			head.Part.Store(of)
 		}
 		a := fastpath.Answer{Head: of, Values: fastpath.Values{passed, left, {Number: part.Length}, {Text: named}}}
-		if o.OnDisk() {
-			a.Stored, a.Part = o, part
-		} else {
-			a.Body, a.Slot, a.Whole = o.Whole()[part.Start:part.Start+part.Length], o.Slot(), o.Whole()
-		}
+		a.Take(o, part)
 		return a, true
 	}
 	if r.Selects() {
@@ -80,11 +76,7 @@ func (p *Proxy) answer(r *fastpath.Request, s *response, o *cache.Object, age ti
 		return w.Answer("") // it has the Date it came with
 	}
 	a := fastpath.Answer{Head: head.Head, Values: fastpath.Values{passed, left}}
-	if o.OnDisk() {
-		a.Stored, a.Part = o, deliver.Span{Length: s.size}
-	} else {
-		a.Body, a.Slot = o.Whole(), o.Slot()
-	}
+	a.Take(o, deliver.Span{Length: s.size})
 	return a, true
 }
 
@@ -119,8 +111,8 @@ type preparedHead struct {
 
 const ttlMark = "{ttl}"
 
-// prepare takes the fields from what ServeHTTP answers, without looking at bytes. Age and the end of
-// Cache-Status are the cache's own, whatever the origin's fields say.
+// prepare takes the fields from what ServeHTTP answers, without looking at bytes. Age
+// and the end of Cache-Status are the cache's own, whatever the origin's fields say.
 func (p *Proxy) prepare(prepare fastpath.Preparer, s *response) *preparedHead {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		x := &exchange{p: p, w: w, r: r}

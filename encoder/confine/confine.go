@@ -256,15 +256,32 @@ func (c *Confinement) Start(cmd *exec.Cmd, dir string) (release func(), err erro
 		}
 		cmd.SysProcAttr.Credential = c.as
 	}
-	started, ended := make(chan error), make(chan struct{})
-	over := onOwnThread(func() {
-		err := c.enter(at, rules)
-		if err == nil {
-			err = cmd.Start()
+	return held(onOwnThread, func() error {
+		if err := c.enter(at, rules); err != nil {
+			return err
 		}
+		return cmd.Start()
+	})
+}
+
+// Free starts commands that aren't confined.
+type Free struct{}
+
+// Start starts a command in dir, "" for where the worker is. After the command has been
+// waited for, release must be called.
+func (Free) Start(cmd *exec.Cmd, dir string) (release func(), err error) {
+	cmd.Dir = dir
+	return held(onThread, cmd.Start)
+}
+
+// held calls start on a thread of on's and keeps that until release is called: a child
+// gets its Pdeathsig when the thread ends that started it.
+func held(on func(f func()) (over <-chan struct{}), start func() error) (release func(), err error) {
+	started, ended := make(chan error), make(chan struct{})
+	over := on(func() {
+		err := start()
 		started <- err
 		if err == nil {
-			// The child gets its Pdeathsig when this thread ends.
 			<-ended
 		}
 	})
@@ -273,6 +290,18 @@ func (c *Confinement) Start(cmd *exec.Cmd, dir string) (release func(), err erro
 		return nil, err
 	}
 	return func() { close(ended); <-over }, nil
+}
+
+// onThread calls f on a thread that does nothing else meanwhile.
+func onThread(f func()) (over <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		f()
+	}()
+	return done
 }
 
 // onOwnThread calls f on a thread that ends with it, as it will be fit for nothing else. The

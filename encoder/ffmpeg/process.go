@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/encoder/confine"
 )
 
 // Limits bound one child.
@@ -36,30 +37,6 @@ type Limits struct {
 	Wall, Idle time.Duration
 	// Launcher, if set, starts the child in its confinement.
 	Launcher Launcher
-}
-
-// free is the Launcher that confines nothing.
-type free struct{}
-
-func (free) Start(cmd *exec.Cmd, dir string) (release func(), err error) {
-	cmd.Dir = dir
-	started, ended, over := make(chan error), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(over)
-		// The child gets its Pdeathsig when this thread ends, so it must live as long.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			<-ended
-		}
-	}()
-	if err := <-started; err != nil {
-		<-over
-		return nil, err
-	}
-	return func() { close(ended); <-over }, nil
 }
 
 // Launcher starts commands; what release does follows when they have been waited for.
@@ -189,7 +166,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	}
 	launcher := c.Limits.Launcher
 	if launcher == nil {
-		launcher = free{}
+		launcher = confine.Free{}
 	}
 	p.release, err = launcher.Start(p.cmd, c.Dir)
 	closeAll(p.cmd.ExtraFiles)

@@ -8,10 +8,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/ask"
 )
 
 // Settling is how long after its start a server may be without JetStream: it may be
@@ -24,9 +25,9 @@ const maxAnswer = 1 << 20
 // Ready says why the server isn't healthy: JetStream is on, and in a cluster it has a
 // leader and is current.
 func Ready(ctx context.Context, monitor string) error {
-	status, body, err := get(ctx, monitor+"/healthz")
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("%s/healthz: status %d: %s", monitor, status, strings.TrimSpace(string(body)))
+	res, body, err := ask.Once(ctx, monitor+"/healthz", maxAnswer)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s/healthz: status %d: %s", monitor, res.StatusCode, strings.TrimSpace(string(body)))
 	}
 	return err
 }
@@ -35,15 +36,15 @@ func Ready(ctx context.Context, monitor string) error {
 // is nil for one that has JetStream, has started less than settling ago, or doesn't
 // answer, which may have other reasons.
 func Lost(ctx context.Context, monitor string, settling time.Duration) error {
-	status, body, err := get(ctx, monitor+"/healthz?js-enabled-only=true")
-	if err != nil || status != http.StatusServiceUnavailable {
+	res, body, err := ask.Once(ctx, monitor+"/healthz?js-enabled-only=true", maxAnswer)
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable {
 		return nil
 	}
 	var health struct{ Error string }
 	if err := json.Unmarshal(body, &health); err != nil || !strings.Contains(health.Error, "not enabled") {
 		return nil
 	}
-	if status, body, err = get(ctx, monitor+"/varz"); err != nil || status != http.StatusOK {
+	if res, body, err = ask.Once(ctx, monitor+"/varz", maxAnswer); err != nil || res.StatusCode != http.StatusOK {
 		return nil
 	}
 	var server struct{ Start, Now time.Time }
@@ -51,19 +52,4 @@ func Lost(ctx context.Context, monitor string, settling time.Duration) error {
 		return nil
 	}
 	return fmt.Errorf("it lost its streams and doesn't take them up again: %s", health.Error)
-}
-
-func get(ctx context.Context, url string) (status int, body []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0, nil, err
-	}
-	// One connection a question: a kept one would outlive the process it led to.
-	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer res.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	return res.StatusCode, body, err
 }

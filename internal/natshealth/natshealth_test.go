@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.Eventually(t, func() bool {
 		// A vote is what it can't go on without writing.
-		_, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.S", nil)
+		_, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN.S", nil, time.Second)
 		return err == nil && Lost(ctx, monitors[0], 0) != nil
 	}, 30*time.Second, 200*time.Millisecond)
 	require.NoError(t, Lost(ctx, monitors[0], time.Hour), "a server that has just started may be reading its streams")

@@ -1,0 +1,25 @@
+// Package ask asks health pages of processes on this machine.
+package ask
+
+import (
+	"context"
+	"io"
+	"net/http"
+)
+
+// Once asks one URL and returns the answer with up to most bytes of its body, which is
+// closed. Each question has a connection of its own: a kept one would outlive the process
+// it led to.
+func Once(ctx context.Context, url string, most int64) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, most))
+	return res, b, err
+}
