@@ -50,8 +50,9 @@ type Config struct {
 	// Answered is told of every response: how the cache answered ("hit", "stale",
 	// "collapsed", "validated", "miss", "pass", "error"), its status and body bytes. May be nil.
 	Answered func(how string, status int, bytes int64, took time.Duration)
-	// now is time.Now, but for tests.
-	now func() time.Time
+	// now is time.Now, and disk is Cache.Disk, but for tests.
+	now  func() time.Time
+	disk func() cache.DiskState
 }
 
 // Proxy is the cache, an http.Handler. Close it.
@@ -100,6 +101,9 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
+	if cfg.disk == nil {
+		cfg.disk = cfg.Cache.Disk
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -112,7 +116,7 @@ func New(cfg Config) (*Proxy, error) {
 		if err := p.restore(cfg.Dir); err != nil {
 			return nil, err
 		}
-		p.index.journal = openJournal(cfg.Dir, cfg.Log, p.index.all, cfg.Cache.Disk)
+		p.index.journal = openJournal(cfg.Dir, cfg.Log, p.index.all, cfg.disk)
 	}
 	return p, nil
 }

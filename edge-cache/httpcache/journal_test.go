@@ -211,17 +211,13 @@ func TestJournalOfAFailedDisk(t *testing.T) {
 	}
 	away := x.cfg.Dir + ".away"
 	require.NoError(t, os.Rename(x.cfg.Dir, away))
-	x.proxy.index.journal.mu.Lock() // as if the disk had been found gone
-	x.proxy.index.journal.disk = func() cache.DiskState { return cache.DiskState{Err: errors.New("no disk")} }
-	x.proxy.index.journal.mu.Unlock()
+	x.setDisk(func() cache.DiskState { return cache.DiskState{Err: errors.New("no disk")} }) // as if it had been found gone
 	res, _ := x.send("PURGE", "/a", nil)
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 	_, _, ok := x.hit("/b", nil)
 	require.True(t, ok, "memory serves on")
 	require.NoError(t, os.Rename(away, x.cfg.Dir))
-	x.proxy.index.journal.mu.Lock()
-	x.proxy.index.journal.disk = func() cache.DiskState { return cache.DiskState{Recoveries: 1} }
-	x.proxy.index.journal.mu.Unlock()
+	x.setDisk(func() cache.DiskState { return cache.DiskState{Recoveries: 1} })
 	require.NoError(t, x.proxy.index.journal.sync(t.Context()))
 	x.crash()
 	_, _, ok = x.hit("/b", nil)
@@ -263,9 +259,7 @@ func TestHungJournal(t *testing.T) {
 	hung, free := make(chan struct{}), make(chan struct{})
 	hang := sync.OnceFunc(func() { close(hung); <-free })
 	require.NoError(t, j.sync(t.Context()))
-	j.mu.Lock()
-	j.disk = func() cache.DiskState { hang(); return cache.DiskState{} }
-	j.mu.Unlock()
+	x.setDisk(func() cache.DiskState { hang(); return cache.DiskState{} })
 	x.proxy.index.invalidate("first")
 	<-hung
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +60,8 @@ type rig struct {
 	mu     sync.Mutex
 	asked  []*http.Request
 	front  *http.Client
+	// disk tells the journal of the disk, where not as the cache has it.
+	disk atomic.Pointer[func() cache.DiskState]
 }
 
 func newRig(t testing.TB, change func(*Config)) *rig {
@@ -96,7 +99,14 @@ func (x *rig) open() {
 	x.t.Helper()
 	c, err := cache.Open(cache.Config{Memory: 16 << 20, Dir: x.cfg.Dir, Disk: 64 << 20, MaxObject: 1 << 20})
 	require.NoError(x.t, err)
+	x.disk.Store(nil)
 	x.cfg.Cache, x.cfg.now = c, x.clock.Now
+	x.cfg.disk = func() cache.DiskState {
+		if f := x.disk.Load(); f != nil {
+			return (*f)()
+		}
+		return c.Disk()
+	}
 	x.proxy, err = New(x.cfg)
 	require.NoError(x.t, err)
 }
@@ -113,6 +123,8 @@ func (x *rig) restart() {
 	x.close()
 	x.open()
 }
+
+func (x *rig) setDisk(f func() cache.DiskState) { x.disk.Store(&f) }
 
 func (x *rig) set(f func(w http.ResponseWriter, r *http.Request)) {
 	x.mu.Lock()
