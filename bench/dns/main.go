@@ -14,12 +14,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/bench/command"
 	"github.com/meridian-video/meridian/bench/proc"
 )
 
@@ -44,18 +43,12 @@ func main() {
 	flag.StringVar(&o.before, "before", "", "another meridian binary to measure as well")
 	bare := flag.String("bare", "", "be the bare responder at this address")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := error(nil)
-	if *bare != "" {
-		err = serveBare(ctx, *bare)
-	} else {
-		err = run(ctx, o)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench/dns:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/dns", 0, func(ctx context.Context) error {
+		if *bare != "" {
+			return serveBare(ctx, *bare)
+		}
+		return run(ctx, o)
+	})
 }
 
 func run(ctx context.Context, o options) (err error) {

@@ -24,11 +24,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/meridian-video/meridian/bench/command"
 )
 
 type options struct {
@@ -74,12 +74,7 @@ func main() {
 	flag.StringVar(&o.before, "before", "", "another meridian binary, whose edge takes part too")
 	flag.IntVar(&o.requests, "requests", 300_000, "requests of a trace")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/edge:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/edge", 0, func(ctx context.Context) error { return run(ctx, o) })
 }
 
 func run(ctx context.Context, o options) (err error) {

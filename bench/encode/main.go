@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/bench/command"
 	"github.com/meridian-video/meridian/encoder"
 	"github.com/meridian-video/meridian/internal/cli"
 )
@@ -86,14 +85,7 @@ func main() {
 	flag.BoolVar(&o.ready, "ready", false, "with -lines: wait until the videos are ready, too")
 	flag.DurationVar(&o.limit, "limit", 14*time.Minute, "the longest the whole run may take")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, o.limit)
-	defer cancel()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-encode:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/encode", o.limit, func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {

@@ -18,14 +18,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/bench/command"
 	"github.com/meridian-video/meridian/drill/report"
 	"github.com/meridian-video/meridian/drill/score"
 )
@@ -63,12 +62,7 @@ func main() {
 	flag.StringVar(&o.out, "out", filepath.Join("drill-report", "failover"), "directory for the drills' reports, one for each round")
 	flag.StringVar(&o.markdown, "markdown", "", "file for the table; it is also printed")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := measure(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/failover:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/failover", 0, func(ctx context.Context) error { return measure(ctx, o) })
 }
 
 func measure(ctx context.Context, o options) error {

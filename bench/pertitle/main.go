@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/meridian-video/meridian/bench/command"
 	"github.com/meridian-video/meridian/encoder"
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
@@ -46,14 +46,7 @@ func main() {
 	flag.BoolVar(&o.rungs, "rungs", false, "print every rung to standard error")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "the longest the whole run may take")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, o.limit)
-	defer cancel()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-pertitle:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/pertitle", o.limit, func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {

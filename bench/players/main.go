@@ -9,14 +9,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/meridian-video/meridian/bench/command"
 )
 
 // here is this program's directory in the tree.
@@ -75,12 +75,7 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "file for all results, JSON")
 	flag.StringVar(&o.markdown, "markdown", "", "file for the table; it is also printed")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := measure(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/players:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/players", 0, func(ctx context.Context) error { return measure(ctx, o) })
 }
 
 var errStill = errors.New("the machine stood still")

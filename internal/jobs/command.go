@@ -34,10 +34,9 @@ type DeadCommand struct {
 
 // access is how the subcommands reach the catalog.
 type access struct {
-	Regions  string         `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
-	Region   string         `help:"Region to work from; default: the table's first." env:"MERIDIAN_REGION"`
-	Postgres catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
-	JSON     bool           `name:"json" help:"Print one JSON document a line."`
+	region.View `embed:""`
+	Postgres    catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
+	JSON        bool           `name:"json" help:"Print one JSON document a line."`
 	// Out defaults to standard output.
 	Out io.Writer `kong:"-"`
 	// catalog is set by tests, with a platform of their own.
@@ -57,15 +56,9 @@ func (a *access) with(ctx context.Context, f func(ctx context.Context, c *catalo
 	if a.catalog != nil {
 		return f(ctx, a.catalog)
 	}
-	t, err := region.Load(a.Regions)
+	t, err := a.Load()
 	if err != nil {
 		return err
-	}
-	if a.Region == "" {
-		a.Region = t.Regions[0].Name
-	}
-	if _, ok := t.Get(a.Region); !ok {
-		return fmt.Errorf("--region %q: not in %s (has %v)", a.Region, a.Regions, t.Names())
 	}
 	c, err := catalog.Open(a.Postgres.DSN(t.PostgresDSNHosts(a.Region)), t.Farthest(a.Region), slog.New(slog.DiscardHandler))
 	if err != nil {

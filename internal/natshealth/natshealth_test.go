@@ -3,7 +3,6 @@ package natshealth
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,16 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meridian-video/meridian/internal/platform/supervise"
+	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/tools"
 )
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 // TestFullDisk: a supervised server of a cluster whose disk was full has its replicas of
 // all streams again once there is room.
@@ -56,9 +48,9 @@ func TestFullDisk(t *testing.T) {
 	const servers = 3
 	var urls, routes, monitors []string
 	for range servers {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", freePort(t)))
-		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", freePort(t)))
-		monitors = append(monitors, fmt.Sprintf("http://127.0.0.1:%d", freePort(t)))
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", testenv.FreePort(t)))
+		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", testenv.FreePort(t)))
+		monitors = append(monitors, fmt.Sprintf("http://127.0.0.1:%d", testenv.FreePort(t)))
 	}
 	var all []*supervise.Process
 	for i := range servers {
@@ -122,7 +114,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestNoAnswerSaysNothing: what can't be asked, or answers something else, is left alone.
 func TestNoAnswerSaysNothing(t *testing.T) {
-	require.NoError(t, Lost(t.Context(), fmt.Sprintf("http://127.0.0.1:%d", freePort(t)), 0))
+	require.NoError(t, Lost(t.Context(), fmt.Sprintf("http://127.0.0.1:%d", testenv.FreePort(t)), 0))
 	for _, answer := range []string{"", "x", `{"status":"unavailable","error":"JetStream is not current with the meta leader"}`} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusServiceUnavailable)

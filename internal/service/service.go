@@ -69,8 +69,8 @@ func (b *Base) Validate() error {
 	}
 	if err != nil {
 		errs = append(errs, err)
-	} else if _, ok := t.Get(b.Region); !ok {
-		errs = append(errs, fmt.Errorf("--region %q: not in %s (has %v)", b.Region, b.Regions, t.Names()))
+	} else if err := t.Check(b.Regions, b.Region); err != nil {
+		errs = append(errs, err)
 	}
 	b.Table = t
 	if _, _, err := net.SplitHostPort(b.AdminListen); err != nil {

@@ -35,12 +35,11 @@ type Target struct {
 
 // Settings of every subcommand.
 type Settings struct {
-	Regions  string         `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
-	Region   string         `help:"Region to work from; default: the table's first." env:"MERIDIAN_REGION"`
-	S3       objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
-	Archive  Target         `embed:"" prefix:"archive-" envprefix:"MERIDIAN_ARCHIVE_"`
-	Parallel int            `help:"Objects copied at a time." default:"8"`
-	JSON     bool           `name:"json" help:"Print the report as JSON."`
+	region.View `embed:""`
+	S3          objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+	Archive     Target         `embed:"" prefix:"archive-" envprefix:"MERIDIAN_ARCHIVE_"`
+	Parallel    int            `help:"Objects copied at a time." default:"8"`
+	JSON        bool           `name:"json" help:"Print the report as JSON."`
 
 	// Out defaults to standard output.
 	Out io.Writer `kong:"-"`
@@ -51,11 +50,9 @@ type Settings struct {
 // Validate names every problem.
 func (s *Settings) Validate() error {
 	var errs []error
-	t, err := region.Load(s.Regions)
+	t, err := s.Load()
 	if err != nil {
 		errs = append(errs, err)
-	} else if _, ok := t.Get(s.Region); !ok && s.Region != "" {
-		errs = append(errs, fmt.Errorf("--region %q: not in %s (has %v)", s.Region, s.Regions, t.Names()))
 	}
 	s.table = t
 	if u, err := url.Parse(s.Archive.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -77,9 +74,6 @@ func (s *Settings) Validate() error {
 func (s *Settings) open() (*Archive, func(), error) {
 	if err := s.Validate(); err != nil {
 		return nil, nil, fmt.Errorf("archive: configuration is not valid:\n%w", err)
-	}
-	if s.Region == "" {
-		s.Region = s.table.Regions[0].Name
 	}
 	if s.Out == nil {
 		s.Out = os.Stdout

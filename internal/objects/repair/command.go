@@ -18,14 +18,13 @@ import (
 // Command is `meridian reconcile`: a check of all stores against the catalog,
 // which changes nothing. It fails unless everything is where it belongs.
 type Command struct {
-	Regions  string         `help:"Region table (YAML)." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
-	Region   string         `help:"Region to work from; default: the table's first." env:"MERIDIAN_REGION"`
-	S3       objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
-	Postgres catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
-	Read     bool           `help:"Read every object and compare its bytes with its SHA-256, not only its size."`
-	Parallel int            `help:"Objects read at a time." default:"8"`
-	Settled  time.Duration  `help:"Age from which an object that the catalog doesn't name is foreign; younger ones may be of work under way." default:"1h"`
-	JSON     bool           `name:"json" help:"Print the report as JSON."`
+	region.View `embed:""`
+	S3          objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+	Postgres    catalog.Config `embed:"" prefix:"postgres-" envprefix:"MERIDIAN_POSTGRES_"`
+	Read        bool           `help:"Read every object and compare its bytes with its SHA-256, not only its size."`
+	Parallel    int            `help:"Objects read at a time." default:"8"`
+	Settled     time.Duration  `help:"Age from which an object that the catalog doesn't name is foreign; younger ones may be of work under way." default:"1h"`
+	JSON        bool           `name:"json" help:"Print the report as JSON."`
 
 	// Out defaults to standard output.
 	Out io.Writer `kong:"-"`
@@ -36,11 +35,9 @@ type Command struct {
 // Validate names every problem.
 func (c *Command) Validate() error {
 	var errs []error
-	t, err := region.Load(c.Regions)
+	t, err := c.Load()
 	if err != nil {
 		errs = append(errs, err)
-	} else if _, ok := t.Get(c.Region); !ok && c.Region != "" {
-		errs = append(errs, fmt.Errorf("--region %q: not in %s (has %v)", c.Region, c.Regions, t.Names()))
 	}
 	c.table = t
 	if c.Parallel < 1 || c.Parallel > 64 {
@@ -56,9 +53,6 @@ func (c *Command) Validate() error {
 func (c *Command) Run(ctx context.Context) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("reconcile: configuration is not valid:\n%w", err)
-	}
-	if c.Region == "" {
-		c.Region = c.table.Regions[0].Name
 	}
 	if c.Out == nil {
 		c.Out = os.Stdout
