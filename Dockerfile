@@ -43,7 +43,7 @@ USER meridian
 WORKDIR /var/lib/meridian
 # Where a component's admin listener is, its deployment says.
 ENV MERIDIAN_ADMIN_LISTEN=127.0.0.1:9080
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD healthcheck "http://${MERIDIAN_ADMIN_LISTEN}/readyz"
+HEALTHCHECK --interval=1s --timeout=90s --start-period=180s --retries=1 CMD healthcheck -stay 1m "http://${MERIDIAN_ADMIN_LISTEN}/readyz"
 ENTRYPOINT ["meridian"]
 
 # encoder: ffmpeg from Debian, kept to the version that was tested
@@ -58,7 +58,7 @@ COPY --from=binaries /out/meridian /usr/local/bin/meridian
 USER meridian
 WORKDIR /var/lib/meridian
 ENV MERIDIAN_ADMIN_LISTEN=127.0.0.1:9083 MERIDIAN_SCRATCH_DIR=/var/lib/meridian
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD healthcheck "http://${MERIDIAN_ADMIN_LISTEN}/readyz"
+HEALTHCHECK --interval=1s --timeout=90s --start-period=180s --retries=1 CMD healthcheck -stay 1m "http://${MERIDIAN_ADMIN_LISTEN}/readyz"
 ENTRYPOINT ["meridian", "encoder"]
 
 # A viewer or creator in a container, for trying and testing

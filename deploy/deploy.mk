@@ -15,7 +15,7 @@ docker-build = DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --network host --build-
 dist: tools ## Build the static programs that go into images, the same bytes everywhere, into dist/
 	@mkdir -p dist
 	@CGO_ENABLED=0 GOFLAGS=-mod=readonly $(GO) build -trimpath -buildvcs=false \
-		-ldflags '-s -w -buildid= -X github.com/meridian-video/meridian/internal/cli.version=$(VERSION)' -o dist/ . ./deploy/healthcheck ./deploy/natscheck
+		-ldflags '-s -w -buildid= -X github.com/meridian-video/meridian/internal/cli.version=$(VERSION)' -o dist/ . ./deploy/healthcheck
 	@install -m 0755 $(call tool,minio,github.com/minio/minio) dist/minio
 	@install -m 0755 $(call tool,nats-server,github.com/nats-io/nats-server/v2) dist/nats-server
 

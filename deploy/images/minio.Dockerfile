@@ -29,5 +29,5 @@ USER minio
 ENV MINIO_BROWSER=off MINIO_UPDATE=off MINIO_CALLHOME_ENABLE=off MINIO_SCANNER_SPEED=slowest \
 	MINIO_ROOT_USER=meridian MINIO_ROOT_PASSWORD_FILE=/run/meridian/s3.secret
 # An anonymous listing is refused once users can be looked up; the health pages say "ready" earlier.
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["healthcheck", "-ca", "/run/meridian/ca.crt", "-status", "403", "https://localhost:9000/"]
+HEALTHCHECK --interval=1s --timeout=90s --start-period=180s --retries=1 CMD ["healthcheck", "-stay", "1m", "-ca", "/run/meridian/ca.crt", "-status", "403", "https://localhost:9000/"]
 ENTRYPOINT ["minio", "server", "--quiet", "--certs-dir", "/run/meridian", "--address", ":9000", "/var/lib/meridian/minio"]

@@ -5,11 +5,13 @@ ARG GO_IMAGE=golang:1.26-bookworm
 ARG BINARIES=source
 
 FROM ${GO_IMAGE} AS binaries-source
-ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=mod
+ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly
 WORKDIR /src
+COPY go.mod go.sum ./
 COPY deploy/healthcheck/ deploy/healthcheck/
-RUN cd deploy/healthcheck && go mod init healthcheck && \
-	go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck .
+COPY internal/natshealth/ internal/natshealth/
+COPY internal/ask/ internal/ask/
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck ./deploy/healthcheck
 
 FROM ${BASE} AS binaries-prebuilt
 COPY dist/healthcheck /out/
@@ -36,6 +38,6 @@ WORKDIR /var/lib/meridian
 ENV LC_ALL=C.UTF-8 HOME=/var/lib/meridian/postgres PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin
 STOPSIGNAL SIGTERM
 # The member runs, as leader or as follower.
-HEALTHCHECK --interval=5s --timeout=4s --start-period=120s --retries=3 CMD ["healthcheck", "-ca", "/run/meridian/ca.crt", "https://localhost:8008/readiness"]
+HEALTHCHECK --interval=1s --timeout=90s --start-period=180s --retries=1 CMD ["healthcheck", "-stay", "1m", "-ca", "/run/meridian/ca.crt", "https://localhost:8008/readiness"]
 ENTRYPOINT ["/usr/local/lib/meridian/start"]
 CMD ["patroni"]

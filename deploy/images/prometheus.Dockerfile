@@ -5,11 +5,13 @@ ARG GO_IMAGE=golang:1.26-bookworm
 ARG BINARIES=source
 
 FROM ${GO_IMAGE} AS binaries-source
-ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=mod
+ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly
 WORKDIR /src
+COPY go.mod go.sum ./
 COPY deploy/healthcheck/ deploy/healthcheck/
-RUN cd deploy/healthcheck && go mod init healthcheck && \
-	go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck .
+COPY internal/natshealth/ internal/natshealth/
+COPY internal/ask/ internal/ask/
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /out/healthcheck ./deploy/healthcheck
 
 FROM ${BASE} AS binaries-prebuilt
 COPY dist/healthcheck /out/
