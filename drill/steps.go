@@ -70,13 +70,16 @@ func (x *run) mark(i int, f target.Fault, there bool, active map[int]target.Faul
 func (x *run) one(ctx context.Context, i int, f target.Fault, active map[int]target.Fault) {
 	step := x.s.Steps[i]
 	x.say("%s", step)
+	actx, cancel := context.WithTimeout(ctx, stepTime)
+	err := x.Target.Prepare(actx, f)
 	began := time.Now()
 	x.happened(i, func(h *score.Happened) { h.Fault, h.Began = f, began })
 	if step.Heals() {
 		x.mark(i, f, true, active)
 	}
-	actx, cancel := context.WithTimeout(ctx, stepTime)
-	err := x.Target.Apply(actx, f)
+	if err == nil {
+		err = x.Target.Apply(actx, f)
+	}
 	cancel()
 	x.happened(i, func(h *score.Happened) { h.Applied = time.Now() })
 	if err != nil {

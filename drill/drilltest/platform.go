@@ -282,6 +282,9 @@ func (p *Platform) Status(context.Context) (target.Status, error) {
 	return st, nil
 }
 
+// Prepare has nothing to do.
+func (p *Platform) Prepare(context.Context, target.Fault) error { return nil }
+
 // Apply loses a region.
 func (p *Platform) Apply(_ context.Context, f target.Fault) error {
 	if f.Process != "" || f.Fault != scenario.Kill && f.Fault != scenario.Hang {

@@ -55,7 +55,7 @@ type Compose struct {
 	file, docker string
 
 	mu  sync.Mutex
-	cut map[string][]endpoint // what silent regions were taken off
+	cut map[string][]bridgePort // of silent regions
 }
 
 // OpenCompose finds the containers of a compose file.
@@ -63,7 +63,7 @@ func OpenCompose(ctx context.Context, file string) (*Compose, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root may give viewers addresses near regions: run the drill as root")
 	}
-	c := &Compose{file: file, docker: "docker", cut: map[string][]endpoint{}}
+	c := &Compose{file: file, docker: "docker", cut: map[string][]bridgePort{}}
 	if _, err := os.Stat(ownDocker); err == nil {
 		c.docker = ownDocker
 	}
@@ -107,11 +107,7 @@ type container struct {
 }
 
 // attachment of a container to a network.
-type attachment struct {
-	IPAddress  string
-	IPAMConfig *struct{ IPv4Address string }
-	Aliases    []string
-}
+type attachment struct{ IPAddress netip.Addr }
 
 func (x container) region() string    { return x.Config.Labels[labelRegion] }
 func (x container) component() string { return x.Config.Labels[labelComponent] }
@@ -311,86 +307,80 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 		// Not docker kill: what that ends, the engine doesn't restart.
 		return named(f, list[0].State.Pid, supervise.KillTree(ctx, list[0].State.Pid, nil))
 	case f.Fault == scenario.Silence:
-		return c.silence(ctx, f.Region, list)
+		return c.silence(f.Region, list)
 	}
 	switch f.Fault {
 	case scenario.Kill:
-		return c.kill(ctx, f, list)
+		// In one moment, as a loss of power does; the engine takes seconds for each.
+		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.KillTree(ctx, pid, also) })
 	case scenario.Stop:
 		return together(list, func(x container) error { _, err := c.run(ctx, "stop", x.ID); return err })
 	default:
-		return onTrees(f, list, func(pid int) error { return supervise.HangTree(ctx, pid, nil) })
+		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
 	}
 }
 
-// onTrees does something to the processes of containers that run.
-func onTrees(f Fault, list []container, do func(pid int) error) error {
-	return together(list, func(x container) error {
-		if x.State.Pid == 0 {
-			return nil
-		}
-		return named(f, x.State.Pid, do(x.State.Pid))
-	})
-}
-
-// kill ends a region's containers in one moment, as a loss of power does; the engine
-// takes seconds for each. It shall not start them again.
-func (c *Compose) kill(ctx context.Context, f Fault, list []container) error {
-	if _, err := c.run(ctx, append([]string{"update", "--restart", "no"}, names(list)...)...); err != nil {
-		return err
+// Prepare keeps the engine from starting again what will be killed.
+func (c *Compose) Prepare(ctx context.Context, f Fault) error {
+	if f.Fault != scenario.Kill || f.Process != "" {
+		return nil
 	}
-	return onTrees(f, list, func(pid int) error { return supervise.KillTree(ctx, pid, nil) })
-}
-
-// endpoint is what a container was taken off.
-type endpoint struct {
-	container, network string
-	attachment
-}
-
-// silence takes a region's containers off all networks but the region's own.
-func (c *Compose) silence(ctx context.Context, name string, list []container) error {
-	var ends []endpoint
-	for _, x := range list {
-		for network, a := range x.NetworkSettings.Networks {
-			if !strings.HasSuffix(network, "_"+name) {
-				ends = append(ends, endpoint{x.ID, network, a})
-			}
-		}
-	}
-	c.mu.Lock()
-	c.cut[name] = ends
-	c.mu.Unlock()
-	return together(ends, func(e endpoint) error {
-		_, err := c.run(ctx, "network", "disconnect", "--force", e.network, e.container)
-		return err
-	})
-}
-
-func (c *Compose) hear(ctx context.Context, name string) error {
-	c.mu.Lock()
-	ends := c.cut[name]
-	c.mu.Unlock()
-	err := together(ends, func(e endpoint) error {
-		args := []string{"network", "connect"}
-		if e.IPAMConfig != nil && e.IPAMConfig.IPv4Address != "" {
-			args = append(args, "--ip", e.IPAMConfig.IPv4Address)
-		}
-		for _, a := range e.Aliases {
-			args = append(args, "--alias", a)
-		}
-		_, err := c.run(ctx, append(args, e.network, e.container)...)
-		if err != nil && strings.Contains(err.Error(), "already exists in network") {
-			return nil // it was never taken off
-		}
-		return err
-	})
+	list, err := c.hit(ctx, f)
 	if err == nil {
-		c.mu.Lock()
-		delete(c.cut, name)
-		c.mu.Unlock()
+		_, err = c.run(ctx, append([]string{"update", "--restart", "no"}, names(list)...)...)
 	}
 	return err
+}
+
+// onTrees does something to the processes of all containers that run, at once.
+func onTrees(f Fault, list []container, do func(pid int, also func(pid int) bool) error) error {
+	var pids []int
+	for _, x := range list {
+		if x.State.Pid > 0 {
+			pids = append(pids, x.State.Pid)
+		}
+	}
+	if len(pids) == 0 {
+		return nil
+	}
+	return named(f, pids[0], do(pids[0], func(pid int) bool { return slices.Contains(pids, pid) }))
+}
+
+// silence has the bridges drop all that comes from and goes to a region's containers,
+// but on the region's own network.
+func (c *Compose) silence(name string, list []container) error {
+	var ports []bridgePort
+	for _, x := range list {
+		for network, a := range x.NetworkSettings.Networks {
+			if x.State.Pid == 0 || strings.HasSuffix(network, "_"+name) {
+				continue
+			}
+			p, err := findPort(x, a.IPAddress)
+			if err != nil {
+				return fmt.Errorf("%s on %s: %w", x.Name, network, err)
+			}
+			ports = append(ports, p)
+		}
+	}
+	c.mu.Lock()
+	c.cut[name] = ports
+	c.mu.Unlock()
+	return together(ports, func(p bridgePort) error { return p.set(portDisabled) })
+}
+
+// hear undoes silence. A container that was restarted meanwhile had new ports, and so
+// was heard: that is an error.
+func (c *Compose) hear(name string, list []container) error {
+	c.mu.Lock()
+	ports := c.cut[name]
+	delete(c.cut, name)
+	c.mu.Unlock()
+	return together(ports, func(p bridgePort) error {
+		if !slices.ContainsFunc(list, func(x container) bool { return x.ID == p.container.ID && x.State.Pid == p.container.State.Pid }) {
+			return fmt.Errorf("%s ended while its region was silent, and was heard when it ran again", p.container.Name)
+		}
+		return p.set(portForwarding)
+	})
 }
 
 // together does f to all at the same time.
@@ -412,9 +402,9 @@ func (c *Compose) Heal(ctx context.Context, f Fault) error {
 	}
 	switch f.Fault {
 	case scenario.Silence:
-		return c.hear(ctx, f.Region)
+		return c.hear(f.Region, list)
 	case scenario.Hang:
-		return onTrees(f, list, func(pid int) error { return supervise.ResumeTree(pid, nil) })
+		return onTrees(f, list, supervise.ResumeTree)
 	case scenario.Kill, scenario.Stop:
 		if f.Process == "" {
 			return c.start(ctx, f, list)

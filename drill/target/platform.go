@@ -193,6 +193,9 @@ func (p *Platform) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
+// Prepare has nothing to do.
+func (p *Platform) Prepare(context.Context, Fault) error { return nil }
+
 // Apply makes a fault.
 func (p *Platform) Apply(ctx context.Context, f Fault) error {
 	if f.Process != "" {

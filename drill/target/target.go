@@ -19,6 +19,9 @@ type Target interface {
 	Describe(ctx context.Context) (*Description, error)
 	// Status says how the platform is.
 	Status(ctx context.Context) (Status, error)
+	// Prepare does what takes time before a fault can be made in a moment; Heal undoes
+	// it, too.
+	Prepare(ctx context.Context, f Fault) error
 	// Apply makes a fault and returns when it is there.
 	Apply(ctx context.Context, f Fault) error
 	// Heal undoes a fault.
