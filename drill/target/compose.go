@@ -54,8 +54,9 @@ type Compose struct {
 	// file is the compose file; docker the client.
 	file, docker string
 
-	mu  sync.Mutex
-	cut map[string][]bridgePort // of silent regions
+	mu       sync.Mutex
+	prepared map[string][]container  // what a fault will hit
+	cut      map[string][]bridgePort // of silent regions
 }
 
 // OpenCompose finds the containers of a compose file.
@@ -63,7 +64,7 @@ func OpenCompose(ctx context.Context, file string) (*Compose, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root may give viewers addresses near regions: run the drill as root")
 	}
-	c := &Compose{file: file, docker: "docker", cut: map[string][]bridgePort{}}
+	c := &Compose{file: file, docker: "docker", prepared: map[string][]container{}, cut: map[string][]bridgePort{}}
 	if _, err := os.Stat(ownDocker); err == nil {
 		c.docker = ownDocker
 	}
@@ -296,22 +297,20 @@ func (c *Compose) Status(ctx context.Context) (Status, error) {
 
 // Apply makes a fault.
 func (c *Compose) Apply(ctx context.Context, f Fault) error {
-	list, err := c.hit(ctx, f)
-	if err != nil {
-		return err
-	}
+	c.mu.Lock()
+	list := c.prepared[f.String()]
+	delete(c.prepared, f.String())
+	c.mu.Unlock()
 	switch {
 	case f.Clock != 0 || f.Upgrade || f.Fault == scenario.Slow || f.Fault == scenario.Fill || f.Fault == scenario.Silence && f.Direction != scenario.Both && f.Direction != "":
 		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways; drill a platform of `meridian up --isolated`", f)
-	case f.Fault == scenario.Kill && f.Process != "":
-		// Not docker kill: what that ends, the engine doesn't restart.
-		return named(f, list[0].State.Pid, supervise.KillTree(ctx, list[0].State.Pid, nil))
 	case f.Fault == scenario.Silence:
 		return c.silence(f.Region, list)
 	}
 	switch f.Fault {
 	case scenario.Kill:
-		// In one moment, as a loss of power does; the engine takes seconds for each.
+		// All in one moment, as a loss of power does; docker kill takes seconds for each. And
+		// what that ends, the engine doesn't restart, where it shall.
 		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.KillTree(ctx, pid, also) })
 	case scenario.Stop:
 		return together(list, func(x container) error { _, err := c.run(ctx, "stop", x.ID); return err })
@@ -320,15 +319,16 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 	}
 }
 
-// Prepare keeps the engine from starting again what will be killed.
+// Prepare asks the engine which containers a fault hits, and keeps it from starting again
+// those that will be killed: a busy engine takes seconds for either.
 func (c *Compose) Prepare(ctx context.Context, f Fault) error {
-	if f.Fault != scenario.Kill || f.Process != "" {
-		return nil
-	}
 	list, err := c.hit(ctx, f)
-	if err == nil {
+	if err == nil && f.Fault == scenario.Kill && f.Process == "" {
 		_, err = c.run(ctx, append([]string{"update", "--restart", "no"}, names(list)...)...)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prepared[f.String()] = list
 	return err
 }
 
@@ -341,7 +341,7 @@ func onTrees(f Fault, list []container, do func(pid int, also func(pid int) bool
 		}
 	}
 	if len(pids) == 0 {
-		return nil
+		return named(f, 0, syscall.ESRCH)
 	}
 	return named(f, pids[0], do(pids[0], func(pid int) bool { return slices.Contains(pids, pid) }))
 }
@@ -435,7 +435,8 @@ func (c *Compose) start(ctx context.Context, f Fault, list []container) error {
 		if _, err := c.run(ctx, append([]string{"update", "--restart", restart}, ids...)...); err != nil {
 			return err
 		}
-		if _, err := c.run(ctx, append([]string{"start"}, ids...)...); err != nil {
+		err := together(ids, func(id string) error { _, err := c.run(ctx, "start", id); return err })
+		if err != nil {
 			return err
 		}
 	}
