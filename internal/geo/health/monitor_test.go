@@ -34,7 +34,7 @@ type fakeEdge struct {
 }
 
 // lateAnswer is how late a late edge answers.
-const lateAnswer = 400 * time.Millisecond
+const lateAnswer = time.Second
 
 func startEdge(t *testing.T, addr string) *fakeEdge {
 	t.Helper()
@@ -107,7 +107,7 @@ func start(t *testing.T, self string, bus Bus, targets ...Target) *geo.Board {
 	tab, err := region.Loopback()
 	require.NoError(t, err)
 	board := geo.NewBoard(geo.NewSnapshot(tab))
-	m, err := New(board, targets, Options{Region: self, Interval: 50 * time.Millisecond, Timeout: 150 * time.Millisecond,
+	m, err := New(board, targets, Options{Region: self, Interval: 50 * time.Millisecond,
 		Metrics: prometheus.NewPedanticRegistry()})
 	require.NoError(t, err)
 	require.Error(t, m.Ready(), "ready before the first round")
@@ -229,8 +229,10 @@ func TestWitnesses(t *testing.T) {
 	eventually(t, func() bool { return !us.Load().Alone && !ap.Load().Alone }, "they hear each other")
 
 	link.kill()
-	eventually(t, func() bool { return why(us, "eu-1") == "not reached from here (refused), but from ap" }, "ap is a witness")
-	require.False(t, down(us, "eu-1"))
+	eventually(t, func() bool {
+		e, _ := us.Load().Edge("eu-1")
+		return e.Health.Why == "not reached from here (refused), but from ap" && !e.Health.Down
+	}, "ap is a witness")
 
 	e.kill()
 	took := eventually(t, func() bool { return down(us, "eu-1") && down(ap, "eu-1") }, "both agree, eu's own word doesn't count")
