@@ -52,7 +52,7 @@ func TestChildDiesWithItsWorker(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
-	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 5*time.Millisecond, "the child lives on")
+	require.Eventually(t, func() bool { return gone(pid) }, 20*time.Second, 5*time.Millisecond, "the child lives on")
 }
 
 // gone reports whether a process has ended, reaped or not.
@@ -92,6 +92,19 @@ func TestMissingProgram(t *testing.T) {
 
 // TestCancelEndsTheGroup: what the child started dies with it, at once.
 func TestCancelEndsTheGroup(t *testing.T) {
+	// Whoever outlives the child holds its log open, which costs a second at least. On a
+	// busy machine the best of a few.
+	least := time.Hour
+	for i := 0; i < 5 && least >= time.Second; i++ {
+		least = min(least, cancelled(t))
+	}
+	require.Less(t, least, time.Second)
+}
+
+// cancelled starts a child with a child of its own, cancels it and returns how long
+// that took.
+func cancelled(t *testing.T) time.Duration {
+	t.Helper()
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	p, err := Start(ctx, Command{Name: "sh", Args: sh("sleep 600 & echo $! > " + pidFile + "; echo up >&4; wait"), Outputs: 1})
@@ -108,12 +121,13 @@ func TestCancelEndsTheGroup(t *testing.T) {
 	start := time.Now()
 	cancel(stop)
 	err = p.Wait()
-	require.Less(t, time.Since(start), time.Second)
+	took := time.Since(start)
 	var e *Error
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, ReasonCancelled, e.Reason)
 	require.ErrorIs(t, err, stop)
-	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 5*time.Millisecond, "the grandchild lives on")
+	require.Eventually(t, func() bool { return gone(pid) }, 20*time.Second, 5*time.Millisecond, "the grandchild lives on")
+	return took
 }
 
 func TestDeadlines(t *testing.T) {
