@@ -150,11 +150,15 @@ func TestPlatformTopologyHasTheTablesRoundTrips(t *testing.T) {
 func TestTCPConnectTakesOneRoundTrip(t *testing.T) {
 	n := newNetwork(t, "ab", Both("a", "b", Link{Delay: 40 * time.Millisecond})...)
 	accept(t, namespace(t, n, "b"), "198.18.2.1:80")
-	began := time.Now()
-	dial(t, namespace(t, n, "a"), "tcp4", "198.18.2.1:80")
-	took := time.Since(began)
-	require.GreaterOrEqual(t, took, 80*time.Millisecond)
-	require.Less(t, took, 140*time.Millisecond)
+	// A second round trip is 80 ms more. On a busy machine the best of a few.
+	least, most := time.Hour, 140*time.Millisecond
+	for i := 0; i < 15 && least > most; i++ {
+		began := time.Now()
+		dial(t, namespace(t, n, "a"), "tcp4", "198.18.2.1:80")
+		least = min(least, time.Since(began))
+	}
+	require.GreaterOrEqual(t, least, 80*time.Millisecond)
+	require.Less(t, least, most)
 	_, err := namespace(t, n, "a").DialContext(within(t, 5*time.Second), "tcp4", "198.18.2.1:81")
 	require.ErrorIs(t, err, syscall.ECONNREFUSED, "nobody listens: refused, not silent")
 	_, err = namespace(t, n, "a").DialContext(within(t, 5*time.Second), "tcp4", "192.0.2.1:80")
