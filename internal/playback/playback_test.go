@@ -136,7 +136,7 @@ func TestFinderServesTheLastKnownWhenStoresAreGone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, int64(1), r.N)
 	}
-	require.Less(t, time.Since(began), 900*time.Millisecond)
+	require.Less(t, time.Since(began), 3*time.Second, "one waits, not all twenty")
 	require.NoError(t, m.Resume())
 	require.NoError(t, m.Kill())
 
