@@ -151,7 +151,7 @@ func TestWaitForEveryRouter(t *testing.T) {
 	eu, us := startNameServer(t), startNameServer(t)
 	table.Regions[0].Router.DNS, table.Regions[1].Router.DNS = eu.at, us.at
 	table.Regions[2].Router.DNS = "127.0.0.1:1" // nobody there
-	s := &solver{table: table, timeout: 1500 * time.Millisecond, now: time.Now}
+	s := &solver{table: table, timeout: 3 * time.Second, now: time.Now}
 	c := acme.Challenge{Identifier: acme.Identifier{Type: "dns", Value: "play.meridian.test"}, KeyAuthorization: "token.thumb"}
 	value, wrong := c.DNS01KeyAuthorization(), "another"
 
