@@ -156,7 +156,7 @@ func TestWaitReadySaysWhyNot(t *testing.T) {
 	p, err := s.Group("eu").Start(Spec{Name: "a", Log: filepath.Join(dir, "a.log"), Argv: []string{"/bin/sleep", "1000"},
 		Ready: func(context.Context) error { return errors.New("no leader") }})
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // it is asked at least once
 	defer cancel()
 	require.ErrorContains(t, p.WaitReady(ctx), "no leader")
 }
