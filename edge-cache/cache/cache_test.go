@@ -186,7 +186,7 @@ type failing struct{}
 func (failing) Read([]byte) (int, error) { return 0, errReset }
 
 func TestAbsenceIsRememberedForAMoment(t *testing.T) {
-	c := open(t, Config{MissingFor: 50 * time.Millisecond})
+	c := open(t, Config{MissingFor: 2 * time.Second})
 	var opens atomic.Int64
 	missing := func(context.Context, int64) (io.ReadCloser, Info, error) {
 		opens.Add(1)
@@ -218,7 +218,7 @@ func TestLargeObjectsAreLeftToTheOrigin(t *testing.T) {
 	o, _, err := c.Get(t.Context(), "empty", org.source(nil))
 	require.NoError(t, err)
 	require.False(t, o.Direct())
-	require.Eventually(t, o.Complete, time.Second, time.Millisecond)
+	require.Eventually(t, o.Complete, 10*time.Second, time.Millisecond)
 }
 
 func TestClosedCacheRefuses(t *testing.T) {
