@@ -6,10 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -108,11 +108,8 @@ type process struct {
 func (p *platform) start() *process {
 	p.t.Helper()
 	t := p.t
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
 	cmd := p.cmd
-	cmd.Listen = l.Addr().String()
-	require.NoError(t, l.Close())
+	cmd.Listen = fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	self, _ := p.table.Get("eu")
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("MERIDIAN_TEST_LOG") != "" {

@@ -148,15 +148,12 @@ const certificatesKey = "what routers, edges and APIs seal with"
 
 const watched = "abcdefghijklmnopqrstuvwxyz"
 
-// freePorts were free a moment ago, for TCP and UDP.
+// freePorts are addresses that nobody has, for TCP and UDP.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	out := make([]string, n)
 	for i := range out {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		out[i] = l.Addr().String()
+		out[i] = fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	}
 	return out
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -34,10 +33,7 @@ func startCluster(w *world, n int) *cluster {
 	var listen []string
 	w.table.Regions[0].Edges = nil
 	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(w.t, err)
-		listen = append(listen, l.Addr().String())
-		require.NoError(w.t, l.Close())
+		listen = append(listen, fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(w.t)))
 		w.table.Regions[0].Edges = append(w.table.Regions[0].Edges, region.Edge{Name: fmt.Sprintf("eu-%d", i+1), URL: "http://" + listen[i]})
 	}
 	for i := range n {

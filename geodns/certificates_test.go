@@ -3,6 +3,7 @@ package geodns
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -32,10 +33,7 @@ func certified(t *testing.T) *platform {
 		r := &p.table.Regions[i]
 		r.S3 = servers[i].Endpoint
 		host := netip.MustParseAddrPort(r.Router.DNS).Addr().String()
-		l, err := net.Listen("tcp", host+":0")
-		require.NoError(t, err)
-		r.Router.DNS = l.Addr().String()
-		require.NoError(t, l.Close())
+		r.Router.DNS = fmt.Sprintf("%s:%d", host, testenv.FreePort(t))
 	}
 	return p
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meridian-video/meridian/internal/region"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -133,11 +133,7 @@ func TestCheckConfigRunsNothing(t *testing.T) {
 }
 
 func TestRunServesHealthAndDrains(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	admin := l.Addr().String()
-	require.NoError(t, l.Close())
-
+	admin := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	comp := &component{ready: make(chan struct{})}
 	c := command{Base: Base{Regions: table(t), Region: "eu", AdminListen: admin}}
 	c.ran = func(rt *Runtime) Component {

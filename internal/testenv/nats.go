@@ -2,13 +2,10 @@ package testenv
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -45,70 +42,35 @@ func StartNATS(ctx context.Context) (*NATSServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := serverDir("nats")
-	if err != nil {
-		return nil, err
-	}
-	p, err := launch(spec{dir: dir, log: filepath.Join(dir, "log"), signal: "KILL", argv: []string{bin,
-		"--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir", filepath.Join(dir, "js"), "--ports_file_dir", dir}})
-	if err != nil {
-		os.RemoveAll(dir)
-		return nil, err
-	}
-	s := &NATSServer{process: p}
-	err = p.await(ctx, func(ctx context.Context) error {
-		if s.URL, err = natsURL(dir); err != nil {
-			return err
+	return startRetrying(func(port int) (*NATSServer, error) {
+		dir, err := serverDir("nats")
+		if err != nil {
+			return nil, err
 		}
-		return jetStreamReady(ctx, s.URL)
+		p, err := launch(spec{dir: dir, log: filepath.Join(dir, "log"), signal: "KILL", argv: []string{bin,
+			"--addr", "127.0.0.1", "--port", strconv.Itoa(port), "--jetstream", "--store_dir", filepath.Join(dir, "js")}})
+		if err != nil {
+			os.RemoveAll(dir)
+			return nil, err
+		}
+		s := &NATSServer{URL: fmt.Sprintf("nats://127.0.0.1:%d", port), process: p}
+		if err := p.await(ctx, func(ctx context.Context) error { return jetStreamReady(ctx, s.URL) }); err != nil {
+			s.Stop()
+			return nil, err
+		}
+		return s, nil
 	})
-	if err != nil {
-		s.Stop()
-		return nil, err
-	}
-	return s, nil
 }
 
 // Start starts the server again after Kill, on the same port and data.
 func (s *NATSServer) Start(ctx context.Context) error {
-	u, err := url.Parse(s.URL)
-	if err != nil {
-		return err
-	}
-	argv := slices.Clone(s.spec.argv)
-	argv[slices.Index(argv, "--port")+1] = u.Port()
-	return s.startAgain(ctx, argv, func(ctx context.Context) error { return jetStreamReady(ctx, s.URL) })
+	return s.startAgain(ctx, func(ctx context.Context) error { return jetStreamReady(ctx, s.URL) })
 }
 
 // Stop ends the server and removes its files.
 func (s *NATSServer) Stop() {
 	s.stop()
 	os.RemoveAll(s.spec.dir)
-}
-
-// natsURL reads the ports file the server writes once it listens.
-func natsURL(dir string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.ports"))
-	if err != nil {
-		return "", err
-	}
-	if len(files) == 0 {
-		return "", errors.New("no ports file yet")
-	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		return "", err
-	}
-	var ports struct {
-		NATS []string `json:"nats"`
-	}
-	if err := json.Unmarshal(b, &ports); err != nil {
-		return "", err
-	}
-	if len(ports.NATS) == 0 {
-		return "", fmt.Errorf("ports file names no client port: %s", b)
-	}
-	return ports.NATS[0], nil
 }
 
 func jetStreamReady(ctx context.Context, url string) error {

@@ -166,7 +166,7 @@ func (s *PostgresServer) Start(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(s.spec.dir, "data", "postmaster.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return s.startAgain(ctx, s.spec.argv, func(ctx context.Context) error {
+	return s.startAgain(ctx, func(ctx context.Context) error {
 		return s.ask(ctx, func(context.Context, *pgx.Conn) error { return nil })
 	})
 }

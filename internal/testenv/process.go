@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -146,14 +144,12 @@ func (p *process) Kill() error {
 	return err
 }
 
-// startAgain runs what was killed once more, with other arguments, until it is ready.
-func (p *process) startAgain(ctx context.Context, argv []string, ready func(context.Context) error) error {
+// startAgain runs what was killed once more until it is ready.
+func (p *process) startAgain(ctx context.Context, ready func(context.Context) error) error {
 	if alive(p.pid) {
 		return fmt.Errorf("%s already runs", p.spec.argv[0])
 	}
-	s := p.spec
-	s.argv = argv
-	again, err := launch(s)
+	again, err := launch(p.spec)
 	if err != nil {
 		return err
 	}
@@ -252,25 +248,6 @@ func startRetrying[T any](start func(port int) (T, error)) (T, error) {
 		}
 	}
 	return server, err
-}
-
-// FreePort returns a TCP port of 127.0.0.1 that nobody listened on a moment ago.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // serverDir makes the directory of a server. It lies below /tmp when $TMPDIR is

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -140,7 +141,7 @@ func TestLossesAndRecovery(t *testing.T) {
 		"kill": "refused", "hang": "timed out twice", "midbody": "timed out twice", "503": "status 503", "short": "connection broken",
 	} {
 		t.Run(mode, func(t *testing.T) {
-			e, other := startEdge(t, "127.0.0.1:0"), startEdge(t, "127.0.0.1:0")
+			e, other := startEdge(t, fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))), startEdge(t, "127.0.0.1:0")
 			b := start(t, "us", nil, target(e, "eu-1", "eu"), target(other, "eu-2", "eu"))
 			require.False(t, down(b, "eu-1"))
 			require.True(t, b.Load().Alone)

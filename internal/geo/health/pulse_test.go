@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // pulsed runs a pulse of one edge until the test ends.
@@ -39,6 +42,11 @@ func TestPulse(t *testing.T) {
 			<-release
 		}
 	}))
+	addr := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t)) // nobody else's while nobody listens there
+	l, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	require.NoError(t, srv.Listener.Close())
+	srv.Listener = l
 	srv.Start()
 	p := pulsed(t, srv.URL)
 	time.Sleep(2 * beatEvery)
@@ -57,7 +65,6 @@ func TestPulse(t *testing.T) {
 	require.Eventually(t, func() bool { return p.Beats("eu-1") }, 10*time.Second, 5*time.Millisecond)
 
 	// Killed: refused.
-	addr := srv.Listener.Addr().String()
 	srv.CloseClientConnections()
 	srv.Close()
 	began = time.Now()
@@ -67,7 +74,7 @@ func TestPulse(t *testing.T) {
 	// Back, but with nothing to give, and then well.
 	var status atomic.Int64
 	status.Store(http.StatusServiceUnavailable)
-	l, err := net.Listen("tcp", addr)
+	l, err = net.Listen("tcp", addr)
 	require.NoError(t, err)
 	again := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
