@@ -81,7 +81,12 @@ func (s *site) Responded(_ *Answer, _ int64, _ time.Duration, err error) {
 	s.errs = append(s.errs, err)
 }
 
-var config = Config{HeaderTimeout: 300 * time.Millisecond, IdleTimeout: 600 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, WriteSize: 64 << 10, MaxConnections: 100}
+// patient has times that no test comes near to, hasty ones that are waited for. A busy
+// machine needs a part of a second for a handshake.
+var (
+	patient = Config{HeaderTimeout: 20 * time.Second, IdleTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second, WriteSize: 64 << 10, MaxConnections: 20_000}
+	hasty   = Config{HeaderTimeout: time.Second, IdleTimeout: 2 * time.Second, WriteTimeout: time.Second, WriteSize: 64 << 10, MaxConnections: 100}
+)
 
 type running struct {
 	*site
@@ -145,11 +150,10 @@ func (r *running) connect() (net.Conn, error) {
 	return net.Dial("tcp", r.addr)
 }
 
-// encrypted is config with TLS; its clients' authorities are ClientCAs.
-func encrypted(t testing.TB) Config {
+// encrypted is cfg with TLS; its clients' authorities are ClientCAs.
+func encrypted(t testing.TB, cfg Config) Config {
 	srv := httptest.NewTLSServer(nil)
 	defer srv.Close()
-	cfg := config
 	cfg.TLS = &tls.Config{Certificates: srv.TLS.Certificates, ClientCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
 		NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13}
 	return cfg
@@ -162,13 +166,12 @@ func request(n int, extra string) string {
 // TestSameAsNetHTTP sends random rows of requests, cut anywhere, and compares all
 // that comes back, byte for byte, with what net/http alone answers.
 func TestSameAsNetHTTP(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { sameAsNetHTTP(t, config) })
-	t.Run("encrypted", func(t *testing.T) { sameAsNetHTTP(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { sameAsNetHTTP(t, patient) })
+	t.Run("encrypted", func(t *testing.T) { sameAsNetHTTP(t, encrypted(t, patient)) })
 }
 
-func sameAsNetHTTP(t *testing.T, long Config) {
-	long.HeaderTimeout, long.IdleTimeout = 10*time.Second, 10*time.Second
-	quick, slow := start(t, true, long), start(t, false, long)
+func sameAsNetHTTP(t *testing.T, cfg Config) {
+	quick, slow := start(t, true, cfg), start(t, false, cfg)
 	pieces := rapid.OneOf(
 		rapid.Custom(func(t *rapid.T) string {
 			n := rapid.SampledFrom([]int{0, 1, 2, 3, 100, 8000, 8001, 20000, 100_000}).Draw(t, "n")
@@ -228,8 +231,8 @@ func undated(s string) string {
 }
 
 func TestComesBackFromNetHTTP(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { comesBack(t, config) })
-	t.Run("encrypted", func(t *testing.T) { comesBack(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { comesBack(t, patient) })
+	t.Run("encrypted", func(t *testing.T) { comesBack(t, encrypted(t, patient)) })
 }
 
 func comesBack(t *testing.T, cfg Config) {
@@ -269,12 +272,12 @@ func closes(t *testing.T, c net.Conn) time.Duration {
 }
 
 func TestDeadlines(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { deadlines(t, config) })
-	t.Run("encrypted", func(t *testing.T) { deadlines(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { deadlines(t, hasty) })
+	t.Run("encrypted", func(t *testing.T) { deadlines(t, encrypted(t, hasty)) })
 }
 
-func deadlines(t *testing.T, config Config) {
-	r := start(t, true, config)
+func deadlines(t *testing.T, cfg Config) {
+	r := start(t, true, cfg)
 	t.Run("a head that doesn't end", func(t *testing.T) {
 		t.Parallel()
 		c := r.dial(t)
@@ -302,12 +305,12 @@ func deadlines(t *testing.T, config Config) {
 		require.NoError(t, err)
 		closes(t, c)
 		took := time.Since(asked)
-		require.Greater(t, took, config.IdleTimeout*3/4)
+		require.Greater(t, took, cfg.IdleTimeout*3/4)
 		require.Less(t, took, 10*time.Second)
 	})
 	t.Run("a reader that takes nothing", func(t *testing.T) {
 		t.Parallel()
-		slow := start(t, true, config)
+		slow := start(t, true, cfg)
 		c := slow.dial(t)
 		_, err := io.WriteString(c, request(32<<20, ""))
 		require.NoError(t, err)
@@ -319,7 +322,7 @@ func deadlines(t *testing.T, config Config) {
 	})
 	t.Run("a slow reader that goes on", func(t *testing.T) {
 		t.Parallel()
-		cfg := config
+		cfg := cfg
 		cfg.WriteTimeout = 2 * time.Second
 		c := start(t, true, cfg).dial(t)
 		if tcp, ok := c.(*net.TCPConn); ok {
@@ -342,12 +345,11 @@ func deadlines(t *testing.T, config Config) {
 }
 
 func TestShutdownFinishesAnswers(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { shutdownFinishes(t, config) })
-	t.Run("encrypted", func(t *testing.T) { shutdownFinishes(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { shutdownFinishes(t, patient) })
+	t.Run("encrypted", func(t *testing.T) { shutdownFinishes(t, encrypted(t, patient)) })
 }
 
 func shutdownFinishes(t *testing.T, cfg Config) {
-	cfg.WriteTimeout = 10 * time.Second
 	r := start(t, true, cfg)
 	const size = 16 << 20
 	c := r.dial(t)
@@ -375,8 +377,8 @@ func shutdownFinishes(t *testing.T, cfg Config) {
 }
 
 func TestDrainEndsWhatIsTooSlow(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { drainEnds(t, config) })
-	t.Run("encrypted", func(t *testing.T) { drainEnds(t, encrypted(t)) })
+	t.Run("plain", func(t *testing.T) { drainEnds(t, patient) })
+	t.Run("encrypted", func(t *testing.T) { drainEnds(t, encrypted(t, patient)) })
 }
 
 func drainEnds(t *testing.T, cfg Config) {
@@ -395,8 +397,8 @@ func drainEnds(t *testing.T, cfg Config) {
 }
 
 func TestMaxConnections(t *testing.T) {
-	cfg := config
-	cfg.MaxConnections, cfg.IdleTimeout = 1, 10*time.Second
+	cfg := patient
+	cfg.MaxConnections = 1
 	r := start(t, true, cfg)
 	first := r.dial(t)
 	one := func(c net.Conn) {
@@ -424,7 +426,7 @@ func TestMaxConnections(t *testing.T) {
 // others go on.
 func TestAPanicCostsNobodyElse(t *testing.T) {
 	var told atomic.Int64
-	cfg := config
+	cfg := patient
 	cfg.Panicked = func(any) { told.Add(1) }
 	r := start(t, true, cfg)
 	r.panics.Store(12)

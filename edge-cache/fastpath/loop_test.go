@@ -20,8 +20,6 @@ import (
 	"github.com/meridian-video/meridian/internal/testenv"
 )
 
-var patient = Config{HeaderTimeout: 20 * time.Second, IdleTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second, WriteSize: 64 << 10, MaxConnections: 20_000}
-
 // TestHalfClosed: a client that has said all it will is answered.
 func TestHalfClosed(t *testing.T) {
 	r := start(t, true, patient)
@@ -45,8 +43,7 @@ func TestHalfClosed(t *testing.T) {
 
 // TestPipelined: more requests than a connection's turn has, read slowly.
 func TestPipelined(t *testing.T) {
-	for _, cfg := range []Config{patient, encrypted(t)} {
-		cfg.HeaderTimeout, cfg.IdleTimeout, cfg.WriteTimeout = patient.HeaderTimeout, patient.IdleTimeout, patient.WriteTimeout
+	for _, cfg := range []Config{patient, encrypted(t, patient)} {
 		r := start(t, true, cfg)
 		c := r.dial(t)
 		sizes := []int{2, 100_000, 0, 20_000, 8, 400_000}
