@@ -150,18 +150,18 @@ func TestClientConnections(t *testing.T) {
 		open = append(open, c)
 	}
 	require.Eventually(t, func() bool { return w.edge.gate.traffic.Open.Load() == 3 }, 5*time.Second, time.Millisecond)
-	ended := func() bool {
+	ended := func(within time.Duration) bool {
 		c, err := net.Dial("tcp", addr)
 		require.NoError(t, err)
 		defer func() { _ = c.Close() }()
-		require.NoError(t, c.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(within)))
 		_, err = c.Read(make([]byte, 1))
 		return err == io.EOF
 	}
-	require.True(t, ended())
+	require.True(t, ended(10*time.Second))
 	require.EqualValues(t, 1, w.edge.gate.refused.Load())
 	require.NoError(t, open[0].Close())
-	require.Eventually(t, func() bool { return !ended() }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !ended(300 * time.Millisecond) }, 5*time.Second, 10*time.Millisecond)
 	for _, c := range open[1:] {
 		require.NoError(t, c.Close())
 	}
