@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -31,9 +32,7 @@ import (
 func (w *world) secure(h3 bool, tune func(*Command)) (addr string, pool *x509.CertPool) {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	l := listen(w.t)
-	addr = l.Addr().String()
-	require.NoError(w.t, l.Close())
+	addr = fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(w.t))
 	cfg := TLS{TLS: certificate.TLS{Listen: addr, Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}, HTTP3: h3}
 	pool = selfSigned(w.t, cfg)
 	w.tune = func(c *Command) {
@@ -46,14 +45,14 @@ func (w *world) secure(h3 bool, tune func(*Command)) (addr string, pool *x509.Ce
 	require.Eventually(w.t, func() bool {
 		c, err := net.Dial("tcp", addr)
 		return err == nil && c.Close() == nil
-	}, 5*time.Second, time.Millisecond)
+	}, 15*time.Second, time.Millisecond)
 	return addr, pool
 }
 
 // h3Client speaks HTTP/3 only.
 func h3Client(t *testing.T, pool *x509.CertPool) *http.Client {
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "localhost"}, DisableCompression: true,
-		QUICConfig: &quic.Config{HandshakeIdleTimeout: 2 * time.Second}}
+		QUICConfig: &quic.Config{HandshakeIdleTimeout: 10 * time.Second}}
 	t.Cleanup(func() { require.NoError(t, tr.Close()) })
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second, CheckRedirect: client.CheckRedirect}
 }
@@ -262,13 +261,15 @@ func TestHTTP3Connections(t *testing.T) {
 // TestHTTP3Idle: a connection that never finishes asking is closed, one that waits
 // for its answer isn't.
 func TestHTTP3Idle(t *testing.T) {
+	t.Parallel()
+	const idle = 1500 * time.Millisecond // more than a busy machine's pause
 	cfg := TLS{TLS: certificate.TLS{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}}
 	pool := selfSigned(t, cfg)
 	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
 	require.NoError(t, err)
 	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(2 * idle):
 		case <-r.Context().Done():
 			return
 		}
@@ -276,7 +277,7 @@ func TestHTTP3Idle(t *testing.T) {
 	})
 	l, err := listenHTTP3(t.Context(), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, slow, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}, newGate(10, 0))
 	require.NoError(t, err)
-	l.idle = 300 * time.Millisecond
+	l.idle = idle
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.serve(ctx) }()
