@@ -231,6 +231,26 @@ func testAssets(t *testing.T, pl *platform, p *process) {
 			return slices.Contains(purge.JTIs, journal.TokenName(one.ID, made.ID))
 		}, 15*time.Second, 50*time.Millisecond, "the purges journal tells edges")
 	})
+	t.Run("runs", func(t *testing.T) {
+		path := "/v1/assets/" + one.ID + "/runs"
+		var list struct {
+			Runs []struct {
+				Run, State, Profile string
+				Current             bool
+			}
+		}
+		a := p.do("GET", path, nil)
+		require.Equal(t, 200, a.StatusCode)
+		a.json(t, &list)
+		require.Empty(t, list.Runs)
+		require.Equal(t, "wrong-state", p.do("POST", path, map[string]any{}).code(t), "it isn't ready")
+		require.Equal(t, "invalid-field", p.do("POST", path, map[string]any{"profile": "No Such"}).code(t))
+		require.Equal(t, "not-found", p.by(t).do("POST", path, map[string]any{}).code(t))
+		require.Equal(t, "not-found", p.by(t).do("GET", path, nil).code(t))
+		for _, run := range []string{"r2", "2", "r0", "rx"} {
+			require.Equal(t, "not-found", p.do("DELETE", path+"/"+run, nil).code(t), run)
+		}
+	})
 	t.Run("delete", func(t *testing.T) {
 		require.Equal(t, 204, p.do("DELETE", "/v1/assets/"+one.ID, nil).StatusCode)
 		require.Equal(t, "not-found", p.do("GET", "/v1/assets/"+one.ID, nil).code(t))

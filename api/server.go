@@ -26,6 +26,9 @@ type Assets interface {
 	ListAssets(ctx context.Context, owner string, state catalog.State, cursor string, limit int) ([]catalog.Asset, string, error)
 	UpdateAsset(ctx context.Context, owner, id string, title *string, visibility *playback.Visibility) (catalog.Asset, error)
 	RevokeTokens(ctx context.Context, owner, asset string, jtis []string) error
+	Runs(ctx context.Context, owner, id string) ([]catalog.Run, error)
+	Encode(ctx context.Context, owner, id, profile string) (catalog.Run, error)
+	CancelRun(ctx context.Context, owner, id string, run int) error
 }
 
 // Keys are an owner's API keys.
@@ -92,6 +95,9 @@ func NewServer(d Deps) *Server {
 	v1(http.MethodGet, "/assets/:id", s.getAsset, limit, read)
 	v1(http.MethodPatch, "/assets/:id", s.updateAsset, limit, write)
 	v1(http.MethodDelete, "/assets/:id", s.deleteAsset, limit, write)
+	v1(http.MethodGet, "/assets/:id/runs", s.listRuns, limit, read)
+	v1(http.MethodPost, "/assets/:id/runs", s.createRun, limit, write)
+	v1(http.MethodDelete, "/assets/:id/runs/:run", s.cancelRun, limit, write)
 	v1(http.MethodPost, "/assets/:id/tokens", s.createToken, limit, write)
 	v1(http.MethodDelete, "/assets/:id/tokens/:token", s.revokeToken, limit, write)
 	v1(http.MethodGet, "/assets/:id/events", s.assetEvents, read)

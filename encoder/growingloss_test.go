@@ -39,6 +39,8 @@ type workerProcess struct {
 const workerProfiles = `version: 1
 profiles:
   - {name: default, preset: ultrafast, rungs: [360, 240], max_chunk: 3, threads: 2, copy: false, per_title: {enabled: false}}
+  - {name: small, preset: ultrafast, rungs: [240], max_chunk: 3, threads: 2, copy: false, per_title: {enabled: false}}
+  - {name: slow, preset: placebo, rungs: [360], max_chunk: 3, threads: 2, copy: false, per_title: {enabled: false}}
 `
 
 // process starts a worker in a region, with more flags if any are given.

@@ -135,7 +135,7 @@ func runsOf(ctx context.Context, q *db.Queries, area Area, ids []string, at map[
 	for _, r := range rows {
 		inv := at[r.Asset]
 		switch RunState(r.State) {
-		case RunFailed, RunCancelled:
+		case RunFailed, RunCancelled, RunReplaced:
 			continue
 		case RunComplete:
 		default:

@@ -113,7 +113,10 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 		return err
 	}
 	if State(a.State) == Ready || State(a.State) == Failed || State(a.State) == Uploading {
-		return insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...)
+		if err := insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...); err != nil || State(a.State) != Ready {
+			return err
+		}
+		return emit(ctx, q, a, Event{Type: EventCancelled, Run: runOf(r), Failure: &f}, outboxEntry{})
 	}
 	failed, err := q.GetRun(ctx, asset, r)
 	if err != nil {

@@ -221,7 +221,7 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 	task := db.InsertTaskParams{Asset: plan.Asset, Run: int32(plan.Run), Owner: plan.Owner, Track: t.ID, Region: asset.Region, Pinned: asset.Regions}
 	if t.Kind == hls.Audio {
 		task.Needs = t.Needs
-		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(First), string(KindAudio), json.RawMessage("{}")
+		task.ID, task.Class, task.Kind, task.Spec = TrackTaskID(plan.Asset, plan.RunName(), t.ID, 0), string(firstOf(asset)), string(KindAudio), json.RawMessage("{}")
 		return q.InsertTask(ctx, task)
 	}
 	if t.Kind == hls.Text {
@@ -259,7 +259,7 @@ func insertTrack(ctx context.Context, q *db.Queries, asset db.Asset, plan Task, 
 		case t.Late:
 			task.Class = string(Extra)
 		case i == 0:
-			task.Class = string(First)
+			task.Class = string(firstOf(asset))
 		default:
 			task.Class = string(Ladder)
 		}

@@ -269,7 +269,7 @@ func apply(ctx context.Context, q *db.Queries, asset string, e effect) error {
 		if err := q.SetRunState(ctx, string(RunComplete), asset, run); err != nil {
 			return err
 		}
-		if err := q.MarkReady(ctx, &run, asset); err != nil {
+		if err := show(ctx, q, asset, run); err != nil {
 			return err
 		}
 	}

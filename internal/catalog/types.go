@@ -34,6 +34,8 @@ const (
 	RunComplete  RunState = "complete"
 	RunFailed    RunState = "failed"
 	RunCancelled RunState = "cancelled"
+	// RunReplaced was complete until another run of the asset was.
+	RunReplaced RunState = "replaced"
 )
 
 // Failure says why something failed, in a form programs and people can use.
@@ -319,6 +321,9 @@ const (
 	EventFailed    = "failed"
 	EventChanged   = "changed"
 	EventDeleted   = "deleted"
+	// A run that was to replace a ready asset's begins; ends without having done so.
+	EventEncoding  = "encoding"
+	EventCancelled = "cancelled"
 )
 
 // Event tells that something about an asset became visible.

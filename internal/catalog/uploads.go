@@ -249,8 +249,17 @@ func startRun(ctx context.Context, q *db.Queries, a db.Asset, n int, profile str
 	if err := q.InsertRun(ctx, a.ID, int32(n), profile); err != nil {
 		return err
 	}
-	return q.InsertTask(ctx, db.InsertTaskParams{ID: planTaskID(a.ID, n), Asset: a.ID, Run: int32(n), Owner: a.Owner, Class: string(First),
+	return q.InsertTask(ctx, db.InsertTaskParams{ID: planTaskID(a.ID, n), Asset: a.ID, Run: int32(n), Owner: a.Owner, Class: string(firstOf(a)),
 		Kind: string(KindPlan), Spec: json.RawMessage("{}"), Region: a.Region, Pinned: a.Regions})
+}
+
+// firstOf is the class of what an asset's first viewer waits for. Nobody waits for a run that
+// is to replace another.
+func firstOf(a db.Asset) Class {
+	if State(a.State) == Ready {
+		return Ladder
+	}
+	return First
 }
 
 func planTaskID(asset string, run int) string { return asset + "/" + hls.RunName(run) + "/plan" }

@@ -113,6 +113,43 @@ func (c *Client) DeleteAsset(ctx context.Context, id string) error {
 	})
 }
 
+// Run is one encode of an asset.
+type Run struct {
+	Run     string `json:"run"`
+	State   string `json:"state"`
+	Profile string `json:"profile"`
+	// Current is the run viewers see.
+	Current   bool       `json:"current"`
+	Failure   *Failure   `json:"failure"`
+	CreatedAt time.Time  `json:"created_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+}
+
+// Runs lists an asset's encodes, the oldest first.
+func (c *Client) Runs(ctx context.Context, asset string) ([]Run, error) {
+	var out struct {
+		Runs []Run `json:"runs"`
+	}
+	err := c.call(ctx, http.MethodGet, "/v1/assets/"+url.PathEscape(asset)+"/runs", nil, &out, nil)
+	return out.Runs, err
+}
+
+// Encode has a ready asset encoded anew; profile may be empty.
+func (c *Client) Encode(ctx context.Context, asset, profile string) (Run, error) {
+	in := map[string]any{}
+	if profile != "" {
+		in["profile"] = profile
+	}
+	var r Run
+	err := c.call(ctx, http.MethodPost, "/v1/assets/"+url.PathEscape(asset)+"/runs", in, &r, nil)
+	return r, err
+}
+
+// CancelRun ends a run that was to replace the one viewers see.
+func (c *Client) CancelRun(ctx context.Context, asset, run string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/assets/"+url.PathEscape(asset)+"/runs/"+url.PathEscape(run), nil, nil, nil)
+}
+
 // Token is a new playback token.
 type Token struct {
 	// ID names it when it is to be revoked.

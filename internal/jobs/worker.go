@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -137,17 +138,28 @@ func (w *Worker) beat(ctx context.Context) error {
 	}
 }
 
-// cancelled stops the tasks of an asset that was deleted or has failed; the beat
-// finds out too, seconds later.
+// cancelled stops the tasks of an asset that was deleted or has failed, or of a run
+// that was cancelled; the beat finds out too, seconds later.
 func (w *Worker) cancelled(m *nats.Msg) {
 	parts := strings.Split(m.Subject, ".")
-	if len(parts) != 4 || parts[3] != catalog.EventDeleted && parts[3] != catalog.EventFailed {
+	if len(parts) != 4 {
+		return
+	}
+	var e catalog.Event
+	switch parts[3] {
+	case catalog.EventDeleted, catalog.EventFailed:
+	case catalog.EventCancelled:
+		if err := json.Unmarshal(m.Data, &e); err != nil || e.Run == "" {
+			w.Log.Warn("event can't be read", "subject", m.Subject, "err", err)
+			return
+		}
+	default:
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for t, cancel := range w.running {
-		if t.Asset == parts[2] {
+		if t.Asset == parts[2] && (e.Run == "" || e.Run == t.RunName()) {
 			cancel(ErrCancelled)
 		}
 	}

@@ -52,7 +52,7 @@ func (q *Queries) InventoryAssets(ctx context.Context, after string, maxRows int
 const inventoryChunks = `-- name: InventoryChunks :many
 SELECT c.asset, c.run, c.track, c.chunk, c.record FROM chunks c
 JOIN runs r ON r.asset = c.asset AND r.n = c.run
-WHERE c.asset = ANY ($1::text[]) AND r.state NOT IN ('failed', 'cancelled')
+WHERE c.asset = ANY ($1::text[]) AND r.state NOT IN ('failed', 'cancelled', 'replaced')
 ORDER BY c.asset, c.run, c.track, c.chunk
 `
 

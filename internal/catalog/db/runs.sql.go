@@ -10,9 +10,22 @@ import (
 	"encoding/json"
 )
 
+const cancelRun = `-- name: CancelRun :execrows
+UPDATE runs SET state = 'cancelled', ended_at = now()
+WHERE asset = $1 AND n = $2 AND state IN ('planned', 'encoding', 'playable')
+`
+
+func (q *Queries) CancelRun(ctx context.Context, asset string, n int32) (int64, error) {
+	result, err := q.db.Exec(ctx, cancelRun, asset, n)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const cancelRuns = `-- name: CancelRuns :exec
 UPDATE runs SET state = 'cancelled', ended_at = now()
-WHERE asset = $1 AND state NOT IN ('complete', 'failed', 'cancelled')
+WHERE asset = $1 AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced')
 `
 
 func (q *Queries) CancelRuns(ctx context.Context, asset string) error {
@@ -90,7 +103,7 @@ func (q *Queries) DescribeRendition(ctx context.Context, arg DescribeRenditionPa
 
 const failRun = `-- name: FailRun :execrows
 UPDATE runs SET state = 'failed', ended_at = now(), failure_code = $1, failure_detail = $2
-WHERE asset = $3 AND n = $4 AND state NOT IN ('complete', 'failed', 'cancelled')
+WHERE asset = $3 AND n = $4 AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced')
 `
 
 type FailRunParams struct {
@@ -312,6 +325,56 @@ func (q *Queries) Renditions(ctx context.Context, asset string, run int32) ([]Re
 	return items, nil
 }
 
+const replaceRun = `-- name: ReplaceRun :execrows
+UPDATE runs SET state = 'replaced' WHERE asset = $1 AND n = $2 AND state = 'complete'
+`
+
+// The complete run that was shown until another one was.
+func (q *Queries) ReplaceRun(ctx context.Context, asset string, n int32) (int64, error) {
+	result, err := q.db.Exec(ctx, replaceRun, asset, n)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const runs = `-- name: Runs :many
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 ORDER BY n
+`
+
+func (q *Queries) Runs(ctx context.Context, asset string) ([]Run, error) {
+	rows, err := q.db.Query(ctx, runs, asset)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Run
+	for rows.Next() {
+		var i Run
+		if err := rows.Scan(
+			&i.Asset,
+			&i.N,
+			&i.State,
+			&i.Profile,
+			&i.Plan,
+			&i.Master,
+			&i.Offered,
+			&i.Final,
+			&i.FailureCode,
+			&i.FailureDetail,
+			&i.CreatedAt,
+			&i.EndedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const setGrowingPlan = `-- name: SetGrowingPlan :execrows
 UPDATE runs r SET plan = $1, state = 'encoding' FROM tasks t
 WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running' AND r.asset = t.asset AND r.n = t.run
@@ -351,7 +414,7 @@ func (q *Queries) SetPlan(ctx context.Context, plan json.RawMessage, task string
 
 const setRunState = `-- name: SetRunState :exec
 UPDATE runs SET state = $1, ended_at = CASE WHEN $1 IN ('complete', 'failed', 'cancelled') THEN now() END
-WHERE asset = $2 AND n = $3 AND state NOT IN ('complete', 'failed', 'cancelled')
+WHERE asset = $2 AND n = $3 AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced')
 `
 
 func (q *Queries) SetRunState(ctx context.Context, state string, asset string, n int32) error {

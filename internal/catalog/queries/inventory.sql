@@ -11,7 +11,7 @@ SELECT asset, n, state, master FROM runs WHERE asset = ANY (@ids::text[]) ORDER 
 -- name: InventoryChunks :many
 SELECT c.asset, c.run, c.track, c.chunk, c.record FROM chunks c
 JOIN runs r ON r.asset = c.asset AND r.n = c.run
-WHERE c.asset = ANY (@ids::text[]) AND r.state NOT IN ('failed', 'cancelled')
+WHERE c.asset = ANY (@ids::text[]) AND r.state NOT IN ('failed', 'cancelled', 'replaced')
 ORDER BY c.asset, c.run, c.track, c.chunk;
 
 -- name: InventoryRecords :many

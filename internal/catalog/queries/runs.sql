@@ -40,15 +40,26 @@ WHERE t.id = @task AND t.attempt = @attempt AND t.state = 'running' AND r.asset 
 
 -- name: SetRunState :exec
 UPDATE runs SET state = @state, ended_at = CASE WHEN @state IN ('complete', 'failed', 'cancelled') THEN now() END
-WHERE asset = @asset AND n = @n AND state NOT IN ('complete', 'failed', 'cancelled');
+WHERE asset = @asset AND n = @n AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced');
 
 -- name: FailRun :execrows
 UPDATE runs SET state = 'failed', ended_at = now(), failure_code = @code, failure_detail = @detail
-WHERE asset = @asset AND n = @n AND state NOT IN ('complete', 'failed', 'cancelled');
+WHERE asset = @asset AND n = @n AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced');
 
 -- name: CancelRuns :exec
 UPDATE runs SET state = 'cancelled', ended_at = now()
-WHERE asset = @asset AND state NOT IN ('complete', 'failed', 'cancelled');
+WHERE asset = @asset AND state NOT IN ('complete', 'failed', 'cancelled', 'replaced');
+
+-- name: Runs :many
+SELECT * FROM runs WHERE asset = @asset ORDER BY n;
+
+-- name: CancelRun :execrows
+UPDATE runs SET state = 'cancelled', ended_at = now()
+WHERE asset = @asset AND n = @n AND state IN ('planned', 'encoding', 'playable');
+
+-- name: ReplaceRun :execrows
+-- The complete run that was shown until another one was.
+UPDATE runs SET state = 'replaced' WHERE asset = @asset AND n = @n AND state = 'complete';
 
 -- name: Offer :one
 UPDATE runs SET master = master + 1, offered = @offered, final = @final WHERE asset = @asset AND n = @n RETURNING master;

@@ -19,6 +19,9 @@ type Assets struct {
 	List   AssetsList   `cmd:"" default:"withargs" help:"List assets, newest first."`
 	Show   AssetsShow   `cmd:"" help:"Show one asset."`
 	Delete AssetsDelete `cmd:"" help:"Delete assets; playback ends at once in every region."`
+	Encode AssetsEncode `cmd:"" help:"Encode ready assets anew, from their source; viewers see what there is until it is complete."`
+	Runs   AssetsRuns   `cmd:"" help:"List an asset's encodes."`
+	Cancel AssetsCancel `cmd:"" help:"Cancel an encode that was to replace the one viewers see."`
 }
 
 // output is how the subcommands print.
@@ -170,6 +173,99 @@ func (d *AssetsDelete) Run(ctx context.Context) error {
 		p.line("%s deleted %s", p.mark("✓"), id)
 	}
 	return errors.Join(errs...)
+}
+
+// AssetsEncode is `meridian assets encode`.
+type AssetsEncode struct {
+	client.Config `embed:""`
+	output        `embed:""`
+	Profile       string   `help:"Encoding profile. Without it: the one the asset has."`
+	IDs           []string `arg:"" name:"id" help:"Asset ids."`
+}
+
+// Run begins encodes.
+func (e *AssetsEncode) Run(ctx context.Context) error {
+	c, err := e.Client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	p := newPrinter(e.Out, e.Err, e.JSON)
+	var errs []error
+	for _, id := range e.IDs {
+		r, err := c.Encode(ctx, id, e.Profile)
+		if err != nil {
+			errs = append(errs, explain(err, "asset "+id))
+			continue
+		}
+		p.json(r)
+		p.line("%s %s is encoded anew as %s, with profile %s", p.mark("✓"), id, r.Run, r.Profile)
+	}
+	return errors.Join(errs...)
+}
+
+// AssetsRuns is `meridian assets runs`.
+type AssetsRuns struct {
+	client.Config `embed:""`
+	output        `embed:""`
+	ID            string `arg:"" help:"Asset id."`
+}
+
+// Run lists.
+func (r *AssetsRuns) Run(ctx context.Context) error {
+	c, err := r.Client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	list, err := c.Runs(ctx, r.ID)
+	if err != nil {
+		return explain(err, "asset "+r.ID)
+	}
+	p := newPrinter(r.Out, r.Err, r.JSON)
+	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	if !r.JSON {
+		fmt.Fprintln(w, "RUN\tSTATE\tPROFILE\tBEGUN\tWHY")
+	}
+	for _, x := range list {
+		p.json(x)
+		if r.JSON {
+			continue
+		}
+		state, why := x.State, ""
+		if x.Current {
+			state += ", shown"
+		}
+		if x.Failure != nil {
+			why = x.Failure.Code
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", x.Run, state, x.Profile, humanize.Time(x.CreatedAt), why)
+	}
+	return w.Flush()
+}
+
+// AssetsCancel is `meridian assets cancel`.
+type AssetsCancel struct {
+	client.Config `embed:""`
+	output        `embed:""`
+	ID            string `arg:"" help:"Asset id."`
+	RunName       string `arg:"" name:"run" help:"Run, as in r2."`
+}
+
+// Run cancels.
+func (a *AssetsCancel) Run(ctx context.Context) error {
+	c, err := a.Client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.CancelRun(ctx, a.ID, a.RunName); err != nil {
+		return explain(err, "run "+a.RunName+" of "+a.ID)
+	}
+	p := newPrinter(a.Out, a.Err, a.JSON)
+	p.json(map[string]any{"event": "cancelled", "asset": a.ID, "run": a.RunName})
+	p.line("%s cancelled %s of %s", p.mark("✓"), a.RunName, a.ID)
+	return nil
 }
 
 func state(a client.Asset) string {
