@@ -197,6 +197,37 @@ func TestUploadsThatRestExpire(t *testing.T) {
 	require.Equal(t, "done", one[string](t, c, "SELECT state FROM tasks"))
 }
 
+func TestAssetsNobodyUploadsToExpire(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	ids := map[string]string{}
+	for _, name := range []string{"old", "begun", "new"} {
+		a, err := c.CreateAsset(ctx, NewAsset{Owner: "ann", Region: "eu"})
+		require.NoError(t, err)
+		ids[name] = a.ID
+		if name != "new" {
+			sql(t, c, "UPDATE assets SET created_at = now() - interval '8 days' WHERE id = $1", a.ID)
+		}
+	}
+	_, err := c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: ids["begun"], Size: 30})
+	require.NoError(t, err)
+	n, err := c.ExpireUnused(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	for name, want := range map[string]State{"old": Failed, "begun": Waiting, "new": Waiting} {
+		got := state(t, c, ids[name])
+		if name == "begun" && got == Uploading {
+			got = Waiting
+		}
+		require.Equal(t, want, got, name)
+	}
+	a, err := c.GetAsset(ctx, "ann", ids["old"])
+	require.NoError(t, err)
+	require.Equal(t, UploadExpired, a.Failure.Code)
+	_, err = c.CreateUpload(ctx, NewUpload{Owner: "ann", Asset: ids["old"], Size: 30})
+	require.ErrorIs(t, err, ErrState)
+}
+
 // Whoever takes the last part may die before it marks the upload complete; its
 // creator has been told of every byte.
 func TestCompleteUploadsAreFinished(t *testing.T) {

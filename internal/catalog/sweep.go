@@ -117,6 +117,43 @@ func (c *Catalog) ExpireUploads(ctx context.Context) (int, error) {
 	return n, err
 }
 
+// unusedExpiry is how long an asset may wait for its upload to begin.
+const unusedExpiry = 7 * 24 * time.Hour
+
+// ExpireUnused fails assets that nobody began to upload anything to for too long, and
+// returns how many there were.
+func (c *Catalog) ExpireUnused(ctx context.Context) (int, error) {
+	var ids []string
+	err := c.direct(ctx, "unused assets", func(ctx context.Context, q *db.Queries) error {
+		var err error
+		ids, err = q.Unused(ctx, unusedExpiry, sweepBatch)
+		return err
+	})
+	n := 0
+	for _, id := range ids {
+		ferr := c.write(ctx, "expire "+id, func(q *db.Queries) error {
+			a, err := lockOwned(ctx, q, "", id)
+			if err != nil {
+				return err
+			}
+			// Once more, under the lock.
+			switch _, err := q.UploadOfAsset(ctx, id); {
+			case err == nil || State(a.State) != Waiting:
+				return ErrState
+			case !errors.Is(err, errNoRows):
+				return err
+			}
+			return failAsset(ctx, q, a, 0, Failure{Code: UploadExpired, Detail: fmt.Sprintf("Nothing was uploaded for %v. Upload the file as a new asset.", unusedExpiry)})
+		})
+		if ferr == nil {
+			n++
+		} else if !errors.Is(ferr, ErrState) && !errors.Is(ferr, ErrNotFound) {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return n, err
+}
+
 // Cleanup is a claimed clean-up task: every object below Prefixes is to go.
 type Cleanup struct {
 	Asset    string

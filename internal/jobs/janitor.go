@@ -87,8 +87,10 @@ func (j *Janitor) sweep(ctx context.Context) error {
 func (j *Janitor) overdue(ctx context.Context) error {
 	stuck, err := j.Catalog.FailStuck(ctx, stuckAfter)
 	j.Metrics.sweep("stuck", stuck)
+	unused, uerr := j.Catalog.ExpireUnused(ctx)
+	j.Metrics.sweep("unused assets", unused)
 	list, lerr := j.Catalog.Oldest(ctx)
-	if err := errors.Join(err, lerr); err != nil {
+	if err := errors.Join(err, uerr, lerr); err != nil {
 		return err
 	}
 	j.Metrics.waits(list)

@@ -360,6 +360,34 @@ func (q *Queries) Source(ctx context.Context, asset string) ([]SourceRow, error)
 	return items, nil
 }
 
+const unused = `-- name: Unused :many
+SELECT a.id FROM assets a
+WHERE a.state = 'waiting' AND a.deleted_at IS NULL AND a.created_at < now() - $1::interval
+  AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.asset = a.id)
+ORDER BY a.created_at LIMIT $2
+`
+
+// Assets that nobody has begun to upload anything to.
+func (q *Queries) Unused(ctx context.Context, age time.Duration, maxRows int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, unused, age, maxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const uploadOfAsset = `-- name: UploadOfAsset :one
 SELECT id, asset, state, size, received, filename, content_type, metadata, created_at, expires_at FROM uploads WHERE asset = $1
 `

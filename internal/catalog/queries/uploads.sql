@@ -51,6 +51,13 @@ UPDATE uploads SET state = @state WHERE id = @id;
 -- name: CloseUploadOfAsset :exec
 UPDATE uploads SET state = 'failed' WHERE asset = @asset AND state = 'open';
 
+-- name: Unused :many
+-- Assets that nobody has begun to upload anything to.
+SELECT a.id FROM assets a
+WHERE a.state = 'waiting' AND a.deleted_at IS NULL AND a.created_at < now() - @age::interval
+  AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.asset = a.id)
+ORDER BY a.created_at LIMIT @max_rows;
+
 -- name: ExpiredUploads :many
 SELECT u.id FROM uploads u JOIN assets a ON a.id = u.asset
 WHERE u.state = 'open' AND u.expires_at < now() AND a.deleted_at IS NULL
