@@ -104,7 +104,7 @@ func Windows(src probe.Source, x probe.Index, p Profile) (windows []ffmpeg.Compl
 	w, h := v.Display()
 	pixels := int64(v.Width) * int64(v.Height)
 	t := NewTimeline(v.TimeBase.Num, v.TimeBase.Den, x.PTS[0])
-	_, fps := frameRate(v, x, t)
+	_, fps := frameRate(v, x, t, p.MaxFrameRate)
 	every := keepEvery(fps, p)
 	switch {
 	case len(Ladder(w, h, fps, p.Rungs)) <= leastRungs:

@@ -84,12 +84,12 @@ func Begin(src probe.Source, g Growth, frames []probe.Frame, p Profile, speed Sp
 	if t.At(x.End) < 2*int64(p.SegmentSeconds)*t.Scale {
 		return catalog.Plan{}, ErrShort
 	}
-	rate, fps := frameRate(v, x, t)
+	rate, fps := frameRate(v, x, t, p.MaxFrameRate)
 	if keepEvery(fps, p) != 1 {
 		return catalog.Plan{}, fmt.Errorf("%w: some of its frames are left out", probe.ErrUnfit)
 	}
 	w, h := v.Display()
-	all := Ladder(w, h, fps, p.Rungs)
+	all := Ladder(w, h, rate.Float(), p.Rungs)
 	split := slower(all, decodeRate(v, fps), fps, speed)
 	out := catalog.Plan{Target: p.SegmentSeconds, State: catalog.PlanGrowing}
 	for n, rungs := range [][]Rung{all[split:], all[:split]} {
@@ -164,6 +164,10 @@ func Extend(p catalog.Plan, frames []probe.Frame, next int64, whole *probe.Sourc
 	slices.Sort(pts)
 	if err := g.check(pts, t, p.Target, whole == nil); err != nil {
 		return p, err
+	}
+	promised := p.Tracks[0].Renditions[0].FrameRate.Float()
+	if most := min(fastest(pts, t), float64(run.Params.MaxFrameRate)); promised != g.Video.FrameRate.Float() && most > 1.02*promised {
+		return p, fmt.Errorf("%w: it shows %.3f frames per second, not at most %.3f", ErrChanged, most, promised)
 	}
 	starts := segmentStarts(pts, t, run.Params.SegmentSeconds)
 	known := len(starts)
@@ -364,7 +368,7 @@ func (g *Growth) finish(p *catalog.Plan, run *Run, whole probe.Source, pts []int
 	}
 	length := float64(t.At(end)) / float64(t.Scale)
 	promised := p.Tracks[0].Renditions[0].FrameRate.Float()
-	if fps := float64(g.Frames) / length; math.Abs(fps/promised-1) > 0.02 {
+	if fps := float64(g.Frames) / length; promised == g.Video.FrameRate.Float() && math.Abs(fps/promised-1) > 0.02 {
 		return fmt.Errorf("%w: it has %.3f frames per second, not %.3f", ErrChanged, fps, promised)
 	}
 	if rest := whole.Duration.Seconds() - length; rest > maxGap {

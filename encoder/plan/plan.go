@@ -270,7 +270,7 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 	t := NewTimeline(v.TimeBase.Num, v.TimeBase.Den, x.PTS[0])
 	end := t.At(x.End)
 	length := float64(end) / float64(t.Scale)
-	rate, fps := frameRate(v, x, t)
+	rate, fps := frameRate(v, x, t, p.MaxFrameRate)
 	every := keepEvery(fps, p)
 	pts := x.PTS
 	if every > 1 {
@@ -305,7 +305,8 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 	out.DurationMS = int64(math.Round(length * 1000))
 
 	w, h := v.Display()
-	all := Ladder(w, h, fps, p.Rungs)
+	// Caps and levels must do where there are most frames.
+	all := Ladder(w, h, rate.Float(), p.Rungs)
 	var copied []Rung
 	copying, fixed := p.Copy && len(all) > 1 && every == 1 && copyable(src, x, pts, starts, all[0]), int64(0)
 	if copying {
@@ -482,14 +483,32 @@ func seeks(keys []int64, pts int64, t Timeline) []int64 {
 	return append(out, -1)
 }
 
-// frameRate returns the rate to announce and the average one.
-func frameRate(v probe.Video, x probe.Index, t Timeline) (hls.Rational, float64) {
+// frameRate returns the rate to announce and the average one. What is announced is the
+// highest (RFC 8216bis 4.4.6.2), but of frames that only jitter no more than limit.
+func frameRate(v probe.Video, x probe.Index, t Timeline, limit int) (hls.Rational, float64) {
 	length := float64(t.At(x.End)) / float64(t.Scale)
 	avg := float64(len(x.PTS)) / length
-	if f := v.FrameRate.Float(); f > 0 && math.Abs(avg/f-1) < 0.01 {
+	f := v.FrameRate.Float()
+	if f > 0 && math.Abs(avg/f-1) < 0.01 {
 		return v.FrameRate, f
 	}
-	return reduced(int64(math.Round(avg*1000)), 1000), avg
+	most := max(avg, min(fastest(x.PTS, t), float64(limit)))
+	if f > 0 && math.Abs(most/f-1) < 0.02 {
+		return v.FrameRate, avg
+	}
+	return reduced(int64(math.Round(most*1000)), 1000), avg
+}
+
+// rateFrames is over how many frames a frame rate lasts that is one.
+const rateFrames = 5
+
+// fastest is the highest rate of rateFrames frames in a row, 0 if there are fewer.
+func fastest(pts []int64, t Timeline) float64 {
+	least := int64(math.MaxInt64)
+	for i := rateFrames; i < len(pts); i++ {
+		least = min(least, t.At(pts[i])-t.At(pts[i-rateFrames]))
+	}
+	return rateFrames * float64(t.Scale) / float64(max(least, 1))
 }
 
 func reduced(num, den int64) hls.Rational {
@@ -512,7 +531,7 @@ func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile, 
 			name += " " + strconv.Itoa(i+1)
 		}
 	}
-	def := slices.IndexFunc(all, func(x probe.Audio) bool { return x.Default })
+	def := slices.IndexFunc(all[:min(len(all), p.MaxAudioTracks)], func(x probe.Audio) bool { return x.Default })
 	id := "a" + strconv.Itoa(i)
 	out := catalog.PlanTrack{ID: id, Kind: hls.Audio, Timescale: SampleRate, Renditions: []hls.Rendition{{
 		ID: fmt.Sprintf("%s-aac%d", id, p.AudioBitrate/1000), Track: id, Kind: hls.Audio, Codecs: "mp4a.40.2",

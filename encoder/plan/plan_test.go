@@ -227,6 +227,52 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 	})
 }
 
+// The rate that is announced, and what caps and levels are made for, is the highest there is,
+// where that isn't jitter.
+func TestFrameRate(t *testing.T) {
+	every := func(n int, gap int64) (out []int64) {
+		for i := range n {
+			out = append(out, int64(i)*gap)
+		}
+		return out
+	}
+	variable := every(20, 100) // 10 frames per second, then 50
+	for i := range 50 {
+		variable = append(variable, 2000+int64(i)*20)
+	}
+	jitter := every(100, 33)
+	for i := range jitter {
+		jitter[i] += int64(i%3) * 2 // about 30, of which some follow in 29 ms
+	}
+	burst := append(every(30, 100), 3000, 3001, 3002, 3003, 3004, 3005, 3100)
+	for name, c := range map[string]struct {
+		pts  []int64
+		base hls.Rational
+		want hls.Rational
+	}{
+		"constant":        {every(100, 40), hls.Rational{Num: 25, Den: 1}, hls.Rational{Num: 25, Den: 1}},
+		"constant, told":  {every(300, 33), hls.Rational{Num: 30_000, Den: 1001}, hls.Rational{Num: 1_000_000 / 33, Den: 1000}},
+		"variable":        {variable, hls.Rational{}, hls.Rational{Num: 50, Den: 1}},
+		"variable, base":  {variable, hls.Rational{Num: 50, Den: 1}, hls.Rational{Num: 50, Den: 1}},
+		"jitter":          {jitter, hls.Rational{Num: 30, Den: 1}, hls.Rational{Num: 30, Den: 1}},
+		"a burst of them": {burst, hls.Rational{}, hls.Rational{Num: 60, Den: 1}},
+		"a few frames":    {every(3, 40), hls.Rational{}, hls.Rational{Num: 25, Den: 1}},
+	} {
+		x := probe.Index{PTS: c.pts, End: c.pts[len(c.pts)-1] + c.pts[1] - c.pts[0]}
+		got, average := frameRate(probe.Video{FrameRate: c.base}, x, NewTimeline(1, 1000, 0), 60)
+		require.InEpsilon(t, c.want.Float(), got.Float(), 0.011, name)
+		require.LessOrEqual(t, average, got.Float()*1.01, name)
+	}
+	slow, fast := Ladder(1280, 720, 24, []int{720})[0], Ladder(1280, 720, 50, []int{720})[0]
+	src := source(1280, 720, 1000, hls.Rational{})
+	p, err := Make(src, &probe.Index{PTS: variable, Keys: []int64{0}, End: 3000}, Complexity{}, Default(2), Speed{Pixels: 1e12})
+	require.NoError(t, err)
+	var tr VideoTrack
+	require.NoError(t, json.Unmarshal(p.Tracks[0].Encoder, &tr))
+	require.Equal(t, []any{fast.Level, fast.MaxRate}, []any{tr.Rungs[0].Level, tr.Rungs[0].MaxRate})
+	require.NotEqual(t, slow.Level, fast.Level)
+}
+
 func TestLongGapIsRefused(t *testing.T) {
 	x := &probe.Index{PTS: []int64{0, 3_600_000}, Keys: []int64{0}, End: 3_600_040}
 	_, err := Make(source(640, 360, 1000, hls.Rational{}), x, Complexity{}, Default(2), Speed{Pixels: 1e9})

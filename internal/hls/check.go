@@ -1,12 +1,14 @@
 package hls
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MediaInfo is what a media playlist says.
@@ -79,6 +81,7 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 	var m MediaInfo
 	c := checker{kind: "media playlist"}
 	duration, mapURI, sequence, discontinuity := -1.0, "", false, false
+	version, vod, ranges := int64(1), false, false
 	offset, length := int64(0), int64(0)
 	for _, line := range c.lines(b) {
 		tag, value, _ := strings.Cut(line, ":")
@@ -92,6 +95,12 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 		switch {
 		case m.Ended:
 			c.bad("%q after EXT-X-ENDLIST", line)
+		case tag == "#EXT-X-VERSION":
+			version = c.number(line, value)
+		case tag == "#EXT-X-START":
+			if _, err := strconv.ParseFloat(c.attributes(line, value)["TIME-OFFSET"], 64); err != nil {
+				c.bad("%q: want a TIME-OFFSET", line)
+			}
 		case tag == "#EXT-X-TARGETDURATION":
 			m.Target = int(c.number(line, value))
 		case tag == "#EXT-X-MEDIA-SEQUENCE":
@@ -118,6 +127,7 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 		case line == "#EXT-X-DISCONTINUITY":
 			discontinuity = true
 		case tag == "#EXT-X-BYTERANGE":
+			ranges = true
 			n, at, ok := strings.Cut(value, "@")
 			if !ok {
 				c.bad("%q: want length@offset", line)
@@ -127,8 +137,10 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 			if offset, err = strconv.ParseInt(at, 10, 64); ok && (err != nil || offset < 0) {
 				c.bad("%q: want an offset of at least 0", line)
 			}
-		case tag == "#EXT-X-PLAYLIST-TYPE" && value != "EVENT" && value != "VOD":
-			c.bad("%q: want EVENT or VOD", line)
+		case tag == "#EXT-X-PLAYLIST-TYPE":
+			if vod = value == "VOD"; !vod && value != "EVENT" {
+				c.bad("%q: want EVENT or VOD", line)
+			}
 		case line == "#EXT-X-I-FRAMES-ONLY":
 			m.IFrames = true
 		case line == "#EXT-X-ENDLIST":
@@ -156,6 +168,21 @@ func CheckMedia(b []byte) (MediaInfo, error) {
 	}
 	if !sequence {
 		c.bad("no EXT-X-MEDIA-SEQUENCE")
+	}
+	if vod && !m.Ended {
+		c.bad("a VOD playlist without EXT-X-ENDLIST")
+	}
+	// RFC 8216bis 8: what the tags need.
+	switch {
+	case version < 6 && mapURI != "" && !m.IFrames:
+		c.bad("EXT-X-VERSION %d: EXT-X-MAP needs 6", version)
+	case version < 5 && mapURI != "":
+		c.bad("EXT-X-VERSION %d: EXT-X-MAP needs 5", version)
+	case version < 4 && (m.IFrames || ranges):
+		c.bad("EXT-X-VERSION %d: byte ranges and I-frame playlists need 4", version)
+	}
+	if !slices.Contains(m.Head, "#EXT-X-INDEPENDENT-SEGMENTS") {
+		c.bad("no EXT-X-INDEPENDENT-SEGMENTS")
 	}
 	return m, errors.Join(c.errs...)
 }
@@ -197,6 +224,7 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 	var m MasterInfo
 	c := checker{kind: "multivariant playlist"}
 	var pending *Variant
+	selected := map[string]bool{}
 	for _, line := range c.lines(b) {
 		tag, value, _ := strings.Cut(line, ":")
 		switch {
@@ -208,11 +236,13 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 			}
 			if s, ok := a["FRAME-RATE"]; ok {
 				f, err := strconv.ParseFloat(s, 64)
-				if err != nil || f <= 0 {
+				if err != nil || f <= 0 || math.IsInf(f, 0) || math.IsNaN(f) {
 					c.bad("%q: FRAME-RATE", line)
+					f = 0
 				}
 				pending.FrameRate = f
 			}
+			c.resolution(line, pending.Resolution)
 			if pending.Codecs == "" {
 				c.bad("%q: no CODECS", line)
 			}
@@ -221,6 +251,7 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 			}
 		case tag == "#EXT-X-I-FRAME-STREAM-INF":
 			a := c.attributes(line, value)
+			c.resolution(line, a["RESOLUTION"])
 			m.IFrames = append(m.IFrames, IFrameStream{a["URI"], a["PATHWAY-ID"], a["CODECS"], a["RESOLUTION"], c.number(line, a["BANDWIDTH"])})
 			if a["URI"] == "" || a["CODECS"] == "" {
 				c.bad("%q: want URI and CODECS", line)
@@ -248,7 +279,11 @@ func CheckMaster(b []byte) (MasterInfo, error) {
 			if a["GROUP-ID"] == "" || a["NAME"] == "" {
 				c.bad("%q: want GROUP-ID and NAME", line)
 			}
+			c.selection(line, a, selected)
 		case tag == "#EXT-X-CONTENT-STEERING":
+			if m.SteeringURI != "" {
+				c.bad("EXT-X-CONTENT-STEERING twice")
+			}
 			a := c.attributes(line, value)
 			m.SteeringURI, m.InitialPathway = a["SERVER-URI"], a["PATHWAY-ID"]
 			if m.SteeringURI == "" {
@@ -322,6 +357,54 @@ func (c *checker) checkPathways(m MasterInfo) {
 	}
 }
 
+// resolution checks a RESOLUTION, if there is one (RFC 8216bis 4.2).
+func (c *checker) resolution(line, s string) {
+	if s == "" {
+		return
+	}
+	w, h, ok := strings.Cut(s, "x")
+	for _, n := range []string{w, h} {
+		if v, err := strconv.ParseUint(n, 10, 31); !ok || err != nil || v == 0 {
+			c.bad("%q: RESOLUTION: want width x height", line)
+			return
+		}
+	}
+}
+
+// selection checks what players choose by (RFC 8216bis 4.4.6.1 and 4.4.6.1.1). chosen
+// holds what each group has already.
+func (c *checker) selection(line string, a map[string]string, chosen map[string]bool) {
+	group := a["TYPE"] + " " + a["GROUP-ID"]
+	once := func(what, rule string) {
+		if chosen[group+what] {
+			c.bad("group %q: %s", a["GROUP-ID"], rule)
+		}
+		chosen[group+what] = true
+	}
+	switch a["TYPE"] {
+	case "AUDIO", "VIDEO", "SUBTITLES", "CLOSED-CAPTIONS":
+	default:
+		c.bad("%q: want TYPE AUDIO, VIDEO, SUBTITLES or CLOSED-CAPTIONS", line)
+	}
+	for _, name := range []string{"DEFAULT", "AUTOSELECT", "FORCED"} {
+		if v, ok := a[name]; ok && v != "YES" && v != "NO" {
+			c.bad("%q: %s: want YES or NO", line, name)
+		}
+	}
+	if _, ok := a["FORCED"]; ok && a["TYPE"] != "SUBTITLES" {
+		c.bad("%q: FORCED is for subtitles", line)
+	}
+	if a["DEFAULT"] == "YES" {
+		once("default", "more than one rendition is the default")
+		if a["AUTOSELECT"] == "NO" {
+			c.bad("%q: the default one must be selectable", line)
+		}
+	}
+	if a["AUTOSELECT"] == "YES" {
+		once(fmt.Sprintf("%q %q %q %q", a["LANGUAGE"], a["ASSOC-LANGUAGE"], a["FORCED"], a["CHARACTERISTICS"]), "renditions that players select from don't differ")
+	}
+}
+
 // distinct checks that names differ within a group (RFC 8216bis 4.4.6.1.1).
 func (c *checker) distinct(list []AudioRendition, r AudioRendition) {
 	for _, x := range list {
@@ -343,6 +426,13 @@ func (c *checker) bad(format string, a ...any) {
 // lines returns the playlist's non-empty lines and checks what holds for every playlist.
 func (c *checker) lines(b []byte) []string {
 	var out []string
+	// RFC 8216bis 4.1.
+	if !utf8.Valid(b) || bytes.HasPrefix(b, []byte("\ufeff")) {
+		c.bad("isn't UTF-8 without a byte order mark")
+	}
+	if bytes.ContainsFunc(b, func(r rune) bool { return (r < ' ' || r >= 0x7f && r < 0xa0) && r != '\n' && r != '\r' }) {
+		c.bad("has control characters")
+	}
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimRight(line, "\r\n")
 		if line != "" {

@@ -35,7 +35,7 @@ func TestCheckAcceptsWhatIsComposed(t *testing.T) {
 }
 
 func TestCheckNamesWhatIsWrong(t *testing.T) {
-	const head = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n"
+	const head = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n"
 	for want, playlist := range map[string]string{
 		"EXTM3U":                "#EXTINF:2,\na\n",
 		"without EXTINF":        head + "a\n",
@@ -50,6 +50,15 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		"integer of at least 0": strings.Replace(head, "SEQUENCE:0", "SEQUENCE:-1", 1) + "#EXTINF:2,\na\n",
 		"TARGETDURATION twice":  head + "#EXTINF:2,\na\n#EXT-X-TARGETDURATION:2\n",
 		"want EVENT or VOD":     head + "#EXT-X-PLAYLIST-TYPE:LIVE\n#EXTINF:2,\na\n",
+		"want a TIME-OFFSET":    head + "#EXT-X-START:PRECISE=YES\n#EXTINF:2,\na\n",
+		"without EXT-X-ENDLIST": head + "#EXT-X-PLAYLIST-TYPE:VOD\n#EXTINF:2,\na\n",
+		"EXT-X-MAP needs 6":     strings.Replace(head, "VERSION:7", "VERSION:5", 1) + "#EXTINF:2,\na\n",
+		"EXT-X-MAP needs 5":     strings.Replace(head, "VERSION:7", "VERSION:4", 1) + "#EXT-X-I-FRAMES-ONLY\n#EXTINF:2,\n#EXT-X-BYTERANGE:5@0\na\n",
+		"playlists need 4":      "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2,\n#EXT-X-BYTERANGE:5@0\na.vtt\n",
+		"no EXT-X-INDEPENDENT":  strings.Replace(head, "#EXT-X-INDEPENDENT-SEGMENTS\n", "", 1) + "#EXTINF:2,\na\n",
+		"UTF-8":                 head + "#\xff\n#EXTINF:2,\na\n",
+		"byte order mark":       "\ufeff" + head + "#EXTINF:2,\na\n",
+		"control characters":    head + "#EXTINF:2,\na\tb\n",
 		"no EXT-X-MEDIA-SEQUEN": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n",
 	} {
 		_, err := CheckMedia([]byte(playlist))
@@ -72,15 +81,44 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		"URI and CODECS":         "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS=\"c\"\n" + variant("BANDWIDTH=1"),
 		"isn't for I-frame":      "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS=\"c\",URI=\"u\",AUDIO=\"a\"\n" + variant("BANDWIDTH=1"),
 		"twice":                  variant("BANDWIDTH=1,BANDWIDTH=1"),
+		"STEERING twice":         strings.Repeat("#EXT-X-CONTENT-STEERING:SERVER-URI=\"s\"\n", 2) + variant("BANDWIDTH=1"),
+		"width x height":         variant("BANDWIDTH=1,RESOLUTION=640"),
+		"FRAME-RATE":             variant("BANDWIDTH=1,FRAME-RATE=inf"),
+		"want TYPE":              "#EXT-X-MEDIA:TYPE=SOUND,GROUP-ID=\"a\",NAME=\"n\"\n" + variant("BANDWIDTH=1"),
+		"want YES or NO":         "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",DEFAULT=1\n" + variant("BANDWIDTH=1"),
+		"FORCED is for":          "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",FORCED=NO\n" + variant("BANDWIDTH=1"),
+		"must be selectable":     "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",DEFAULT=YES,AUTOSELECT=NO\n" + variant("BANDWIDTH=1"),
+		"more than one":          "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",DEFAULT=YES\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"m\",DEFAULT=YES\n" + variant("BANDWIDTH=1"),
+		"don't differ": "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",LANGUAGE=\"en\",AUTOSELECT=YES\n" +
+			"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"m\",LANGUAGE=\"en\",AUTOSELECT=YES\n" + variant("BANDWIDTH=1"),
 	} {
 		_, err := CheckMaster([]byte("#EXTM3U\n" + playlist))
 		require.ErrorContains(t, err, want)
 	}
 }
 
+// Tracks alike in language are told apart by those who watch, not by players.
+func TestOneOfEachLanguageIsSelected(t *testing.T) {
+	track := func(id string, kind Kind, language string, def, forced bool) Rendition {
+		return Rendition{ID: id, Track: id, Kind: kind, Codecs: "c", Bandwidth: 1, Language: language, Name: id, Default: def, Forced: forced}
+	}
+	m, err := Master([]Rendition{renditions[1],
+		track("a0", Audio, "en", false, false), track("a1", Audio, "en", true, false), track("a2", Audio, "de", false, false), track("a3", Audio, "de", false, false),
+		track("a4", Audio, "", false, false), track("a5", Audio, "", false, false),
+		track("t0", Text, "en", false, false), track("t1", Text, "en", false, true), track("t2", Text, "en", false, false)})
+	require.NoError(t, err)
+	_, err = CheckMaster(m)
+	require.NoError(t, err, "%s", m)
+	for id, selected := range map[string]bool{"a0": false, "a1": true, "a2": true, "a3": false, "a4": true, "a5": false, "t0": true, "t1": true, "t2": false} {
+		_, line, _ := strings.Cut(string(m), `NAME="`+id+`"`)
+		line, _, _ = strings.Cut(line, "\n")
+		require.Equal(t, selected, strings.Contains(line, "AUTOSELECT=YES"), "%s: %s", id, line)
+	}
+}
+
 // What a reload shows only appends, to an EVENT playlist that begins as it began.
 func TestCheckGrown(t *testing.T) {
-	const old = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n#EXTINF:2,\nb\n"
+	const old = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n#EXTINF:2,\nb\n"
 	parse := func(s string) MediaInfo {
 		m, err := CheckMedia([]byte(s))
 		require.NoError(t, err, s)
@@ -94,7 +132,7 @@ func TestCheckGrown(t *testing.T) {
 		strings.Replace(old, "#EXT-X-START:TIME-OFFSET=0\n", "", 1):                     "",
 		strings.Replace(old, "SEQUENCE:0", "SEQUENCE:1", 1):                             "head changed",
 		strings.Replace(old, "DURATION:2", "DURATION:3", 1):                             "head changed",
-		strings.Replace(old, "EVENT", "VOD", 1):                                         "head changed",
+		strings.Replace(old, "EVENT", "VOD", 1) + "#EXT-X-ENDLIST\n":                    "head changed",
 		strings.Replace(old, "#EXTINF:2,\nb\n", "", 1):                                  "from 2 segments",
 		strings.Replace(old, "#EXTINF:2,\na\n", "", 1) + "#EXTINF:2,\nc\n":              "segment 0 changed",
 		strings.Replace(old, "#EXTINF:2,\nb", "#EXTINF:1.9,\nb", 1):                     "segment 1 changed",

@@ -1,6 +1,7 @@
 package hls
 
 import (
+	"cmp"
 	"flag"
 	"os"
 	"path/filepath"
@@ -178,5 +179,44 @@ func FuzzDecodeRecord(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, r, r2)
 		r.End()
+		// What is composed of it can be read.
+		for id, rs := range r.Renditions {
+			playlist, err := Media([]Record{r}, id, "")
+			if r.Chunk > 0 {
+				require.Error(t, err)
+				continue
+			}
+			require.NoError(t, err)
+			info, _ := CheckMedia(playlist)
+			require.Len(t, info.Segments, len(rs.Segments))
+			require.Equal(t, r.Last, info.Ended)
+		}
+	})
+}
+
+// FuzzMaster: whatever tracks are called, the playlists that name them keep the rules.
+func FuzzMaster(f *testing.F) {
+	f.Add("English", "en", "Deutsch", "de", "mp4a.40.2", int64(128_000), true)
+	f.Add("a\"b", "x,y=z", "", "", "c\n", int64(1), false)
+	f.Fuzz(func(t *testing.T, name, language, other, otherLanguage, codecs string, bandwidth int64, def bool) {
+		if cmp.Or(name, "a0") == cmp.Or(other, "a1") {
+			return // a plan's differ
+		}
+		list := []Rendition{renditions[1],
+			{ID: "a0", Track: "a0", Kind: Audio, Codecs: codecs, Bandwidth: bandwidth % (1 << 40), Language: language, Name: name, Default: def},
+			{ID: "a1", Track: "a1", Kind: Audio, Codecs: codecs, Bandwidth: 1, Language: otherLanguage, Name: other, Default: !def},
+			{ID: "t0", Track: "t0", Kind: Text, Codecs: "wvtt", Bandwidth: 1, Language: language, Name: name, Forced: def}}
+		m, err := Master(list)
+		if err != nil {
+			return
+		}
+		_, err = CheckMaster(m)
+		require.NoError(t, err, "%s", m)
+		e, err := Expand(m, []Pathway{{"eu-1", "http://a/"}, {"us-1", "http://b/"}}, Steering{TTL: 2, Priority: []string{"eu-1", "us-1"}})
+		require.NoError(t, err)
+		_, err = CheckMaster(e)
+		require.NoError(t, err, "%s", e)
+		_, err = CheckMaster(Plain(m, "http://r/", "?steering=0"))
+		require.NoError(t, err)
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Kind of a rendition.
@@ -83,8 +85,9 @@ func Master(renditions []Rendition) ([]byte, error) {
 		case Text:
 			text = append(text, r)
 		}
-		if !ValidName(r.ID) || r.Codecs == "" || r.Bandwidth <= 0 || strings.ContainsAny(r.Name+r.Language+r.Codecs, "\"\r\n") {
-			return nil, fmt.Errorf("master playlist: rendition %+v: want a valid id, codecs, bandwidth, and no quotes or line breaks", r)
+		if words := r.Name + r.Language + r.Codecs; !ValidName(r.ID) || r.Codecs == "" || r.Bandwidth <= 0 || !utf8.ValidString(words) ||
+			strings.ContainsFunc(words, func(c rune) bool { return c == '"' || unicode.IsControl(c) }) {
+			return nil, fmt.Errorf("master playlist: rendition %+v: want a valid id, codecs, bandwidth, and no quotes or control characters", r)
 		}
 	}
 	if len(video)+len(audio) == 0 {
@@ -104,7 +107,7 @@ func Master(renditions []Rendition) ([]byte, error) {
 		}
 		return b.Bytes(), nil
 	}
-	for _, a := range audio {
+	for i, a := range audio {
 		fmt.Fprintf(&b, `#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="%s",NAME="%s"`, audioGroup, cmp.Or(a.Name, a.ID))
 		if a.Language != "" {
 			fmt.Fprintf(&b, `,LANGUAGE="%s"`, a.Language)
@@ -112,18 +115,18 @@ func Master(renditions []Rendition) ([]byte, error) {
 		if a.Default {
 			b.WriteString(",DEFAULT=YES")
 		}
-		b.WriteString(",AUTOSELECT=YES")
+		b.WriteString(",AUTOSELECT=" + autoselect(audio, i))
 		if a.Channels > 0 {
 			fmt.Fprintf(&b, `,CHANNELS="%d"`, a.Channels)
 		}
 		fmt.Fprintf(&b, `,URI="%s/%s"`+"\n", a.ID, MediaName)
 	}
-	for _, t := range text {
+	for i, t := range text {
 		fmt.Fprintf(&b, `#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="%s",NAME="%s"`, textGroup, cmp.Or(t.Name, t.ID))
 		if t.Language != "" {
 			fmt.Fprintf(&b, `,LANGUAGE="%s"`, t.Language)
 		}
-		b.WriteString(",DEFAULT=NO,AUTOSELECT=YES")
+		b.WriteString(",DEFAULT=NO,AUTOSELECT=" + autoselect(text, i))
 		if t.Forced {
 			b.WriteString(",FORCED=YES")
 		}
@@ -139,6 +142,19 @@ func Master(renditions []Rendition) ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// autoselect says whether a player may choose the i-th of a group by itself: one of each
+// language, for those of a group must differ (RFC 8216bis 4.4.6.1.1). It is the default one,
+// or the first.
+func autoselect(group []Rendition, i int) string {
+	r := group[i]
+	for k, x := range group {
+		if x.Language == r.Language && x.Forced == r.Forced && !r.Default && (k < i || x.Default) {
+			return "NO"
+		}
+	}
+	return "YES"
 }
 
 // writeVariant adds the audio group's highest rates to the variant's, as RFC

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/meridian-video/meridian/internal/fmp4"
@@ -40,6 +41,42 @@ type rendition struct {
 	at    int64
 	known bool
 	sizes []hls.SegmentSize
+	// gap is the shortest time from one frame to the next, in seconds, 0 until there is
+	// one; busiest the most frames per second of a segment of the usual length.
+	gap, busiest float64
+}
+
+// rateIs checks a FRAME-RATE, which is the highest there is (RFC 8216bis 4.4.6.2): not less
+// than a segment has on the average, nor more than between any two frames.
+func (r *rendition) rateIs(announced float64, uri string) error {
+	const about = 0.01
+	switch {
+	case r.track.Width == 0 || r.gap == 0:
+		return nil
+	case announced == 0 && r.busiest > 30*(1+about):
+		return fmt.Errorf("variant %s: no FRAME-RATE, but it has %.3f frames per second", uri, r.busiest)
+	case announced == 0:
+		return nil
+	case announced < r.busiest*(1-about) || announced > (1+about)/r.gap:
+		return fmt.Errorf("variant %s: FRAME-RATE %.3f, but a segment has %.3f and two frames follow each other at %.3f", uri, announced, r.busiest, 1/r.gap)
+	}
+	return nil
+}
+
+// frames notes when a segment's frames are shown, in the track's timescale, of which it
+// is as long as that.
+func (r *rendition) frames(pts []int64, length int64, target int) {
+	slices.Sort(pts)
+	scale := float64(r.track.Timescale)
+	for i := 1; i < len(pts); i++ {
+		if gap := float64(pts[i]-pts[i-1]) / scale; gap > 0 && (r.gap == 0 || gap < r.gap) {
+			r.gap = gap
+		}
+	}
+	if seconds := float64(length) / scale; 2*seconds >= float64(target) {
+		// One frame more or less is where a segment happens to begin.
+		r.busiest = max(r.busiest, float64(len(pts)-1)/seconds)
+	}
 }
 
 // rates are the peak and average of what was read, in bit/s. A master that is made
@@ -152,6 +189,7 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 	}
 	start, end, frames := int64(0), int64(0), 0
 	earliest, latest := int64(0), int64(0)
+	var shown []int64
 	for {
 		samples, err := reader.Next()
 		if errors.Is(err, io.EOF) && frames > 0 {
@@ -178,6 +216,9 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 		for _, x := range samples {
 			end = x.DTS + x.Duration
 			earliest, latest = min(earliest, x.PTS), max(latest, x.PTS)
+			if r.track.Width > 0 {
+				shown = append(shown, x.PTS)
+			}
 		}
 		frames += len(samples)
 	}
@@ -185,6 +226,7 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 		return fmt.Errorf("begins at %d, the one before it ends at %d (timescale %d)", start, r.at, r.track.Timescale)
 	}
 	r.at, r.known = end, true
+	r.frames(shown, end-start, r.info.Target)
 	if d := float64(end-start) / float64(r.track.Timescale); diff(d, s.Duration) > tolerance {
 		return fmt.Errorf("lasts %.6f s, EXTINF says %.6f", d, s.Duration)
 	}

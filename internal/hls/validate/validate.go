@@ -222,6 +222,7 @@ func (c *check) compare(u *url.URL, m hls.MasterInfo, all []*rendition) {
 		if r.track.Width > 0 && v.Resolution != fmt.Sprintf("%dx%d", r.track.Width, r.track.Height) {
 			c.badf(u, "variant %s: RESOLUTION %q, but it is %dx%d", v.URI, v.Resolution, r.track.Width, r.track.Height)
 		}
+		c.bad(u, r.rateIs(v.FrameRate, v.URI))
 		var audioPeak, audioAverage int64
 		for _, a := range m.Audio {
 			sound := find(a.URI)

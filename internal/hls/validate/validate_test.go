@@ -167,6 +167,33 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// A frame rate isn't less than what a segment has, nor more than any two frames do.
+func TestFrameRates(t *testing.T) {
+	r := &rendition{track: fmp4.Track{Timescale: 1000, Width: 640}}
+	var steady, uneven []int64
+	for i := range int64(60) {
+		steady = append(steady, i*1000/30)
+	}
+	for i := range int64(20) {
+		uneven = append(uneven, 2000+i*100)
+	}
+	uneven = append(uneven, 3920, 3940, 3960)
+	require.NoError(t, r.rateIs(0, "a"), "nothing was read")
+	r.frames(steady, 2000, 2)
+	for rate, ok := range map[float64]bool{30: true, 29.97: true, 25: false, 31.5: false, 60: false} {
+		require.Equal(t, ok, r.rateIs(rate, "a") == nil, "%v: %v", rate, r.rateIs(rate, "a"))
+	}
+	r.frames(uneven, 2000, 2)
+	for rate, ok := range map[float64]bool{30: true, 50: true, 25: false, 60: false} {
+		require.Equal(t, ok, r.rateIs(rate, "a") == nil, "%v: %v", rate, r.rateIs(rate, "a"))
+	}
+	require.NoError(t, r.rateIs(0, "a"), "no more than 30 needn't be told")
+	r.frames(steady, 1000, 2)
+	require.ErrorContains(t, r.rateIs(0, "a"), "no FRAME-RATE")
+	sound := &rendition{}
+	require.NoError(t, sound.rateIs(0, "a"))
+}
+
 func TestHTTPProblems(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/x.m3u8" {
@@ -174,7 +201,7 @@ func TestHTTPProblems(t *testing.T) {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain")
-		_, _ = w.Write([]byte("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n#EXT-X-ENDLIST\n"))
+		_, _ = w.Write([]byte("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-MAP:URI=\"i\"\n#EXTINF:2,\na\n#EXT-X-ENDLIST\n"))
 	}))
 	defer srv.Close()
 	u, err := url.Parse(srv.URL + "/x.m3u8")
