@@ -48,12 +48,14 @@ func TestStrangeFiles(t *testing.T) {
 		"odd-2997.avi": {[]string{"-f", "lavfi", "-i", "testsrc2=s=321x241:r=30000/1001:d=5", "-f", "lavfi", "-i", "sine=d=5", "-c:v", "mpeg4", "-c:a", "mp3"},
 			150, 320, 240, hls.Rational{Num: 30000, Den: 1001}, 1},
 		"variable.mp4": {[]string{"-f", "lavfi", "-i", "testsrc2=s=320x180:r=30:d=5", "-vf", "select='not(mod(floor(n/7),3))+not(mod(n,4))'", "-fps_mode", "vfr", "-c:v", "libx264", "-preset", "ultrafast"},
-			77, 320, 180, hls.Rational{}, 0},
+			77, 320, 180, hls.Rational{Num: 30, Den: 1}, 0},
 		"ten-bit-open-gop-portrait.mkv": {[]string{"-f", "lavfi", "-i", "testsrc2=s=240x426:r=24000/1001:d=6", "-pix_fmt", "yuv420p10le", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "3", "-x264-params", "open-gop=1:keyint=20"},
 			144, 240, 426, hls.Rational{Num: 24000, Den: 1001}, 0},
 		"fast.mp4":  {[]string{"-f", "lavfi", "-i", "testsrc2=s=320x240:r=120:d=3", "-c:v", "libx264", "-preset", "ultrafast"}, 180, 320, 240, hls.Rational{Num: 60, Den: 1}, 0},
 		"vp8.webm":  {[]string{"-f", "lavfi", "-i", "testsrc2=s=160x120:r=25:d=4", "-c:v", "libvpx", "-cpu-used", "8", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-b:v", "200k"}, 100, 160, 120, hls.Rational{Num: 25, Den: 1}, 0},
 		"sound.mp3": {[]string{"-f", "lavfi", "-i", "sine=d=9"}, 0, 0, 0, hls.Rational{}, 1},
+		// Its first half takes hardly a byte, which tells nothing of the second.
+		"quiet-then-loud.aac": {[]string{"-f", "lavfi", "-i", "anullsrc=d=5:r=48000:cl=stereo", "-f", "lavfi", "-i", "anoisesrc=d=5:r=48000:a=0.5:seed=1,aformat=channel_layouts=stereo", "-filter_complex", "[0][1]concat=v=0:a=1", "-c:a", "aac", "-b:a", "192k"}, 0, 0, 0, hls.Rational{}, 1},
 		"tongues.mka": {[]string{"-f", "lavfi", "-i", "sine=d=5", "-f", "lavfi", "-i", "sine=f=880:d=5", "-map", "0", "-map", "1", "-c:a", "flac", "-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu"},
 			0, 0, 0, hls.Rational{}, 2},
 	} {
@@ -78,6 +80,10 @@ func TestStrangeFiles(t *testing.T) {
 				require.EqualValues(t, c.frames, decoded(t, data))
 			}
 			require.Equal(t, c.audio, audio)
+			if c.frames == 0 {
+				records := b.board.chunks["a0"]
+				require.InDelta(t, plan.Duration(p).Seconds(), float64(records[len(records)-1].End())/plan.SampleRate, 0.1)
+			}
 			checkStream(t, b)
 			for key := range b.store.objects {
 				require.False(t, strings.HasPrefix(key, "work/") && c.audio == 2, "audio needs no remux: %s", key)

@@ -36,8 +36,9 @@ type gain struct {
 // source gives the same gain, so a task that takes over joins at the same
 // level. A track that can't be measured is left as it is: it is heard all the same.
 func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTrack, length time.Duration, run plan.Run) (gain, error) {
+	asItIs := gain{limit: spec.Mixed}
 	if spec.Loudness == 0 {
-		return gain{}, nil
+		return asItIs, nil
 	}
 	began := time.Now()
 	defer func() { e.metrics.stage("loudness", time.Since(began)) }()
@@ -62,11 +63,11 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 		return gain{}, err // the worker may be at fault
 	case errors.As(err, &child) || errors.Is(err, ffmpeg.ErrNoLoudness):
 		e.log.Warn("loudness can't be measured, the track keeps its level", "task", t.ID, "asset", t.Asset, "error", err)
-		return gain{}, nil
+		return asItIs, nil
 	case err != nil:
 		return gain{}, err
 	}
-	return gainFor(level, spec.Loudness, least), nil
+	return gainFor(level, spec, least), nil
 }
 
 // sample chooses what of a track is measured.
@@ -114,12 +115,13 @@ func measure(ctx context.Context, c ffmpeg.Command) (ffmpeg.Level, error) {
 	return level, perr
 }
 
-// gainFor is the gain in steps of a tenth of a dB, none below the least.
-func gainFor(level ffmpeg.Level, target, least float64) gain {
-	g := math.Round((target-level.Integrated)*10) / 10
-	if level.Integrated < silence || math.Abs(g) < least {
-		return gain{}
-	}
+// gainFor is the gain in steps of a tenth of a dB, none below the least. Peaks exceed the
+// ceiling where a track is raised, or has become louder by what was mixed into it.
+func gainFor(level ffmpeg.Level, spec plan.AudioTrack, least float64) gain {
+	g := math.Round((spec.Loudness-level.Integrated)*10) / 10
 	g = min(max(g, -maxGain), maxGain)
-	return gain{dB: g, limit: g > 0 && level.Peak+g > ceiling}
+	if level.Integrated < silence || math.Abs(g) < least {
+		g = 0
+	}
+	return gain{dB: g, limit: (g > 0 || spec.Mixed) && level.Peak+g > ceiling}
 }

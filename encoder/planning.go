@@ -170,7 +170,7 @@ func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, 
 		return x, fmt.Errorf("%w: %s", probe.ErrRemux, src.NeedsRemux)
 	}
 	if src.Video == nil {
-		if src.Duration == 0 {
+		if src.Duration == 0 || src.Guessed() {
 			x.source.Duration, err = e.prober.AudioDuration(ctx, s.url, src.Audio[0].Stream)
 		}
 		return x, err

@@ -82,6 +82,8 @@ func TestLoudness(t *testing.T) {
 		"peaks":  {"aevalsrc='0.06*sin(2*PI*440*t)+if(lt(mod(t\\,1)\\,0.01)\\,0.9*sin(2*PI*997*t)\\,0)':d=5", -16, 3.5},
 		"loud":   {"anoisesrc=d=5:a=0.9:c=pink:seed=1", -16, 1},
 		"silent": {"anullsrc=d=4", -70, 0.1},
+		// Six channels that agree add up to twice full scale, for moments.
+		"surround": {"aevalsrc='0.09*sin(2*PI*440*t)+if(lt(mod(t\\,1)\\,0.01)\\,0.9*sin(2*PI*997*t)\\,0)':d=5,pan=5.1|FL=c0|FR=c0|FC=c0|LFE=c0|BL=c0|BR=c0", -16, 3.5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, makeFile(t, "a.wav", "-f", "lavfi", "-t", "5", "-i", c.source), nil)
@@ -100,18 +102,22 @@ func TestGainFor(t *testing.T) {
 	unknown := math.Inf(1)
 	for _, c := range []struct {
 		loudness, peak, least, dB float64
-		limit                     bool
+		limit, mixed              bool
 	}{
-		{-16.3, unknown, minGain, 0, false},
-		{-16.3, -3, 0, 0.3, false},
-		{-50, unknown, minGain, maxGain, true},
-		{-50, -40, 0, maxGain, false},
-		{-26, -11.1, 0, 10, false},
-		{-26, -10.9, 0, 10, true},
-		{-4.8, unknown, minGain, -11.2, false},
-		{-70, math.Inf(-1), 0, 0, false},
+		{-16.3, unknown, minGain, 0, false, false},
+		{-16.3, -3, 0, 0.3, false, false},
+		{-50, unknown, minGain, maxGain, true, false},
+		{-50, -40, 0, maxGain, false, false},
+		{-26, -11.1, 0, 10, false, false},
+		{-26, -10.9, 0, 10, true, false},
+		{-4.8, unknown, minGain, -11.2, false, false},
+		{-70, math.Inf(-1), 0, 0, false, false},
+		{-16.3, unknown, minGain, 0, true, true},
+		{-14, 4, 0, -2, true, true},
+		{-14, 0.9, 0, -2, false, true},
+		{-70, math.Inf(-1), 0, 0, false, true},
 	} {
-		got := gainFor(ffmpeg.Level{Integrated: c.loudness, Peak: c.peak}, -16, c.least)
+		got := gainFor(ffmpeg.Level{Integrated: c.loudness, Peak: c.peak}, plan.AudioTrack{Loudness: -16, Mixed: c.mixed}, c.least)
 		require.InDelta(t, c.dB, got.dB, 1e-9, "%+v", c)
 		require.Equal(t, c.limit, got.limit, "%+v", c)
 	}

@@ -88,7 +88,9 @@ type AudioTrack struct {
 	Num  int64 `json:"num"`
 	Den  int64 `json:"den"`
 	// PadTo is where the video ends, and the track with it; in samples.
-	PadTo   int64 `json:"pad_to,omitempty"`
+	PadTo int64 `json:"pad_to,omitempty"`
+	// Mixed says that more channels are mixed into two, which may add up.
+	Mixed   bool  `json:"mixed,omitempty"`
 	Bitrate int64 `json:"bitrate"`
 	// Loudness to bring the track to, in LUFS; 0 leaves it as it is.
 	Loudness float64 `json:"loudness,omitempty"`
@@ -523,7 +525,7 @@ func reduced(num, den int64) hls.Rational {
 func audio(i int, a probe.Audio, all []probe.Audio, base AudioTrack, p Profile, taken names) (catalog.PlanTrack, error) {
 	t := base
 	t.Stream, t.Bitrate, t.Language, t.SegmentSeconds, t.MaxChunk = a.Stream, p.AudioBitrate, a.Language, p.SegmentSeconds, p.MaxChunk
-	t.Loudness, t.LoudnessMeasure = p.Loudness, p.LoudnessMeasure
+	t.Loudness, t.LoudnessMeasure, t.Mixed = p.Loudness, p.LoudnessMeasure, a.Channels > 2
 	name := a.Title
 	if name == "" {
 		name = "Audio"

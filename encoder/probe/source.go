@@ -55,6 +55,10 @@ type Video struct {
 	first []packet
 }
 
+// Guessed says that Duration is what ffmpeg takes the file to last by its size and the rate of
+// its first frames: a stream of AAC frames says nothing of its length.
+func (s Source) Guessed() bool { return s.Format == "aac" }
+
 // Audio is one sound track.
 type Audio struct {
 	Stream   int
