@@ -59,8 +59,8 @@ var strangeFiles = []strange{
 	{name: "2997.mp4", rate: "30000/1001", args: x264, frames: 150, frameRate: hls.Rational{Num: 30000, Den: 1001}},
 	{name: "5994.mp4", rate: "60000/1001", args: x264, frames: 300, frameRate: hls.Rational{Num: 60000, Den: 1001}},
 	{name: "5994.mkv", rate: "60000/1001", args: x264, frames: 300},
-	{name: "variable.mp4", rate: "30", vf: "select='not(mod(floor(n/7),3))+not(mod(n,4))'", args: with(x264, "-fps_mode", "vfr"), frames: 77},
-	{name: "variable.mkv", rate: "30", vf: "select='not(mod(floor(n/7),3))+not(mod(n,4))'", args: with(x264, "-fps_mode", "vfr"), frames: 77},
+	{name: "variable.mp4", rate: "30", vf: "select='not(mod(floor(n/7),3))+not(mod(n,4))'", args: with(x264, "-fps_mode", "vfr"), frames: 77, frameRate: hls.Rational{Num: 30, Den: 1}},
+	{name: "variable.mkv", rate: "30", vf: "select='not(mod(floor(n/7),3))+not(mod(n,4))'", args: with(x264, "-fps_mode", "vfr"), frames: 77, frameRate: hls.Rational{Num: 30, Den: 1}},
 	// A cut that doesn't begin with a keyframe: an edit list hides what comes before.
 	{name: "edit-list.mp4", rate: "25", length: 6, args: x264, then: []string{"-ss", "2.2", "-i", "IN", "-c", "copy"}, often: true},
 	{name: "edit-list.mov", rate: "30000/1001", length: 6, args: x264, then: []string{"-ss", "3.01", "-i", "IN", "-c", "copy"}},
@@ -102,6 +102,10 @@ var strangeFiles = []strange{
 	{name: "mpeg4.avi", rate: "25", args: []string{"-c:v", "mpeg4", "-bf", "2", "-q:v", "3", "-c:a", "mp3"}, frames: 125},
 	{name: "flv1.flv", rate: "25", args: []string{"-c:v", "flv1", "-q:v", "3", "-c:a", "mp3", "-ar", "44100"}, frames: 125},
 	{name: "mpeg2.mxf", rate: "25", args: []string{"-c:v", "mpeg2video", "-q:v", "3", "-bf", "2", "-c:a", "pcm_s16le"}, frames: 125},
+	// What is said in the middle is heard; rates and channels of all kinds.
+	{name: "surround.mkv", rate: "25", af: "pan=5.1|FC=c0", args: with(x264, "-c:a", "ac3"), frames: 125},
+	{name: "mono-8000.mov", rate: "25", af: "aresample=8000", args: with(x264, "-c:a", "pcm_mulaw"), frames: 125},
+	{name: "96000.mkv", rate: "25", af: "aresample=96000,aformat=channel_layouts=7.1", args: with(x264, "-c:a", "flac"), frames: 125},
 	{name: "mute.mp4", rate: "25", args: with(x264, "-an"), frames: 125, silent: true},
 }
 
@@ -252,7 +256,14 @@ func TestStrangeSources(t *testing.T) {
 				testenv.Long(t)
 			}
 			file := s.source(t)
-			b := newBench(t, file, func(o *Options) { divided(o); o.Profile.Rungs = []int{360}; o.Profile.Loudness = 0 })
+			b := newBench(t, file, func(o *Options) {
+				divided(o)
+				o.Profile.Rungs, o.Profile.Loudness = []int{360}, 0
+				// Under a cap each of x264's threads reckons with what the others have written so
+				// far, which is never the same twice: two encodes of "pq-untagged.mp4" by two
+				// threads differ by up to 0.0035. One thread writes the same bytes every time.
+				o.Profile.Threads = 1
+			})
 			p := b.encode(t)
 			video := p.Tracks[0]
 			require.Equal(t, hls.Video, video.Kind)
@@ -349,7 +360,6 @@ func checkQuality(t testing.TB, s strange, file, joined, whole string, r hls.Ren
 	ref := makeFile(t, "reference.mkv", "-i", file, "-map", "0:v:0", "-vf", vf, "-fps_mode", "passthrough", "-c:v", "ffv1")
 	one, two := ssim(t, whole, ref), ssim(t, joined, ref)
 	require.Greater(t, one, 0.93)
-	// They may be better: each chunk begins with a full buffer. Under a cap an encode varies
-	// with its threads, of "pq-untagged.mp4" from 0.9624 to 0.9659.
-	require.GreaterOrEqual(t, two, one-0.004, "SSIM of one encode and of joined chunks")
+	// They may be better: each chunk begins with a full buffer.
+	require.GreaterOrEqual(t, two, one-0.001, "SSIM of one encode and of joined chunks")
 }
