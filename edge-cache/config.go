@@ -68,17 +68,7 @@ func (c *Command) Validate() error {
 	if c.CacheDir == "" {
 		bad("--cache-dir: want a directory")
 	}
-	if c.MaxConnections < 1 {
-		bad("--max-connections %d: want at least 1", c.MaxConnections)
-	}
-	for flag, n := range map[string]int{"--client-connections": c.ClientConnections, "--client-fetches": c.ClientFetches, "--asset-fetches": c.AssetFetches} {
-		if n < 0 {
-			bad("%s %d: want 0 or more", flag, n)
-		}
-	}
-	if c.DrainNotice < 0 || c.DrainNotice > time.Minute {
-		bad("--drain-notice %s: want 0 to 1m", c.DrainNotice)
-	}
+	errs = append(errs, validLimits(c.MaxConnections, map[string]int{"--client-connections": c.ClientConnections, "--client-fetches": c.ClientFetches, "--asset-fetches": c.AssetFetches}, c.DrainNotice))
 	errs = append(errs, c.Certificates.Validate(), c.TLS.validate(c.Certificates.Key != ""))
 	if c.AccessSample < 1 {
 		bad("--access-sample %d: want at least 1", c.AccessSample)
@@ -88,6 +78,23 @@ func (c *Command) Validate() error {
 	}
 	if _, err := token.ParseSigner(c.SessionKey.Reveal()); err != nil {
 		bad("--session-key: %w", err)
+	}
+	return errors.Join(errs...)
+}
+
+// validLimits names every problem of what bounds clients; those by flag may be 0.
+func validLimits(connections int, byFlag map[string]int, notice time.Duration) error {
+	var errs []error
+	if connections < 1 {
+		errs = append(errs, fmt.Errorf("--max-connections %d: want at least 1", connections))
+	}
+	for flag, n := range byFlag {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("%s %d: want 0 or more", flag, n))
+		}
+	}
+	if notice < 0 || notice > time.Minute {
+		errs = append(errs, fmt.Errorf("--drain-notice %s: want 0 to 1m", notice))
 	}
 	return errors.Join(errs...)
 }

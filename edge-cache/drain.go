@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
-	"github.com/meridian-video/meridian/edge-cache/fastpath"
 	"github.com/meridian-video/meridian/edge-cache/load"
 )
 
@@ -20,9 +20,9 @@ import (
 // on: some segments' time.
 const playedWithin = 10 * time.Second
 
-// drainer takes the edge out of the routers' choice while it answers on: probes
-// get 503, so new sessions and those that are steered go elsewhere. It happens on
-// request, until taken back, and before the edge stops.
+// drainer takes a cache out of the choice of routers, or of whatever is before it,
+// while it answers on: probes get 503, so new sessions and those that are steered go
+// elsewhere. It happens on request, until taken back, and before the cache stops.
 type drainer struct {
 	notice  time.Duration
 	log     *slog.Logger
@@ -36,9 +36,9 @@ func newDrainer(notice time.Duration, log *slog.Logger) *drainer {
 	return &drainer{notice: notice, log: log}
 }
 
-var errDrained = errors.New("drained: routers send no new viewers here")
+var errDrained = errors.New("drained: send no new clients here")
 
-// ready is why routers are to send nobody here.
+// ready is why nobody is to be sent here.
 func (d *drainer) ready() error {
 	if d.asked.Load() || d.leaving.Load() {
 		return errDrained
@@ -53,14 +53,32 @@ func (d *drainer) seen(now time.Time) {
 	}
 }
 
+// group runs a cache's parts. Their context ends a notice after ctx; call end when
+// all have ended.
+func (d *drainer) group(ctx context.Context) (g *errgroup.Group, parts context.Context, end func()) {
+	stop := ctx.Done()
+	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
+	g, parts = errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-stop:
+			d.leave(parts)
+			end()
+		case <-parts.Done():
+		}
+		return nil
+	})
+	return g, parts, end
+}
+
 // leave tells the routers, by their probes, and gives them the notice to act on
-// it; an edge nobody plays from needs none.
+// it; a cache nobody asks needs none.
 func (d *drainer) leave(ctx context.Context) {
 	d.leaving.Store(true)
 	if d.notice <= 0 || time.Since(time.Unix(d.played.Load(), 0)) > playedWithin {
 		return
 	}
-	d.log.Info("stopping: telling routers first", "notice", d.notice)
+	d.log.Info("stopping: /readyz says so first", "notice", d.notice)
 	t := time.NewTimer(d.notice)
 	defer t.Stop()
 	select {
@@ -87,27 +105,31 @@ func (d *drainer) operate(mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /drain", set(false))
 }
 
-// newMeter measures what an edge runs out of.
-func newMeter(c *Command, t *fastpath.Traffic, store *cache.Cache) *load.Meter {
-	sources := []load.Source{load.CPU(), load.Level("connections", t.Open.Load, int64(c.MaxConnections)),
+// newMeter measures what a cache runs out of. bandwidth may be 0: not known.
+func newMeter(g *gate, bandwidth Size, store *cache.Cache) *load.Meter {
+	sources := []load.Source{load.CPU(), load.Level("connections", g.traffic.Open.Load, int64(g.maxConnections)),
 		load.Level("fills", func() int64 { return int64(store.Filling()) }, cache.MaxFills)}
-	if c.Bandwidth > 0 {
-		sources = append(sources, load.Rate("bandwidth", t.Sent.Load, int64(c.Bandwidth)))
+	if bandwidth > 0 {
+		sources = append(sources, load.Rate("bandwidth", g.traffic.Sent.Load, int64(bandwidth)))
 	}
 	return load.New(sources...)
 }
 
+// observeShedding registers what of new sessions is refused.
+func observeShedding(reg prometheus.Registerer, m *load.Meter) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_shed_share", Help: "Share of new sessions refused."}, m.Share))
+}
+
 // observeLoad registers what the load is.
-func observeLoad(reg prometheus.Registerer, m *load.Meter, d *drainer, g *gate) {
+func observeLoad(reg prometheus.Registerer, component string, m *load.Meter, d *drainer, g *gate) {
 	gauge := func(name, help string, f func() float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_edge_" + name, Help: help}, f))
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "meridian_" + component + "_" + name, Help: help}, f))
 	}
 	gauge("load", "Share of the capacity in use, as routers are told.", m.Load)
-	gauge("shed_share", "Share of new sessions refused.", m.Share)
 	gauge("connections_open", "Connections open.", func() float64 { return float64(g.traffic.Open.Load()) })
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_edge_connections_refused_total",
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "meridian_" + component + "_connections_refused_total",
 		Help: "Connections closed because their client had too many."}, func() float64 { return float64(g.refused.Load()) }))
-	gauge("drained", "1 while routers are told to send nobody here.", func() float64 {
+	gauge("drained", "1 while whoever sends clients is told to send nobody here.", func() float64 {
 		if d.ready() != nil {
 			return 1
 		}

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/fastpath"
@@ -94,9 +92,11 @@ func newEdge(c *Command, rt *service.Runtime) (*edge, error) {
 	finder := playback.NewFinder(store, e.keys.Current, e.log)
 	e.gate = newGate(c.MaxConnections, c.ClientConnections)
 	e.drain = newDrainer(c.DrainNotice, e.log)
-	e.meter = newMeter(c, &e.gate.traffic, e.cache)
-	e.status = &statusPage{edge: e, metrics: rt.Metrics, started: time.Now()}
-	observeLoad(rt.Metrics, e.meter, e.drain, e.gate)
+	e.meter = newMeter(e.gate, c.Bandwidth, e.cache)
+	e.status = &statusPage{name: self.Name, place: here.Place, component: "edge", hits: []string{"memory", "disk", "collapsed", composedLabel},
+		ready: e.Ready, meter: e.meter, cache: e.cache, metrics: rt.Metrics, started: time.Now(), more: e.statusTables}
+	observeLoad(rt.Metrics, "edge", e.meter, e.drain, e.gate)
+	observeShedding(rt.Metrics, e.meter)
 	from := newOrigins(store, rt.Metrics)
 	key, err := peer.NewKey(c.SessionKey.Reveal())
 	if err != nil {
@@ -168,20 +168,8 @@ func (e *edge) Operate(mux *http.ServeMux) {
 
 // Run implements service.Component.
 func (e *edge) Run(ctx context.Context) error {
-	stop := ctx.Done()
-	// All goes on until the routers have been told.
-	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	g, ctx, end := e.drain.group(ctx)
 	defer end()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		select {
-		case <-stop:
-			e.drain.leave(ctx)
-			end()
-		case <-ctx.Done():
-		}
-		return nil
-	})
 	g.Go(func() error { e.meter.Run(ctx); return nil })
 	g.Go(func() error { return e.keys.Run(ctx) })
 	g.Go(func() error { return e.purges.Run(ctx) })

@@ -1,9 +1,7 @@
 package edgecache
 
 import (
-	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,10 +10,10 @@ import (
 	"regexp"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/certificate"
+	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/tools"
 )
 
@@ -33,25 +31,16 @@ func TestH2Spec(t *testing.T) {
 	}))
 	defer origin.Close()
 	dir := t.TempDir()
-	c := &ProxyCommand{Origin: origin.URL, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Name: "edge", CacheMemory: 32 << 20, MaxObject: 4 << 20, MaxConnections: 1000,
+	c := &ProxyCommand{Origin: origin.URL, Listen: "127.0.0.1:0", Process: service.Process{AdminListen: "127.0.0.1:0"}, Name: "edge", CacheMemory: 32 << 20, MaxObject: 4 << 20, MaxConnections: 1000,
 		TLS: TLS{TLS: certificate.TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}}}
 	selfSigned(t, c.TLS)
 	require.NoError(t, c.Validate())
-	ctx, cancel := context.WithCancel(t.Context())
-	addr, done := make(chan net.Addr, 2), make(chan error, 1)
-	go func() {
-		done <- c.serve(ctx, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), func(a net.Addr) { addr <- a })
-	}()
-	defer func() {
-		cancel()
-		require.NoError(t, <-done)
-	}()
-	plain, encrypted := (<-addr).String(), (<-addr).String()
-	res, err := client.Get("http://" + plain + "/kept")
+	_, addrs, _ := startProxy(t, c)
+	res, err := client.Get("http://" + addrs[0] + "/kept")
 	require.NoError(t, err)
 	require.Len(t, readBody(res), 10_000)
 	defer client.CloseIdleConnections()
-	_, port, err := net.SplitHostPort(encrypted)
+	_, port, err := net.SplitHostPort(addrs[1])
 	require.NoError(t, err)
 	for _, path := range []string{"/kept", "/passed"} {
 		t.Run(path[1:], func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,13 +16,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/playback"
+	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/testenv"
 	"github.com/meridian-video/meridian/internal/token"
 )
@@ -319,15 +318,10 @@ func TestHTTP3BeforeAnyOrigin(t *testing.T) {
 	dir := t.TempDir()
 	cfg := TLS{TLS: certificate.TLS{Listen: "127.0.0.1:0", Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}, HTTP3: true}
 	pool := selfSigned(t, cfg)
-	c := &ProxyCommand{Origin: origin.URL, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Name: "edge", CacheMemory: 32 << 20, MaxObject: 4 << 20, MaxConnections: 100, TLS: cfg}
+	c := &ProxyCommand{Origin: origin.URL, Listen: "127.0.0.1:0", Process: service.Process{AdminListen: "127.0.0.1:0"}, Name: "edge", CacheMemory: 32 << 20, MaxObject: 4 << 20, MaxConnections: 100, TLS: cfg}
 	require.NoError(t, c.Validate())
-	ctx, cancel := context.WithCancel(t.Context())
-	addrs, done := make(chan net.Addr, 2), make(chan error, 1)
-	go func() {
-		done <- c.serve(ctx, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), func(a net.Addr) { addrs <- a })
-	}()
-	<-addrs
-	base := "https://" + (<-addrs).String()
+	_, addrs, stop := startProxy(t, c)
+	base := "https://" + addrs[1]
 	h3 := h3Client(t, pool)
 	for _, want := range []string{"fwd=uri-miss", "hit"} {
 		res, b := ask(t, h3, "GET", base+"/a", nil)
@@ -338,6 +332,5 @@ func TestHTTP3BeforeAnyOrigin(t *testing.T) {
 		_, b := ask(t, h3, method, base+"/b", io.NopCloser(strings.NewReader("content")))
 		require.Equal(t, method+" content", string(b))
 	}
-	cancel()
-	require.NoError(t, <-done)
+	stop()
 }

@@ -9,10 +9,10 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,9 +20,9 @@ import (
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/httpcache"
+	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/internal/certificate"
 	"github.com/meridian-video/meridian/internal/service"
-	"github.com/meridian-video/meridian/internal/telemetry"
 )
 
 // ProxyCommand is `meridian cache`: the edge's cache as a reverse proxy before any
@@ -43,10 +43,13 @@ type ProxyCommand struct {
 
 	TLS TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_CACHE_TLS_"`
 
-	MaxConnections int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_CACHE_MAX_CONNECTIONS"`
-	AdminListen    string        `help:"Address of /livez, /readyz and /metrics; keep it private." default:"127.0.0.1:0" env:"MERIDIAN_ADMIN_LISTEN" placeholder:"HOST:PORT"`
-	Log            telemetry.Log `embed:"" prefix:"log-" envprefix:"MERIDIAN_LOG_"`
-	CheckConfig    bool          `help:"Validate the configuration, name every problem and exit."`
+	MaxConnections    int           `help:"Connections open at once; further ones wait to be accepted." default:"20000" env:"MERIDIAN_CACHE_MAX_CONNECTIONS"`
+	ClientConnections int           `help:"Connections one client address (IPv6: /64) may have open; further ones are closed. 0: no limit." default:"1024" env:"MERIDIAN_CACHE_CLIENT_CONNECTIONS"`
+	ClientFetches     int           `help:"Requests to the origin at once because of one client address; further ones get 429. 0: no limit." default:"128" env:"MERIDIAN_CACHE_CLIENT_FETCHES"`
+	Bandwidth         Size          `help:"Bytes a second this cache can send; they count in its load. 0: not known." default:"0" env:"MERIDIAN_CACHE_BANDWIDTH" placeholder:"SIZE"`
+	DrainNotice       time.Duration `help:"How long a cache that is asked answers on after the stop signal, while /readyz says 503." default:"1s" env:"MERIDIAN_CACHE_DRAIN_NOTICE"`
+	service.Process   `embed:""`
+	Watchdog          service.Watchdog `embed:""`
 }
 
 // Args are the command's arguments, in which `edge-cache --origin` is `cache`: an edge
@@ -65,10 +68,9 @@ func (c *ProxyCommand) Validate() error {
 	if u, err := url.Parse(c.Origin); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" {
 		bad("--origin %q: want http://HOST[:PORT] or https://HOST[:PORT], and no path", c.Origin)
 	}
-	for flag, addr := range map[string]string{"--listen": c.Listen, "--admin-listen": c.AdminListen} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			bad("%s: %w", flag, err)
-		}
+	errs = append(errs, c.Process.Validate(), c.Watchdog.Validate())
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		bad("--listen: %w", err)
 	}
 	if !validToken(c.Name) {
 		bad("--name %q: want a letter, then letters, digits, '-', '_' or '.'", c.Name)
@@ -86,9 +88,7 @@ func (c *ProxyCommand) Validate() error {
 		bad("--stale-for %s: want no less than 0", c.StaleFor)
 	}
 	errs = append(errs, c.TLS.validate(false))
-	if c.MaxConnections < 1 {
-		bad("--max-connections %d: want at least 1", c.MaxConnections)
-	}
+	errs = append(errs, validLimits(c.MaxConnections, map[string]int{"--client-connections": c.ClientConnections, "--client-fetches": c.ClientFetches}, c.DrainNotice))
 	return errors.Join(errs...)
 }
 
@@ -105,80 +105,147 @@ func validToken(s string) bool {
 
 // Run serves until ctx ends.
 func (c *ProxyCommand) Run(ctx context.Context) error {
-	if err := c.Validate(); err != nil {
-		return fmt.Errorf("cache: configuration is not valid:\n%w", err)
-	}
-	if c.CheckConfig {
-		_, err := fmt.Println("cache: configuration is valid")
-		return err
-	}
-	log := c.Log.Logger(os.Stderr).With("component", "cache")
-	return c.serve(ctx, log, telemetry.NewRegistry("cache"), nil)
+	return c.Process.Run(ctx, "cache", c.Validate, func(_ context.Context, rt *service.Runtime) (service.Component, error) {
+		return newProxyCache(c, rt)
+	})
 }
 
-// serve runs the proxy; listening, which may be nil, is told its address.
-func (c *ProxyCommand) serve(ctx context.Context, log *slog.Logger, reg *prometheus.Registry, listening func(net.Addr)) error {
+// proxyCache is the running component.
+type proxyCache struct {
+	cmd     *ProxyCommand
+	log     *slog.Logger
+	cache   *cache.Cache
+	proxy   *httpcache.Proxy
+	handler http.Handler
+	tls     certificate.Source // nil without
+	gate    *gate
+	drain   *drainer
+	meter   *load.Meter
+	status  *statusPage
+	serving atomic.Bool
+	// listening, which may be nil, is told the addresses, the encrypted one last.
+	listening func(net.Addr)
+}
+
+func newProxyCache(c *ProxyCommand, rt *service.Runtime) (*proxyCache, error) {
 	origin, err := url.Parse(c.Origin)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	m := newProxyMetrics(reg)
-	cm, err := certificate.NewMetrics(reg)
+	p := &proxyCache{cmd: c, log: rt.Log, gate: newGate(c.MaxConnections, c.ClientConnections), drain: newDrainer(c.DrainNotice, rt.Log)}
+	cm, err := certificate.NewMetrics(rt.Metrics)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	certs, _, err := c.TLS.Open(certificate.Key{}, "", nil, nil, cm, log)
-	if err != nil {
-		return err
+	if p.tls, _, err = c.TLS.Open(certificate.Key{}, "", nil, nil, cm, p.log); err != nil {
+		return nil, err
 	}
-	cfg := cache.Config{Memory: int64(c.CacheMemory), MaxObject: int64(c.MaxObject), Log: log}
+	cfg := cache.Config{Memory: int64(c.CacheMemory), MaxObject: int64(c.MaxObject), Log: p.log}
 	if c.CacheDir != "" {
 		cfg.Dir, cfg.Disk = c.CacheDir, int64(c.CacheDisk)
 	}
-	store, err := cache.Open(cfg)
+	if p.cache, err = cache.Open(cfg); err != nil {
+		return nil, err
+	}
+	m := newProxyMetrics(rt.Metrics)
+	clients := newLimits(c.ClientFetches, 0)
+	p.proxy, err = httpcache.New(httpcache.Config{Origin: origin, Cache: p.cache, Dir: c.CacheDir, Name: c.Name, Heuristics: c.Heuristics, StaleFor: c.StaleFor,
+		MaxObject: int64(c.MaxObject), PurgeFrom: c.PurgeFrom, Log: p.log,
+		Admit: func(remote string) (func(), bool) {
+			leave, err := clients.enter(clientOf(remote), "")
+			if err != nil {
+				m.refused.Inc()
+			}
+			return leave, err == nil
+		},
+		Answered: func(how string, status int, bytes int64, took time.Duration) {
+			p.drain.seen(time.Now())
+			m.answered(how, status, bytes, took)
+		}})
 	if err != nil {
+		return nil, errors.Join(err, p.cache.Close())
+	}
+	p.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.open.Inc()
+		defer m.open.Dec()
+		p.proxy.ServeHTTP(w, r)
+	})
+	p.meter = newMeter(p.gate, c.Bandwidth, p.cache)
+	p.status = &statusPage{name: c.Name, place: "before " + origin.Host, component: "cache", hits: []string{"hit", "stale", "collapsed"},
+		ready: p.Ready, meter: p.meter, cache: p.cache, metrics: rt.Metrics, started: time.Now(), more: proxyTables}
+	observeCache(rt.Metrics, "cache", p.cache)
+	observeLoad(rt.Metrics, "cache", p.meter, p.drain, p.gate)
+	return p, nil
+}
+
+// Patience implements service.Watched.
+func (p *proxyCache) Patience() time.Duration { return p.cmd.Watchdog.Patience }
+
+// Ready implements service.Component.
+func (p *proxyCache) Ready(context.Context) error {
+	var errs []error
+	if !p.serving.Load() {
+		errs = append(errs, errors.New("not listening"))
+	}
+	if err := p.cache.DiskErr(); err != nil {
+		errs = append(errs, fmt.Errorf("cache directory: %w", err))
+	}
+	if p.tls != nil {
+		errs = append(errs, p.tls.Ready())
+	}
+	return errors.Join(append(errs, p.drain.ready())...)
+}
+
+// Operate implements service.Operator.
+func (p *proxyCache) Operate(mux *http.ServeMux) {
+	p.drain.operate(mux)
+	mux.Handle("GET /status", p.status)
+}
+
+// Run implements service.Component.
+func (p *proxyCache) Run(ctx context.Context) error {
+	g, ctx, end := p.drain.group(ctx)
+	defer end()
+	g.Go(func() error { p.meter.Run(ctx); return nil })
+	g.Go(func() error { return p.serve(ctx) })
+	err := g.Wait()
+	p.proxy.Close()
+	return errors.Join(err, p.cache.Close())
+}
+
+func (p *proxyCache) serve(ctx context.Context) error {
+	l, err := (&net.ListenConfig{KeepAlive: 30 * time.Second}).Listen(ctx, "tcp", p.cmd.Listen)
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	p.log.Info("listening", "addr", l.Addr().String(), "origin", p.cmd.Origin)
+	if p.listening != nil {
+		p.listening(l.Addr())
+	}
+	p.serving.Store(true)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.cmd.TLS.serve(ctx, p.tls, p.handler, p.proxy, p.log, p.gate, p.listening) })
+	g.Go(func() error {
+		return serveFast(ctx, newServer(p.handler, p.log), l, p.gate, p.proxy, p.cache.Window(), p.log)
+	})
+	if err := g.Wait(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	observeCache(reg, "cache", store)
-	proxy, err := httpcache.New(httpcache.Config{Origin: origin, Cache: store, Dir: c.CacheDir, Name: c.Name, Heuristics: c.Heuristics, StaleFor: c.StaleFor,
-		MaxObject: int64(c.MaxObject), PurgeFrom: c.PurgeFrom, Log: log, Answered: m.answered})
-	if err != nil {
-		return errors.Join(err, store.Close())
-	}
-	defer proxy.Close()
-	l, err := (&net.ListenConfig{KeepAlive: 30 * time.Second}).Listen(ctx, "tcp", c.Listen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("listener: %w", err), store.Close())
-	}
-	admin, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.AdminListen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("admin listener: %w", err), l.Close(), store.Close())
-	}
-	log.Info("listening", "addr", l.Addr().String(), "admin", admin.Addr().String(), "origin", c.Origin)
-	if listening != nil {
-		listening(l.Addr())
-	}
-	in := newGate(c.MaxConnections, 0)
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		srv := &http.Server{Handler: telemetry.Handler(reg, func(context.Context) error { return errors.Join(gctx.Err(), store.DiskErr()) }),
-			ReadHeaderTimeout: headerTimeout, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-		return service.ServeHTTP(gctx, srv, admin, time.Second)
-	})
-	g.Go(func() error { return c.TLS.serve(gctx, certs, proxy, proxy, log, in, listening) })
-	g.Go(func() error { return serveFast(gctx, newServer(proxy, log), l, in, proxy, store.Window(), log) })
-	err = g.Wait()
-	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
-	}
-	proxy.Close()
-	return errors.Join(err, store.Close())
+	return nil
+}
+
+// proxyTables are the status page's own of `meridian cache`.
+func proxyTables(by metricValues) []statusTable {
+	return []statusTable{countTable("Statuses", by("requests_total", "status")),
+		{"Refused", []statusRow{{"too many fetches for one client", countText(by.one("fetches_refused_total"))}}}}
 }
 
 type proxyMetrics struct {
 	requests *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	open     prometheus.Gauge
+	refused  prometheus.Counter
 }
 
 func newProxyMetrics(reg prometheus.Registerer) *proxyMetrics {
@@ -187,8 +254,10 @@ func newProxyMetrics(reg prometheus.Registerer) *proxyMetrics {
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_cache_response_bytes_total", Help: "Body bytes sent, by how the cache answered."}, []string{"cache"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "meridian_cache_request_seconds", Help: "Time to answer, by how the cache answered.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}, []string{"cache"}),
+		open:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_cache_requests_open", Help: "Requests being answered, but for those answered straight from the connection."}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "meridian_cache_fetches_refused_total", Help: "Requests not passed on because too many of their client's were."}),
 	}
-	reg.MustRegister(m.requests, m.bytes, m.seconds)
+	reg.MustRegister(m.requests, m.bytes, m.seconds, m.open, m.refused)
 	return m
 }
 

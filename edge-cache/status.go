@@ -2,6 +2,7 @@ package edgecache
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"html/template"
 	"maps"
@@ -13,16 +14,32 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/edge-cache/origin"
 )
 
-// statusPage is the live status of an edge on one page, made from the metrics
-// that /metrics gives, so that the two never differ.
+// statusPage is the live status of an edge, or of `meridian cache`, on one page, made
+// from the metrics that /metrics gives, so that the two never differ.
 type statusPage struct {
-	edge    *edge
+	// name and place are its title.
+	name, place string
+	component   string // in the metrics' names
+	// hits are how the cache answers without asking for the object elsewhere.
+	hits    []string
+	ready   func(context.Context) error
+	meter   *load.Meter
+	cache   *cache.Cache
 	metrics prometheus.Gatherer
 	started time.Time
+	// more has the tables that only one of them has.
+	more func(by metricValues) []statusTable
 }
+
+// metricValues returns a metric's values, summed over all labels but one.
+type metricValues func(name, label string) map[string]float64
+
+// one is the value of a metric without labels.
+func (by metricValues) one(name string) float64 { return by(name, "")[""] }
 
 type statusRow struct{ Name, Value string }
 
@@ -33,10 +50,10 @@ type statusTable struct {
 
 var statusTemplate = template.Must(template.New("status").Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="refresh" content="2">
-<title>{{.Edge}}: {{.State}}</title>
+<title>{{.Name}}: {{.State}}</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;margin:2em;max-width:60em}h1{font-size:1.3em}h2{font-size:1em;margin:1.2em 0 .3em}
 table{border-collapse:collapse}td{padding:.1em 1.5em .1em 0}td+td{text-align:right;font-variant-numeric:tabular-nums}main{display:grid;grid-template-columns:repeat(auto-fit,minmax(20em,1fr));gap:0 3em}</style>
-<h1>{{.Edge}}, {{.Region}}: {{.State}}</h1>
+<h1>{{.Name}}, {{.Place}}: {{.State}}</h1>
 <main>{{range .Tables}}<section><h2>{{.Title}}</h2><table>{{range .Rows}}<tr><td>{{.Name}}<td>{{.Value}}{{end}}</table></section>{{end}}</main>
 </html>
 `))
@@ -48,15 +65,14 @@ func (s *statusPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	state := "serving"
-	if err := s.edge.Ready(r.Context()); err != nil {
+	if err := s.ready(r.Context()); err != nil {
 		state = err.Error()
 	}
-	self := s.edge.handler.sites
 	var b bytes.Buffer
 	if err := statusTemplate.Execute(&b, struct {
-		Edge, Region, State string
-		Tables              []statusTable
-	}{self.self.Name, self.here.Place, state, tables}); err != nil {
+		Name, Place, State string
+		Tables             []statusTable
+	}{s.name, s.place, state, tables}); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -71,11 +87,10 @@ func (s *statusPage) tables() ([]statusTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	// by returns a metric's values, summed over all labels but one.
-	by := func(name, label string) map[string]float64 {
+	by := metricValues(func(name, label string) map[string]float64 {
 		out := map[string]float64{}
 		for _, f := range families {
-			if f.GetName() != "meridian_edge_"+name {
+			if f.GetName() != "meridian_"+s.component+"_"+name {
 				continue
 			}
 			for _, m := range f.GetMetric() {
@@ -89,9 +104,7 @@ func (s *statusPage) tables() ([]statusTable, error) {
 			}
 		}
 		return out
-	}
-	one := func(name string) float64 { return by(name, "")[""] }
-	count := func(v float64) string { return strconv.FormatFloat(v, 'f', 0, 64) }
+	})
 	shares := func(title, name string) statusTable {
 		all, total := by(name, "cache"), 0.0
 		for _, v := range all {
@@ -99,14 +112,14 @@ func (s *statusPage) tables() ([]statusTable, error) {
 		}
 		t := statusTable{Title: title}
 		hits := 0.0
-		for _, how := range []string{"memory", "disk", "collapsed", composedLabel} {
+		for _, how := range s.hits {
 			hits += all[how]
 		}
 		if total > 0 {
 			t.Rows = append(t.Rows, statusRow{"hits", fmt.Sprintf("%.2f %%", 100*hits/total)})
 		}
 		for _, how := range sortedKeys(all) {
-			v := count(all[how])
+			v := countText(all[how])
 			if name == "response_bytes_total" {
 				v = bytesText(all[how])
 			}
@@ -114,27 +127,37 @@ func (s *statusPage) tables() ([]statusTable, error) {
 		}
 		return t
 	}
-	m := s.edge.meter
 	load := statusTable{"Load", []statusRow{
-		{"load", fmt.Sprintf("%.2f (%s)", m.Load(), m.Worst())}, {"new sessions refused", fmt.Sprintf("%.0f %%", 100*m.Share())},
-		{"connections", count(one("connections_open"))}, {"requests being answered", count(one("requests_open"))},
-		{"up for", time.Since(s.started).Round(time.Second).String()}}}
+		{"load", fmt.Sprintf("%.2f (%s)", s.meter.Load(), s.meter.Worst())},
+		{"connections", countText(by.one("connections_open"))}, {"connections refused", countText(by.one("connections_refused_total"))},
+		{"requests being answered", countText(by.one("requests_open"))}, {"up for", time.Since(s.started).Round(time.Second).String()}}}
 	store := statusTable{"Cache", []statusRow{
-		{"memory", bytesText(one("memory_bytes")) + " of " + bytesText(one("memory_capacity_bytes"))}, {"objects in memory", count(one("memory_objects"))},
-		{"evicted", count(one("memory_evictions_total"))},
-		{"disk", bytesText(one("disk_bytes")) + " of " + bytesText(one("disk_capacity_bytes"))}, {"objects on disk", count(one("disk_objects"))},
-		{"prefetched", count(one("prefetches_total"))}, {"last purge", count(one("purge_number"))}}}
-	store.Rows = append(store.Rows, diskRows(s.edge.cache.Disk(), time.Now())...)
-	refused := statusTable{Title: "Refused"}
-	reasons := by("refused_total", "reason")
-	for _, k := range sortedKeys(reasons) {
-		refused.Rows = append(refused.Rows, statusRow{k, count(reasons[k])})
+		{"memory", bytesText(by.one("memory_bytes")) + " of " + bytesText(by.one("memory_capacity_bytes"))}, {"objects in memory", countText(by.one("memory_objects"))},
+		{"evicted", countText(by.one("memory_evictions_total"))},
+		{"disk", bytesText(by.one("disk_bytes")) + " of " + bytesText(by.one("disk_capacity_bytes"))}, {"objects on disk", countText(by.one("disk_objects"))}}}
+	store.Rows = append(store.Rows, diskRows(s.cache.Disk(), time.Now())...)
+	out := []statusTable{load, shares("Requests", "requests_total"), shares("Bytes", "response_bytes_total"), store}
+	return append(out, s.more(by)...), nil
+}
+
+// countTable has a metric's values by a label.
+func countTable(title string, values map[string]float64) statusTable {
+	t := statusTable{Title: title}
+	for _, k := range sortedKeys(values) {
+		t.Rows = append(t.Rows, statusRow{k, countText(values[k])})
 	}
-	out := []statusTable{load, shares("Requests", "requests_total"), shares("Bytes", "response_bytes_total"), store, s.origins(by("handovers_total", "origin"))}
-	if len(refused.Rows) > 0 {
+	return t
+}
+
+// statusTables are an edge's own.
+func (e *edge) statusTables(by metricValues) []statusTable {
+	ahead := statusTable{"Viewers", []statusRow{{"new sessions refused", fmt.Sprintf("%.0f %%", 100*e.meter.Share())},
+		{"prefetched", countText(by.one("prefetches_total"))}, {"last purge", countText(by.one("purge_number"))}}}
+	out := []statusTable{ahead, e.handler.origins.statusTable(by("handovers_total", "origin"))}
+	if refused := countTable("Refused", by("refused_total", "reason")); len(refused.Rows) > 0 {
 		out = append(out, refused)
 	}
-	return out, nil
+	return out
 }
 
 // diskRows tell of a disk that fails, or has.
@@ -150,7 +173,7 @@ func diskRows(d cache.DiskState, now time.Time) []statusRow {
 	return rows
 }
 
-func (s *statusPage) origins(left map[string]float64) statusTable {
+func (f *origins) statusTable(left map[string]float64) statusTable {
 	t := statusTable{Title: "Origins: 95 of 100 answers within"}
 	add := func(o *origin.Origin) {
 		v := "unknown"
@@ -165,10 +188,10 @@ func (s *statusPage) origins(left map[string]float64) statusTable {
 		}
 		t.Rows = append(t.Rows, statusRow{o.Name, v})
 	}
-	for _, o := range s.edge.handler.origins.stores {
+	for _, o := range f.stores {
 		add(o.Origin)
 	}
-	if p := s.edge.handler.origins.peers; p != nil {
+	if p := f.peers; p != nil {
 		for _, o := range p.Origins() {
 			add(o)
 		}
@@ -179,6 +202,8 @@ func (s *statusPage) origins(left map[string]float64) statusTable {
 func sortedKeys(m map[string]float64) []string {
 	return slices.Sorted(maps.Keys(m))
 }
+
+func countText(v float64) string { return strconv.FormatFloat(v, 'f', 0, 64) }
 
 func bytesText(v float64) string {
 	for i := len(units) - 1; i >= 0; i-- {

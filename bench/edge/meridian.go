@@ -126,7 +126,7 @@ func (b *bench) proxy(ctx context.Context) (*server, error) {
 	}
 	s := &server{name: nameProxy, path: originPath, object: originObject, base: "http://" + addr, secure: "https://" + secure}
 	args := []string{"cache", "--origin", "http://" + b.origin.addr, "--listen", addr, "--cache-dir", filepath.Join(b.dir, "proxy"),
-		"--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key}
+		"--client-connections", "0", "--tls-listen", secure, "--tls-cert", b.cert.cert, "--tls-key", b.cert.key}
 	if b.small {
 		args = append(args, "--cache-memory", strconv.Itoa(diskMemory), "--max-object", strconv.Itoa(diskMemory/8))
 	}

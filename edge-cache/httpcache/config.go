@@ -47,6 +47,9 @@ type Config struct {
 	// ContentTimeout bounds the wait for more of a request's content; default 20 s.
 	ContentTimeout time.Duration
 	Log            *slog.Logger
+	// Admit may refuse to have the origin asked for a client (429); leave is called when
+	// the answer has come. It is given the request's RemoteAddr. May be nil.
+	Admit func(remote string) (leave func(), ok bool)
 	// Answered is told of every response: how the cache answered ("hit", "stale",
 	// "collapsed", "validated", "miss", "pass", "error"), its status and body bytes. May be nil.
 	Answered func(how string, status int, bytes int64, took time.Duration)
@@ -103,6 +106,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if cfg.disk == nil {
 		cfg.disk = cfg.Cache.Disk
+	}
+	if cfg.Admit == nil {
+		cfg.Admit = func(string) (func(), bool) { return func() {}, true }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -17,7 +17,10 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/cache"
 )
 
-var errClosed = errors.New("the cache is shutting down")
+var (
+	errClosed  = errors.New("the cache is shutting down")
+	errTooMany = errors.New("too much is being fetched for this client")
+)
 
 // flight is one request to the origin that several may wait for.
 type flight struct {
@@ -37,7 +40,7 @@ type flight struct {
 	mu     sync.Mutex
 	direct *http.Response // not shared: of who asked first
 	left   bool
-	cancel context.CancelFunc
+	cancel func() // ends it; called in any case
 }
 
 // take returns the response that isn't shared; nil when it was taken.
@@ -94,6 +97,10 @@ func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool
 	if f := p.flights[key]; f != nil && share {
 		return f, false, nil
 	}
+	leave, ok := p.cfg.Admit(r.RemoteAddr)
+	if !ok {
+		return nil, false, errTooMany
+	}
 	f = &flight{uri: uri, key: key, request: r.Header, known: make(chan struct{})}
 	if share {
 		p.flights[key] = f
@@ -113,7 +120,7 @@ func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool
 	}
 	// Who asks may go; the others wait on.
 	ctx, cancel := context.WithCancel(p.ctx)
-	f.cancel = cancel
+	f.cancel = sync.OnceFunc(func() { cancel(); leave() })
 	go func() {
 		defer p.fetches.Done()
 		p.fetch(out.WithContext(ctx), f, old)

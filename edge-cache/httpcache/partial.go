@@ -102,7 +102,7 @@ func (x *exchange) getRange(reason string, turn int) bool {
 	}
 	f, started, err := p.join(x.r, x.uri, rng, nil, true)
 	if err != nil {
-		x.fail(http.StatusServiceUnavailable, "closing", err)
+		x.refused(err)
 		return true
 	}
 	return x.land(f, started, nil, reason)

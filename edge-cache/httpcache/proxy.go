@@ -148,7 +148,7 @@ func (x *exchange) get() {
 		share := !x.rd.noCache && !x.rd.noStore && x.r.Header["Authorization"] == nil && turn < maxTurns
 		f, first, err := p.join(x.r, x.uri, "", s, share)
 		if err != nil {
-			x.fail(http.StatusServiceUnavailable, "closing", err)
+			x.refused(err)
 			return
 		}
 		if x.land(f, first, s, reason) {
@@ -322,6 +322,15 @@ func (x *exchange) refuse(status int) {
 	x.w.WriteHeader(status)
 }
 
+// refused answers a request for which the origin isn't asked.
+func (x *exchange) refused(err error) {
+	if errors.Is(err, errTooMany) {
+		x.fail(http.StatusTooManyRequests, "too-many", nil)
+		return
+	}
+	x.fail(http.StatusServiceUnavailable, "closing", err)
+}
+
 // fail answers for an origin that can't.
 func (x *exchange) fail(status int, detail string, err error) {
 	if err != nil {
@@ -331,7 +340,8 @@ func (x *exchange) fail(status int, detail string, err error) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	x.mark(h, "fwd=bypass; detail="+detail)
-	if status == http.StatusServiceUnavailable || status == http.StatusBadGateway {
+	switch status {
+	case http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusTooManyRequests:
 		h.Set("Retry-After", "1")
 	}
 	body := http.StatusText(status) + "\n"
@@ -346,6 +356,12 @@ func (x *exchange) fail(status int, detail string, err error) {
 // forward passes a request on without storing, and obeys what its answer means
 // for what is stored: s is the response a HEAD speaks about.
 func (x *exchange) forward(reason string, s *response) {
+	leave, ok := x.p.cfg.Admit(x.r.RemoteAddr)
+	if !ok {
+		x.refused(errTooMany)
+		return
+	}
+	defer leave()
 	out := x.p.outgoing(x.r, false)
 	if x.content != nil {
 		out.Body, out.ContentLength = x.content, x.r.ContentLength

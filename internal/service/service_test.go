@@ -116,16 +116,16 @@ func TestConfigurationSources(t *testing.T) {
 }
 
 func TestValidateNamesEveryProblem(t *testing.T) {
-	b := Base{Regions: table(t), Region: "mars", AdminListen: "nowhere"}
+	b := Base{Regions: table(t), Region: "mars", Process: Process{AdminListen: "nowhere"}}
 	err := b.Validate()
 	require.ErrorContains(t, err, `--region "mars"`)
 	require.ErrorContains(t, err, "--admin-listen")
-	b = Base{Regions: "/does/not/exist", Region: "eu", AdminListen: "127.0.0.1:0"}
+	b = Base{Regions: "/does/not/exist", Region: "eu", Process: Process{AdminListen: "127.0.0.1:0"}}
 	require.ErrorContains(t, b.Validate(), "/does/not/exist")
 }
 
 func TestCheckConfigRunsNothing(t *testing.T) {
-	c := command{Base: Base{Regions: table(t), Region: "eu", AdminListen: "127.0.0.1:0", CheckConfig: true}}
+	c := command{Base: Base{Regions: table(t), Region: "eu", Process: Process{AdminListen: "127.0.0.1:0", CheckConfig: true}}}
 	c.ran = func(*Runtime) Component { t.Error("built"); return nil }
 	require.NoError(t, c.Run(t.Context()))
 	c.Region = "mars"
@@ -135,7 +135,7 @@ func TestCheckConfigRunsNothing(t *testing.T) {
 func TestRunServesHealthAndDrains(t *testing.T) {
 	admin := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	comp := &component{ready: make(chan struct{})}
-	c := command{Base: Base{Regions: table(t), Region: "eu", AdminListen: admin}}
+	c := command{Base: Base{Regions: table(t), Region: "eu", Process: Process{AdminListen: admin}}}
 	c.ran = func(rt *Runtime) Component {
 		require.Equal(t, "eu", rt.Region.Name)
 		return comp
