@@ -108,7 +108,7 @@ func TestSentFromDisk(t *testing.T) {
 	for i := range w.edge.cache.Stats().Capacity * 5 / 4 / size { // the disk has room for them, too
 		other := fmt.Sprint("other", i)
 		w.edge.cache.Put(other, cache.Info{}, make([]byte, size), false)
-		for range 5 + i%2 { // more often than the segment, and some than others
+		for range 6 + i%2 { // more often than the segment, and some than others
 			w.edge.cache.Hit([]byte(other), false)
 		}
 	}
@@ -126,6 +126,18 @@ func TestSentFromDisk(t *testing.T) {
 		return fast() > 0
 	}, 10*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { return w.proxies[0].gets(segKey(1)) > 0 }, 10*time.Second, time.Millisecond)
+	for _, c := range []struct {
+		method, tag string
+		status      int
+	}{{"HEAD", `"other"`, 200}, {"GET", "*", 304}} {
+		client.CloseIdleConnections()
+		before := fast()
+		res, b := w.do(c.method, segURL("-", 0), "If-None-Match", c.tag)
+		require.Equal(t, c.status, res.StatusCode)
+		require.Equal(t, `"eu-1"; hit; detail=disk`, res.Header.Get("Cache-Status"))
+		require.Empty(t, b)
+		require.Eventually(t, func() bool { return fast() > before }, 10*time.Second, time.Millisecond)
+	}
 	require.Eventually(t, func() bool { // it is asked for more often now
 		res, _ := w.get(segURL("-", 0))
 		return res.Header.Get("Cache-Status") == `"eu-1"; hit; detail=memory`

@@ -22,16 +22,18 @@ import (
 	"github.com/meridian-video/meridian/internal/token"
 )
 
-// fast answers the plain GETs of what is in memory, or on disk where the kernel can
-// send it from there: segments, init segments, extras and composed playlists, where the
+// fast answers plain GETs and HEADs of what is in memory, or on disk where the kernel
+// can send it from there: segments, init segments, extras and composed playlists, where the
 // asset's record and the token are known and no rule looks at who asks. Its answers are those of handler, whose header fields
 // it keeps beside the object. It allocates nothing.
 type fast struct {
 	h     *handler
 	date  atomic.Pointer[httpDate]
-	kinds [kindHealth]fastMetrics
-	disk  [kindHealth]fastMetrics // of what is on disk
+	kinds [2 * fromDisk]fastMetrics // by an answer's Kind
 }
+
+// fromDisk is added to an answer's Kind where the object is on disk.
+const fromDisk = int(kindHealth)
 
 type fastMetrics struct {
 	how      string
@@ -55,7 +57,7 @@ func newFast(h *handler) *fast {
 			how = composedLabel
 		}
 		f.kinds[k] = of(k, how)
-		f.disk[k] = of(k, string(cache.Disk))
+		f.kinds[int(k)+fromDisk] = of(k, string(cache.Disk))
 	}
 	return f
 }
@@ -114,10 +116,11 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 			p.head.Store(head)
 		}
 		if r.Selects() {
-			a, ok := f.selected(r, f.h.composedContent(p), f.h.composedStatus(), t.kind, now)
+			a, part, ok := f.selected(r, f.h.composedContent(p), f.h.composedStatus(), now)
 			if ok {
 				f.observe(q, fields, r.Fields)
 			}
+			a.Body, a.Kind = p.body[part.Start:part.Start+part.Length], int(t.kind)
 			return a, ok
 		}
 		f.observe(q, fields, r.Fields)
@@ -133,7 +136,7 @@ func (f *fast) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 		o.Release()
 		return fastpath.Answer{}, false
 	}
-	if a.Stored != nil && t.kind == kindSegment {
+	if a.Kind >= fromDisk && t.kind == kindSegment {
 		f.h.ahead(t, g.record.Placement)
 	}
 	f.observe(q, fields, r.Fields)
@@ -146,9 +149,9 @@ func (f *fast) object(r *fastpath.Request, o *cache.Object, t target, now time.T
 	if size == 0 {
 		return fastpath.Answer{}, false
 	}
-	tier := cache.Memory
+	tier, kind := cache.Memory, int(t.kind)
 	if o.OnDisk() {
-		tier = cache.Disk
+		tier, kind = cache.Disk, kind+fromDisk
 	}
 	slot := 0
 	if t.token != token.None {
@@ -168,33 +171,34 @@ func (f *fast) object(r *fastpath.Request, o *cache.Object, t target, now time.T
 			of = prepareHead(fastpath.PreparePart, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}))
 			head.Part.Store(of)
 		}
-		a := fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
+		a := fastpath.Answer{Head: of, Values: fastpath.Values{age, {Number: part.Length}, {Text: named}, {Text: f.dateAt(now)}}, Kind: kind}
 		a.Take(o, part)
 		return a, true
 	}
 	if r.Selects() {
-		if tier == cache.Disk {
-			return fastpath.Answer{}, false
-		}
 		mime, control := t.delivery()
-		return f.selected(r, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}), t.kind, now)
+		a, part, ok := f.selected(r, objectContent(o, mime, control), f.h.cacheStatus(cache.Outcome{Tier: tier}), now)
+		if a.Kind = kind; ok {
+			a.Take(o, part)
+		}
+		return a, ok
 	}
-	a := fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}}, Kind: int(t.kind)}
+	a := fastpath.Answer{Head: head, Values: fastpath.Values{age, {Text: f.dateAt(now)}}, Kind: kind}
 	a.Take(o, deliver.Span{Length: size})
 	return a, true
 }
 
-// selected answers a HEAD, or a GET with a range or conditions.
-func (f *fast) selected(r *fastpath.Request, c *content, status string, k kind, now time.Time) (fastpath.Answer, bool) {
+// selected answers a HEAD, or a GET with a range or conditions, but for the body: that
+// is a part of the content's.
+func (f *fast) selected(r *fastpath.Request, c *content, status string, now time.Time) (fastpath.Answer, deliver.Span, bool) {
+	c.body = fastpath.Unseen{}
 	w, req := r.NewSelection()
 	commonHeader(w.Header())
 	w.Header().Set("Cache-Status", status)
 	if err := serveContent(w, req, c, &answer{}); err != nil {
-		return fastpath.Answer{}, false // the handler's to say
+		return fastpath.Answer{}, deliver.Span{}, false // the handler's to say
 	}
-	a, ok := w.Answer(f.dateAt(now))
-	a.Kind = int(k)
-	return a, ok
+	return w.Answer(f.dateAt(now))
 }
 
 // splitQuery is a raw query in parts: what is before and after the CMCD argument.
@@ -241,16 +245,13 @@ func (f *fast) observe(q splitQuery, there bool, fields []fastpath.Field) {
 // Responded implements fastpath.Responder.
 func (f *fast) Responded(a *fastpath.Answer, sent int64, took time.Duration, err error) {
 	m := &f.kinds[a.Kind]
-	if a.Stored != nil {
-		m = &f.disk[a.Kind]
-	}
 	switch a.Head.Status {
 	case http.StatusOK:
 		m.requests.Inc()
 	case http.StatusPartialContent:
 		m.parts.Inc()
 	default:
-		f.h.metrics.requests.WithLabelValues(kind(a.Kind).String(), strconv.Itoa(a.Head.Status), m.how).Inc()
+		f.h.metrics.requests.WithLabelValues(kind(a.Kind%fromDisk).String(), strconv.Itoa(a.Head.Status), m.how).Inc()
 	}
 	m.fast.Inc()
 	m.bytes.Add(float64(sent))

@@ -44,6 +44,10 @@ type Content struct {
 	Status int
 }
 
+// Selector is an http.ResponseWriter that wants to know which parts of a body are the
+// answer, in place of their bytes. The head of several is left to it.
+type Selector interface{ Select(parts ...Span) }
+
 // Sent is what was answered.
 type Sent struct {
 	Status int
@@ -92,6 +96,11 @@ func (c *Content) Serve(w http.ResponseWriter, r *http.Request, sent *Sent) erro
 	}
 	out := &output{w: w, rc: http.NewResponseController(w), ctx: r.Context(), sent: sent}
 	sent.Status = status
+	selector, selects := w.(Selector)
+	if len(spans) > 1 && selects {
+		selector.Select(spans...)
+		return nil
+	}
 	if len(spans) > 1 {
 		out.multipart(c, spans)
 		return nil
@@ -103,7 +112,12 @@ func (c *Content) Serve(w http.ResponseWriter, r *http.Request, sent *Sent) erro
 		h.Set("Content-Length", strconv.FormatInt(part.Length, 10))
 	}
 	w.WriteHeader(status)
-	if !head {
+	if head {
+		return nil
+	}
+	if selects {
+		selector.Select(part)
+	} else {
 		out.copy(c.Body, part)
 	}
 	return nil

@@ -55,9 +55,13 @@ type Object interface {
 	Slot() *pages.Slot
 }
 
-// Take has the answer's body from an object: a part of it, which may be all.
+// Take has the answer's body from an object: a part of it, which may be all, or nothing.
 func (a *Answer) Take(o Object, part deliver.Span) {
-	if o.OnDisk() {
+	switch {
+	case part.Length == 0:
+		o.Release()
+		return
+	case o.OnDisk():
 		a.Stored, a.Part = o, part
 		return
 	}

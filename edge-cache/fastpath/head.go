@@ -148,11 +148,12 @@ func (r *Request) selects(name, value []byte) {
 func (r *Request) Selects() bool { return r.Head || r.Select != nil }
 
 // Selection takes the answer of a handler to a request that selects, as far as it is
-// one part of a whole body. It is an http.ResponseWriter.
+// one part of a whole body. It is a deliver.Selector: the body the handler serves is
+// Unseen.
 type Selection struct {
 	header http.Header
 	status int
-	body   []byte
+	part   deliver.Span
 	other  bool // it isn't
 }
 
@@ -171,34 +172,28 @@ func (s *Selection) Header() http.Header { return s.header }
 // WriteHeader implements http.ResponseWriter.
 func (s *Selection) WriteHeader(status int) { s.status = status }
 
-// Write implements http.ResponseWriter. It keeps b, which must continue what it was
-// given before.
+// Write implements http.ResponseWriter: a body that isn't a part of the whole.
 func (s *Selection) Write(b []byte) (int, error) {
-	n := len(s.body)
-	switch {
-	case n == 0:
-		s.body = b
-	case n+len(b) <= cap(s.body) && &s.body[:n+1][n] == &b[0]:
-		s.body = s.body[:n+len(b)]
-	default:
-		s.other = true // several ranges
-	}
+	s.other = true
 	return len(b), nil
 }
 
-// Answer returns what was selected, with the Date given; false when that is the
-// handler's to answer.
-func (s *Selection) Answer(date string) (Answer, bool) {
+// Select implements deliver.Selector.
+func (s *Selection) Select(parts ...deliver.Span) { s.part, s.other = parts[0], len(parts) > 1 }
+
+// Answer returns an answer without its body, with the Date given, and which part of
+// the whole its body is, which may be empty; false when that is the handler's to answer.
+func (s *Selection) Answer(date string) (Answer, deliver.Span, bool) {
 	switch s.status {
 	case http.StatusOK, http.StatusPartialContent, http.StatusNotModified:
 	default:
-		return Answer{}, false
+		return Answer{}, deliver.Span{}, false
 	}
 	fields := SortedFields(s.header)
 	if s.header["Date"] == nil {
 		fields = append(fields, HeadField{Name: "Date", Value: date})
 	}
-	return Answer{Head: NewHead(s.status, fields), Body: s.body}, !s.other
+	return Answer{Head: NewHead(s.status, fields)}, s.part, !s.other
 }
 
 // Part returns the part of a body of size bytes that one range asks for, with how
@@ -215,7 +210,8 @@ func (r *Request) Part(size int64) (part deliver.Span, named string, ok bool) {
 	return spans[0], spans[0].ContentRange(size), true
 }
 
-// Unseen is the body of an object of which only the head is prepared.
+// Unseen is the body of an object of which only the head is prepared, or a part is
+// selected.
 type Unseen struct{}
 
 // Bytes implements deliver.Body.

@@ -11,7 +11,7 @@ import (
 )
 
 // Respond implements fastpath.Responder: it answers from fresh responses that are
-// whole in memory and the only one of their URI, as ServeHTTP does.
+// whole, in memory or on disk, and the only one of their URI, as ServeHTTP does.
 func (p *Proxy) Respond(r *fastpath.Request) (fastpath.Answer, bool) {
 	for _, f := range r.Fields {
 		if f.Is("cache-control") || f.Is("pragma") || f.Is("via") {
@@ -66,14 +66,15 @@ func (p *Proxy) answer(r *fastpath.Request, s *response, o *cache.Object, age ti
 		return a, true
 	}
 	if r.Selects() {
-		if o.OnDisk() {
-			return fastpath.Answer{}, false
-		}
 		w, req := r.NewSelection()
 		x := &exchange{p: p, w: w, r: req}
 		x.head(s, "hit; ttl="+seconds(s.lifetime-age))
-		x.deliver(s, o, s.size)
-		return w.Answer("") // it has the Date it came with
+		x.deliver(s, fastpath.Unseen{}, s.size)
+		a, part, ok := w.Answer("") // it has the Date it came with
+		if ok {
+			a.Take(o, part)
+		}
+		return a, ok
 	}
 	a := fastpath.Answer{Head: head.Head, Values: fastpath.Values{passed, left}}
 	a.Take(o, deliver.Span{Length: s.size})

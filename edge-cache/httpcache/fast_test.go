@@ -55,10 +55,14 @@ func quick(t *testing.T, x *rig) (ask func(path, fields string) string, c *count
 		nc, err := net.Dial("tcp", l.Addr().String())
 		require.NoError(t, err)
 		defer func() { require.NoError(t, nc.Close()) }()
-		_, err = fmt.Fprintf(nc, "GET %s HTTP/1.1\r\nHost: Example.COM\r\n%s\r\n", path, fields)
+		method := http.MethodGet
+		if rest, ok := strings.CutPrefix(path, "HEAD "); ok {
+			method, path = http.MethodHead, rest
+		}
+		_, err = fmt.Fprintf(nc, "%s %s HTTP/1.1\r\nHost: Example.COM\r\n%s\r\n", method, path, fields)
 		require.NoError(t, err)
 		var b strings.Builder
-		res, err := http.ReadResponse(bufio.NewReader(io.TeeReader(nc, &b)), nil)
+		res, err := http.ReadResponse(bufio.NewReader(io.TeeReader(nc, &b)), &http.Request{Method: method})
 		require.NoError(t, err)
 		_, err = io.Copy(io.Discard, res.Body)
 		require.NoError(t, err)
@@ -114,13 +118,24 @@ func TestDiskAnswersTheSame(t *testing.T) {
 		require.Eventually(t, func() bool { ask("/a", ""); return x.cfg.Cache.Stats().DiskObjects == 1 }, 10*time.Second, time.Millisecond)
 	})
 	other := make([]byte, 16<<10) // leaves no room for /a
+	const seen = "If-None-Match: \"a\"\r\n"
 	for name, f := range map[string]struct {
-		fields, want string
-		fast         bool
+		path, fields, status, want string
+		fast                       bool
 	}{
-		"plain":  {"", body, true},
-		"range":  {"Range: bytes=70000-200000\r\n", "\r\n\r\n" + body[70_000:200_001], true},
-		"ranges": {"Range: bytes=0-9,70000-70009\r\n", "", false}, // whose boundaries differ
+		"plain":                         {"/a", "", "200", "\r\n\r\n" + body, true},
+		"range":                         {"/a", "Range: bytes=70000-200000\r\n", "206", "\r\n\r\n" + body[70_000:200_001], true},
+		"ranges":                        {"/a", "Range: bytes=0-9,70000-70009\r\n", "206", "", false}, // whose boundaries differ
+		"head":                          {"HEAD /a", "", "200", "\r\n\r\n", true},
+		"head of what the client has":   {"HEAD /a", seen, "304", "\r\n\r\n", true},
+		"what the client has":           {"/a", seen, "304", "\r\n\r\n", true},
+		"a part of what it has":         {"/a", "Range: bytes=70000-200000\r\n" + seen, "304", "\r\n\r\n", true},
+		"another than what it has":      {"/a", "If-None-Match: \"b\"\r\n", "200", "\r\n\r\n" + body, true},
+		"part of the same":              {"/a", "Range: bytes=-9\r\nIf-Range: \"a\"\r\n", "206", "\r\n\r\n" + body[len(body)-9:], true},
+		"part of another":               {"/a", "Range: bytes=-9\r\nIf-Range: \"b\"\r\n", "200", "\r\n\r\n" + body, true},
+		"range that can't be read":      {"/a", "Range: bytes=x\r\n", "200", "\r\n\r\n" + body, true},
+		"range beyond the end":          {"/a", "Range: bytes=1000000-\r\n", "416", "\r\n\r\n", false},
+		"condition that isn't the case": {"/a", "If-Match: \"b\"\r\n", "412", "\r\n\r\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x.restart()
@@ -134,12 +149,16 @@ func TestDiskAnswersTheSame(t *testing.T) {
 					x.cfg.Cache.Hit([]byte(key), false)
 				}
 			}
-			before, asked := c.disk.Load(), x.count()
-			slow := ask("/a", f.fields+"Proxy-Anything: x\r\n")
-			quick := ask("/a", f.fields)
-			require.Equal(t, f.fast, c.disk.Load() > before)
+			before, asked := c.n.Load(), x.count()
+			slow := ask(f.path, f.fields+"Proxy-Anything: x\r\n")
+			quick := ask(f.path, f.fields)
+			require.Equal(t, f.fast, c.n.Load() > before)
 			require.Equal(t, asked, x.count())
-			if !f.fast {
+			disk := c.disk.Load()
+			ask("/a", "")
+			require.Equal(t, disk+1, c.disk.Load(), "it was on disk alone")
+			require.True(t, strings.HasPrefix(quick, "HTTP/1.1 "+f.status+" "), "%.100s", quick)
+			if name == "ranges" {
 				require.Contains(t, quick, "\r\n\r\n"+body[:10]+"\r\n--")
 				require.Contains(t, quick, "\r\n\r\n"+body[70_000:70_010]+"\r\n--")
 				return
