@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/peer"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
@@ -139,5 +143,88 @@ func TestEdgesShare(t *testing.T) {
 			require.Equal(t, 200, res.StatusCode)
 			require.Less(t, time.Since(started), 3*time.Second)
 		}
+	}
+}
+
+// TestHotObjectsSpread: what is asked for much each edge answers from its own memory,
+// without asking who owns it again, and when it has cooled only the owner has it.
+func TestHotObjectsSpread(t *testing.T) {
+	t.Parallel()
+	const segments = 12
+	w := newWorld(t, testenv.S3(t, 1))
+	w.video(record0(), segments)
+	c := startCluster(w, 3)
+	const fromPeer, fromMemory = "fwd=uri-miss; stored; detail=peer", "hit; detail=memory"
+	// ask returns how edge i came by segment n.
+	ask := func(i, n int) string {
+		t.Helper()
+		res, b := c.at(i, segURL("-", n))
+		require.Equal(t, 200, res.StatusCode)
+		require.True(t, bytes.Equal(w.content[segKey(n)], b))
+		_, how, _ := strings.Cut(res.Header.Get("Cache-Status"), "; ")
+		return how
+	}
+	// asked is how often edges asked each other.
+	asked := func() (n int) {
+		for _, e := range c.edges {
+			for _, how := range []string{"memory", "disk", "origin", "collapsed"} {
+				n += int(testutil.ToFloat64(e.handler.metrics.requests.WithLabelValues("peer", "200", how)))
+			}
+		}
+		return n
+	}
+	// A peer that is starved is done without, so the first that both others have from one.
+	hot, owner := -1, -1
+	var others []int
+	for n := 0; n < segments && hot < 0; n++ {
+		others = nil
+		for i := range c.edges {
+			if ask(i, n) == fromPeer {
+				others = append(others, i)
+			} else {
+				owner = i
+			}
+		}
+		if len(others) == 2 {
+			hot = n
+		}
+	}
+	require.GreaterOrEqual(t, hot, 0, "edges never asked each other")
+	for i := range c.edges { // their first readers may have been faster than the last byte
+		require.Eventually(t, func() bool { return ask(i, hot) == fromMemory }, 10*time.Second, time.Millisecond)
+	}
+	before, fetched := asked(), w.proxies[0].gets(segKey(hot))
+	for range 50 {
+		for i := range c.edges {
+			require.Equal(t, fromMemory, ask(i, hot))
+		}
+	}
+	require.Equal(t, before, asked())
+	require.Equal(t, fetched, w.proxies[0].gets(segKey(hot)))
+	require.Eventually(t, func() bool { return slices.Contains(c.edges[owner].cache.DiskKeys(), segKey(hot)) }, 10*time.Second, time.Millisecond)
+	for _, i := range others {
+		require.NotContains(t, c.edges[i].cache.DiskKeys(), segKey(hot))
+	}
+
+	// It cools: of others so much is asked for that it is forgotten how hot it was.
+	const size, capacities = 256 << 10, 30
+	for _, i := range others {
+		store, again := c.edges[i].cache, false
+		for try := 0; try < 5 && !again; try++ {
+			for k := range capacities * store.Stats().Capacity / size {
+				key := fmt.Sprint("other", k)
+				store.Put(key, cache.Info{Peer: true}, make([]byte, size), false)
+				for range 2 {
+					store.Hit([]byte(key), false)
+				}
+			}
+			before := asked()
+			how := ask(i, hot)
+			require.NotEqual(t, fromMemory, how, "it is held by all still")
+			if again = how == fromPeer; again {
+				require.Equal(t, before+1, asked())
+			}
+		}
+		require.True(t, again, "edge %d didn't ask who owns it", i)
 	}
 }
