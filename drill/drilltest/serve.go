@@ -229,7 +229,7 @@ func (s *site) master(w http.ResponseWriter, r *http.Request, plain bool, base s
 
 func (s *site) media(w http.ResponseWriter, rendition, prefix string) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-MAP:URI=\"%sinit.mp4\"\n", prefix)
+	fmt.Fprintf(&b, "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"%sinit.mp4\"\n", prefix)
 	for n := range s.p.Defects.Segments {
 		fmt.Fprintf(&b, "#EXTINF:1.000000,\n%s%05d.m4s\n", prefix, n)
 	}

@@ -98,11 +98,11 @@ func (d *diskLog) mend() {
 	}
 	d.mu.Lock()
 	d.lock, d.index, d.segments, d.nextID, d.bytes = now.lock, now.index, now.segments, now.nextID, now.bytes
-	failed := d.state.Since
+	failed, objects := d.state.Since, len(now.index)
 	d.state = DiskState{Failures: d.state.Failures, Recoveries: d.state.Recoveries + 1}
 	d.mu.Unlock()
 	d.works, d.owed = time.Now(), nil
-	d.log.Info("cache disk works again", "dir", d.dir, "after", time.Since(failed).Round(time.Millisecond), "objects", len(now.index))
+	d.log.Info("cache disk works again", "dir", d.dir, "after", time.Since(failed).Round(time.Millisecond), "objects", objects)
 }
 
 // reload reads the log anew, removes from it what it should hold no more and finds
