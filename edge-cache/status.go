@@ -107,8 +107,10 @@ func (s *statusPage) tables() ([]statusTable, error) {
 	})
 	shares := func(title, name string) statusTable {
 		all, total := by(name, "cache"), 0.0
-		for _, v := range all {
-			total += v
+		for how, v := range all {
+			if how != "purge" { // which asks for nothing
+				total += v
+			}
 		}
 		t := statusTable{Title: title}
 		hits := 0.0

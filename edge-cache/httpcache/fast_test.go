@@ -145,7 +145,7 @@ func TestDiskAnswersTheSame(t *testing.T) {
 			for i := range 1250 { // the disk has room for them, too
 				key := fmt.Sprint("other", i)
 				x.cfg.Cache.Put(key, cache.Info{}, other, false)
-				for range 2 + i%2 { // more often than /a, and some than others
+				for range 6 + i%2 { // more often than /a, and some than others
 					x.cfg.Cache.Hit([]byte(key), false)
 				}
 			}
