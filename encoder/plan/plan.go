@@ -495,7 +495,7 @@ func frameRate(v probe.Video, x probe.Index, t Timeline, limit int) (hls.Rationa
 		return v.FrameRate, f
 	}
 	most := max(avg, min(fastest(x.PTS, t), float64(limit)))
-	if f > 0 && math.Abs(most/f-1) < 0.02 {
+	if f > 0 && math.Abs(most/f-1) < 0.01 {
 		return v.FrameRate, avg
 	}
 	return reduced(int64(math.Round(most*1000)), 1000), avg
