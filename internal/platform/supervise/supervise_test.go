@@ -206,7 +206,7 @@ func TestHangStopsAllAndRestartsNothing(t *testing.T) {
 	require.NoError(t, err)
 	pids := []int{readPID(t, file), p.Status().PID}
 	require.Eventually(t, func() bool { return crashing.Status().State == Waiting }, 5*time.Second, time.Millisecond)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, g.Hang(ctx))
 	procs, err := Procs()
@@ -241,7 +241,7 @@ func TestTreesAreHitWhole(t *testing.T) {
 	require.NoError(t, err)
 	below, pid := readPID(t, file), p.Status().PID
 	stands := Stands
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, HangTree(ctx, pid, nil))
 	require.True(t, stands(pid) && stands(below))
