@@ -173,7 +173,7 @@ func TestDrillsInContainers(t *testing.T) {
 	out, err := r.run(t.Context(), 30*time.Minute, "go", "run", ".", "drill", "run", "--compose", "docker-compose.multiregion.yml",
 		"--out", filepath.Join(t.TempDir(), "report"),
 		// 27 containers, and not this machine's processors, are what is drilled.
-		"--viewers", "0.3", "--no-browsers", "control", "kill-region", "hang-region", "silence-region", "kill-leader",
+		"--viewers", "0.1", "--no-browsers", "control", "kill-region", "hang-region", "silence-region", "kill-leader",
 		"kill-edge", "kill-encoder", "router-lost", "kill-postgres", "lose-nats", "hang-objects", "power-loss", "rolling-restart")
 	t.Log(out)
 	require.NoError(t, err)
