@@ -147,6 +147,7 @@ func TestEncodedAnew(t *testing.T) {
 // A worker is paused in the middle of its work for longer than its lease, and wakes up when
 // another one has done it: nothing it has made counts, and nothing of it goes on.
 func TestPausedWorkerWakesUp(t *testing.T) {
+	testenv.Long(t) // for it waits; TestEncodersLostInMidWork pauses one of a platform's
 	t.Parallel()
 	q := newQueue(t)
 	q.janitor(t)
