@@ -174,7 +174,8 @@ func TestDrillsInContainers(t *testing.T) {
 		"--out", filepath.Join(t.TempDir(), "report"),
 		// 27 containers, and not this machine's processors, are what is drilled.
 		"--viewers", "0.1", "--no-browsers", "control", "kill-region", "hang-region", "silence-region", "kill-leader",
-		"kill-edge", "kill-encoder", "router-lost", "kill-postgres", "lose-nats", "hang-objects", "power-loss", "rolling-restart")
+		"kill-edge", "kill-encoder", "router-lost", "power-loss", "rolling-restart", "kill-postgres", "hang-postgres",
+		"lose-nats", "hang-objects", "slow-objects", "lose-etcd", "pauses")
 	t.Log(out)
 	require.NoError(t, err)
 }

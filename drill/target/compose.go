@@ -57,6 +57,8 @@ type Compose struct {
 	mu       sync.Mutex
 	prepared map[string][]container  // what a fault will hit
 	cut      map[string][]bridgePort // of silent regions
+
+	slowing slowing
 }
 
 // OpenCompose finds the containers of a compose file.
@@ -302,8 +304,8 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 	delete(c.prepared, f.String())
 	c.mu.Unlock()
 	switch {
-	case f.Clock != 0 || f.Upgrade || f.Fault == scenario.Slow || f.Fault == scenario.Fill || f.Fault == scenario.Silence && f.Direction != scenario.Both && f.Direction != "":
-		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways; drill a platform of `meridian up --isolated`", f)
+	case f.Clock != 0 || f.Upgrade || f.Fault == scenario.Slow && f.Process == "" || f.Fault == scenario.Fill || f.Fault == scenario.Silence && f.Direction != scenario.Both && f.Direction != "":
+		return fmt.Errorf("%s: containers can be killed, stopped, hung, and silenced both ways, and their processes slowed; drill a platform of `meridian up --isolated`", f)
 	case f.Fault == scenario.Silence:
 		return c.silence(f.Region, list)
 	}
@@ -313,7 +315,14 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 		// what that ends, the engine doesn't restart, where it shall.
 		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.KillTree(ctx, pid, also) })
 	case scenario.Stop:
-		return together(list, func(x container) error { _, err := c.run(ctx, "stop", x.ID); return err })
+		// One client for all: each takes a good part of a second to begin on a busy machine.
+		_, err := c.run(ctx, append([]string{"stop"}, names(list)...)...)
+		return err
+	case scenario.Slow:
+		c.slowing.begin(f, func(ctx context.Context) error {
+			return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
+		}, func() error { return onTrees(f, list, supervise.ResumeTree) })
+		return nil
 	default:
 		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
 	}
@@ -405,6 +414,8 @@ func (c *Compose) Heal(ctx context.Context, f Fault) error {
 		return c.hear(f.Region, list)
 	case scenario.Hang:
 		return onTrees(f, list, supervise.ResumeTree)
+	case scenario.Slow:
+		c.slowing.end(f)
 	case scenario.Kill, scenario.Stop:
 		if f.Process == "" {
 			return c.start(ctx, f, list)

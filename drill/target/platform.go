@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -27,7 +26,6 @@ import (
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/resolver"
 	"github.com/meridian-video/meridian/internal/service"
-	"github.com/meridian-video/meridian/internal/sleep"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -38,8 +36,6 @@ const (
 	portPatroni = "8008"
 	// sourcesEach is how many addresses viewers near a region have.
 	sourcesEach = 250
-	// slowPeriod is what a slow process stands still for a share of.
-	slowPeriod = time.Second
 )
 
 // Platform is a platform of `meridian up` on this machine.
@@ -47,14 +43,13 @@ type Platform struct {
 	remote   platform.Remote
 	stateDir string // absolute
 
-	mu     sync.Mutex
-	slowed map[Fault]func() // what lets a slow process go
+	slowing slowing
 }
 
 // OpenPlatform finds the platform that runs on a state directory; empty is the
 // default one.
 func OpenPlatform(ctx context.Context, stateDir string) (*Platform, error) {
-	p := &Platform{remote: platform.Remote{StateDir: stateDir}, slowed: map[Fault]func(){}}
+	p := &Platform{remote: platform.Remote{StateDir: stateDir}}
 	if _, err := p.remote.Status(ctx); err != nil {
 		return nil, err
 	}
@@ -220,7 +215,9 @@ func (p *Platform) applyToProcess(ctx context.Context, f Fault) error {
 	}
 	switch f.Fault {
 	case scenario.Slow:
-		p.slow(f, pid)
+		apart := p.apart(f)
+		p.slowing.begin(f, func(ctx context.Context) error { return supervise.HangTree(ctx, pid, apart) },
+			func() error { return supervise.ResumeTree(pid, apart) })
 		return nil
 	case scenario.Hang:
 		err = supervise.HangTree(ctx, pid, p.apart(f))
@@ -240,30 +237,6 @@ func named(f Fault, pid int, err error) error {
 		return fmt.Errorf("%s: process %d: %w", f, pid, err)
 	}
 	return nil
-}
-
-// slow has a process stand still for a share of every second, until Heal.
-func (p *Platform) slow(f Fault, pid int) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	p.mu.Lock()
-	p.slowed[f] = func() { cancel(); <-ended }
-	p.mu.Unlock()
-	still := time.Duration(f.Share * float64(slowPeriod))
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			// One that has ended isn't slow any more, and nobody else has its number yet.
-			if supervise.HangTree(ctx, pid, p.apart(f)) != nil && ctx.Err() == nil {
-				return
-			}
-			_ = sleep.For(ctx, still)
-			if supervise.ResumeTree(pid, p.apart(f)) != nil {
-				return
-			}
-			_ = sleep.For(ctx, slowPeriod-still)
-		}
-	}()
 }
 
 // Heal undoes it. What is undone already is no error.
@@ -301,13 +274,7 @@ func (p *Platform) healProcess(ctx context.Context, f Fault) error {
 		}
 		return named(f, pid, supervise.ResumeTree(pid, p.apart(f)))
 	case scenario.Slow:
-		p.mu.Lock()
-		end := p.slowed[f]
-		delete(p.slowed, f)
-		p.mu.Unlock()
-		if end != nil {
-			end()
-		}
+		p.slowing.end(f)
 	}
 	return nil // what was killed, the platform restarts
 }
