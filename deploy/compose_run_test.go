@@ -79,6 +79,12 @@ func startContainers(t *testing.T, profiles ...string) running {
 			t.Log(logs, err)
 		}
 		_, err := r.run(context.Background(), 5*time.Minute, r.compose, "-f", "docker-compose.multiregion.yml", "--profile", "*", "down", "--volumes")
+		if err != nil && strings.Contains(err.Error(), "has active endpoints") {
+			// The engine remembers ends of containers whose processes were killed, until it is
+			// started anew: a network without anything on it stays.
+			t.Log(err)
+			return
+		}
 		require.NoError(t, err)
 	})
 	start := time.Now()
