@@ -342,7 +342,7 @@ func (x *run) settle(ctx context.Context) {
 // account waits for what creators were promised, and compares the stores.
 func (x *run) account(ctx context.Context) error {
 	defer func() {
-		x.o.Uploads = x.studio.Uploads()
+		x.o.Uploads, x.o.Advances = x.studio.Uploads(), x.studio.Advances()
 		x.o.Writes = map[string][]creators.Write{}
 		for _, w := range x.writers {
 			x.o.Writes[w.Region] = w.Writes()

@@ -25,8 +25,9 @@ const (
 	lookEvery = time.Second
 	lookTime  = 5 * time.Second
 	// maxUploads bounds what is remembered.
-	maxUploads = 5000
-	padding    = 4 << 10
+	maxUploads  = 5000
+	maxAdvances = 50_000
+	padding     = 4 << 10
 )
 
 // Config of a studio.
@@ -60,6 +61,9 @@ type Upload struct {
 	Failure string `json:"failure,omitempty"`
 	// Err is why it wasn't acknowledged.
 	Err string `json:"error,omitempty"`
+
+	// encoded is how much of it was, when last seen, from 0 to 1.
+	encoded float64
 }
 
 // Acknowledged reports whether the platform promised to keep it.
@@ -69,8 +73,9 @@ func (u Upload) Acknowledged() bool { return !u.Acked.IsZero() }
 type Studio struct {
 	cfg Config
 
-	mu      sync.Mutex
-	uploads []Upload
+	mu       sync.Mutex
+	uploads  []Upload
+	advances []time.Time
 }
 
 // New makes a studio that begins with Run.
@@ -81,6 +86,21 @@ func (s *Studio) Uploads() []Upload {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Upload(nil), s.uploads...)
+}
+
+// Advances are when more of an upload was seen to be encoded than before, in order.
+func (s *Studio) Advances() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]time.Time(nil), s.advances...)
+}
+
+// advanced notes how much of an upload is encoded. s.mu is held.
+func (s *Studio) advanced(u *Upload, encoded float64) {
+	if encoded > u.encoded && len(s.advances) < maxAdvances {
+		s.advances = append(s.advances, time.Now())
+	}
+	u.encoded = max(u.encoded, encoded)
 }
 
 // Run uploads until ctx ends, then lets uploads under way end.
@@ -208,6 +228,9 @@ func (s *Studio) Look(ctx context.Context) error {
 		s.mu.Lock()
 		x := &s.uploads[i]
 		x.State = a.State
+		if a.Progress != nil {
+			s.advanced(x, a.Progress.Encode)
+		}
 		switch {
 		case a.Failure != nil:
 			x.Failure = a.Failure.Code + ": " + a.Failure.Detail

@@ -204,7 +204,7 @@ func (c *checker) load(s *Scenario) {
 		c.bad("$.objectives.browser_stalls", "there are no browsers: add load.browsers, or leave it out")
 	}
 	if creators == 0 {
-		for path, asked := range map[string]bool{"writes": o.Writes != nil, "uploads": o.Uploads != nil, "ready": o.Ready != nil} {
+		for path, asked := range map[string]bool{"writes": o.Writes != nil, "uploads": o.Uploads != nil, "encoding": o.Encoding != nil, "ready": o.Ready != nil} {
 			if asked {
 				c.bad("$.objectives."+path, "nobody creates anything: add load.creators, or leave it out")
 			}
@@ -321,6 +321,7 @@ func (c *checker) objectives(s *Scenario) {
 	length("start_up", o.StartUp, false)
 	length("writes", o.Writes, false)
 	length("uploads", o.Uploads, false)
+	length("encoding", o.Encoding, false)
 	length("ready", o.Ready, false)
 	length("recovery", o.Recovery, true)
 	length("reconciled", o.Reconciled, false)

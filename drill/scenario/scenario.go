@@ -218,6 +218,9 @@ type Objectives struct {
 	Writes *Duration `yaml:"writes,omitempty"`
 	// Uploads is the longest an upload under way meanwhile may take to be acknowledged.
 	Uploads *Duration `yaml:"uploads,omitempty"`
+	// Encoding is the longest that nothing more of acknowledged uploads may be encoded
+	// while some wait, as creators see it: they look once a second.
+	Encoding *Duration `yaml:"encoding,omitempty"`
 	// Lost are acknowledged uploads and writes that are gone, and objects no store has.
 	Lost *int `yaml:"lost,omitempty"`
 	// Leaks are answers that give a private video to somebody without a token.

@@ -73,6 +73,7 @@ func Evaluate(s scenario.Scenario, o Observations) []Result {
 	j.counts("errors", "Requests of viewers that failed", nil, func(e fleet.Event) bool { return e.Kind == fleet.Failed })
 	j.writes(obj.Writes)
 	j.uploads(obj.Uploads)
+	j.encoding(obj.Encoding)
 	j.lost(obj.Lost)
 	j.leaks(obj.Leaks)
 	j.denied(obj.Denied)
@@ -345,6 +346,43 @@ func (j *judge) uploads(goal *scenario.Duration) {
 		r.Note = fmt.Sprintf("%d never", never)
 	}
 	j.add(r)
+}
+
+// encoding is the longest time in which uploads waited and nothing more of any was encoded.
+func (j *judge) encoding(goal *scenario.Duration) {
+	if j.o.Creators == 0 && goal == nil {
+		return
+	}
+	r := Result{Name: "encoding", Title: "Longest that encoding stood still", Unit: "s", Goal: seconds(goal)}
+	r.Control = j.stoodStill(j.o.ControlBegan, j.o.FaultBegan)
+	r.Value = j.stoodStill(j.o.FaultBegan, j.o.End)
+	j.add(r)
+}
+
+// stoodStill is nil where nothing waited.
+func (j *judge) stoodStill(from, to time.Time) (most *float64) {
+	for _, u := range j.o.Uploads {
+		if !u.Acknowledged() {
+			continue
+		}
+		since, until := u.Acked, to
+		if since.Before(from) {
+			since = from
+		}
+		if !u.Ready.IsZero() && u.Ready.Before(to) {
+			until = u.Ready
+		}
+		if !since.Before(until) {
+			continue
+		}
+		for _, at := range append(slices.Clone(j.o.Advances), until) {
+			if at.After(since) && !at.After(until) {
+				keep(&most, at.Sub(since).Seconds())
+				since = at
+			}
+		}
+	}
+	return most
 }
 
 func longest(list []creators.Write, from, to time.Time) float64 {

@@ -65,6 +65,8 @@ type Observations struct {
 	// LostWrites are acknowledged titles that are gone.
 	LostWrites []string
 	Uploads    []creators.Upload
+	// Advances are when more of an upload was seen to be encoded.
+	Advances []time.Time
 	// Creators is how many uploaded.
 	Creators int
 	// Whole, AllReady and Reconciled are when the platform, the uploads and the

@@ -30,7 +30,7 @@ func asked() scenario.Scenario {
 	return scenario.Scenario{Name: "s", Load: scenario.Load{Buffer: *within(10)}, Objectives: scenario.Objectives{
 		Stalls: ptr(0), PlainStalls: ptr(0), BrowserStalls: ptr(0), FailedOpens: ptr(0), Corrupt: ptr(0), Lost: ptr(0), Leaks: ptr(0), Denied: ptr(0),
 		Reroute: scenario.Reroute{Redirect: within(2), Steering: within(2), DNS: within(2)},
-		Moved:   within(8), FalseMoves: ptr(0), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Uploads: within(5), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
+		Moved:   within(8), FalseMoves: ptr(0), WrongRegion: within(4), StartUp: within(3), Writes: within(5), Uploads: within(5), Encoding: within(3), Ready: within(10), Recovery: within(20), Reconciled: within(10)}}
 }
 
 // good are observations that pass: control from 10, eu killed at 20, undone from
@@ -42,8 +42,9 @@ func good(t *testing.T) Observations {
 	o := Observations{Table: table, Viewers: []int{2, 1}, Browsers: []browsers.Seen{{Near: "eu", Filled: at(9)}}, ControlBegan: at(10), FaultBegan: at(20), End: at(60), Creators: 1,
 		Steps: []Happened{{Fault: target.Fault{Step: scenario.Step{Fault: scenario.Kill, For: scenario.Duration(20 * time.Second)}, Region: "eu"}, Began: at(20), Applied: at(20.3), Healing: at(40), Healed: at(48)}},
 		Whole: at(50), AllReady: at(52), Reconciled: at(55), Stores: &repair.Report{Named: 5}, Guarded: &Guarded{Refused: 9, Admitted: 9},
-		Uploads: []creators.Upload{{Asset: "a", Began: at(24), Acked: at(25), Ready: at(30)}},
-		Writes:  map[string][]creators.Write{"us": nil, "eu": nil}}
+		Uploads:  []creators.Upload{{Asset: "a", Began: at(24), Acked: at(25), Ready: at(30)}},
+		Advances: []time.Time{at(27), at(29)},
+		Writes:   map[string][]creators.Write{"us": nil, "eu": nil}}
 	for s := 0; s < 60; s++ {
 		sample := fleet.Sample{At: at(float64(s)), Playing: 3, Median: 9.5, By: []int{2, 1, 0}, Wrong: []int{0, 0}}
 		if s >= 20 && s < 23 {
@@ -209,8 +210,16 @@ func TestEachObjectiveCanFail(t *testing.T) {
 			o.Uploads[0].Began = at(19)
 			o.Uploads = append(o.Uploads, creators.Upload{Began: at(11), Acked: at(18)})
 		}, Unsure},
-		"upload never":        {"uploads", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Began: at(30), Err: "no"}) }, Fail},
-		"no upload":           {"uploads", func(o *Observations) { o.Uploads = nil }, Fail},
+		"upload never":    {"uploads", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Began: at(30), Err: "no"}) }, Fail},
+		"no upload":       {"uploads", func(o *Observations) { o.Uploads = nil }, Fail},
+		"encoding stands": {"encoding", func(o *Observations) { o.Advances = nil }, Fail},
+		"encoding ends":   {"encoding", func(o *Observations) { o.Uploads[0].Ready = at(34) }, Fail},
+		"others go on":    {"encoding", func(o *Observations) { o.Uploads[0].Ready, o.Advances = at(31), append(o.Advances, at(30)) }, Pass},
+		"encoding always stands": {"encoding", func(o *Observations) {
+			o.Advances = nil
+			o.Uploads = append(o.Uploads, creators.Upload{Asset: "b", Acked: at(12), Ready: at(19)})
+		}, Unsure},
+		"nothing waits":       {"encoding", func(o *Observations) { o.Uploads = nil }, Fail},
 		"upload lost":         {"lost", func(o *Observations) { o.Uploads[0].Ready = time.Time{} }, Fail},
 		"not acknowledged":    {"lost", func(o *Observations) { o.Uploads = append(o.Uploads, creators.Upload{Err: "no"}) }, Pass},
 		"nothing uploaded":    {"lost", func(o *Observations) { o.Uploads = nil }, Fail},
@@ -251,7 +260,7 @@ func TestWithoutFaults(t *testing.T) {
 	list := Evaluate(s, o)
 	require.Equal(t, Pass, Sum(list, nil))
 	for _, r := range list {
-		require.NotContains(t, []string{"recovery", "moved", "reroute.dns", "writes", "uploads", "ready"}, r.Name)
+		require.NotContains(t, []string{"recovery", "moved", "reroute.dns", "writes", "uploads", "encoding", "ready"}, r.Name)
 	}
 }
 
