@@ -301,3 +301,48 @@ func TestDescribe(t *testing.T) {
 	_, err = Describe(&mp4.MoovBox{})
 	require.ErrorIs(t, err, ErrMalformed)
 }
+
+func TestBrands(t *testing.T) {
+	init, err := AudioInit(48000, "und")
+	require.NoError(t, err)
+	require.NoError(t, CheckHeader(init.Data))
+	whole, err := mp4.DecodeFile(bytes.NewReader(init.Data))
+	require.NoError(t, err)
+	require.Equal(t, "cmfc", whole.Ftyp.MajorBrand())
+	require.Equal(t, []string{"dash", "iso6", "cmfc"}, whole.Ftyp.CompatibleBrands())
+	s := &VideoSegmenter{End: 500}
+	_, err = s.Add(group(0, 100, 5))
+	require.NoError(t, err)
+	segment, err := s.Close()
+	require.NoError(t, err)
+	require.NoError(t, CheckSegment(segment.Data))
+
+	kind := func(name string, brands ...string) []byte {
+		b := append([]byte{0, 0, 0, byte(16 + 4*len(brands))}, name+"iso6\x00\x00\x00\x00"...)
+		for _, brand := range brands {
+			b = append(b, brand...)
+		}
+		return b
+	}
+	rest := init.Data[len(kind("ftyp", "dash", "iso6", "cmfc")):]
+	for name, b := range map[string][]byte{
+		"another kind":        append(kind("ftyp", "iso6", "dash"), rest...),
+		"major brand only":    append(kind("ftyp"), rest...),
+		"no type":             rest,
+		"a segment's type":    append(kind("styp", "cmfc"), rest...),
+		"cut off in the type": init.Data[:20],
+		"empty":               nil,
+	} {
+		require.ErrorIs(t, CheckHeader(b), ErrMalformed, name)
+	}
+	require.NoError(t, CheckHeader(append(kind("ftyp", "iso6", "cmf2"), rest...)))
+	for name, b := range map[string][]byte{
+		"of DASH":         append(kind("styp", "msdh", "msix"), segment.Data...),
+		"in the middle":   append(bytes.Clone(segment.Data), kind("styp", "cmfs")...),
+		"a header within": append(bytes.Clone(segment.Data), init.Data...),
+		"empty":           nil,
+	} {
+		require.ErrorIs(t, CheckSegment(b), ErrMalformed, name)
+	}
+	require.NoError(t, CheckSegment(append(kind("styp", "msdh", "cmfs"), segment.Data...)))
+}

@@ -36,7 +36,7 @@ func VideoInit(moov *mp4.MoovBox, timescale uint32) (Init, error) {
 	if err != nil {
 		return Init{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	init := mp4.CreateEmptyInit()
+	init := emptyInit()
 	init.AddEmptyTrack(timescale, "video", "und")
 	if err := init.Moov.Trak.SetAVCDescriptor("avc1", c.SPSnalus, c.PPSnalus, true); err != nil {
 		return Init{}, fmt.Errorf("%w: %w", ErrMalformed, err)
@@ -65,7 +65,7 @@ func avcConfiguration(moov *mp4.MoovBox) *mp4.AvcCBox {
 // AudioInit makes the initialisation segment of an AAC-LC stereo track.
 // language is ISO 639-2/T, or "und".
 func AudioInit(sampleRate int, language string) (Init, error) {
-	init := mp4.CreateEmptyInit()
+	init := emptyInit()
 	init.AddEmptyTrack(uint32(sampleRate), "audio", language)
 	if err := init.Moov.Trak.SetAACDescriptor(aac.AAClc, sampleRate); err != nil {
 		return Init{}, fmt.Errorf("audio init: %w", err)
@@ -73,6 +73,14 @@ func AudioInit(sampleRate int, language string) (Init, error) {
 	out, err := encodeInit(init)
 	out.Codecs = "mp4a.40.2"
 	return out, err
+}
+
+// emptyInit has no tracks yet. The major brand is to be among those that follow it, too
+// (ISO/IEC 14496-12, 4.3), and CMAF looks for its own only there.
+func emptyInit() *mp4.InitSegment {
+	init := mp4.CreateEmptyInit()
+	init.Ftyp.AddCompatibleBrands([]string{init.Ftyp.MajorBrand()})
+	return init
 }
 
 func encodeInit(init *mp4.InitSegment) (Init, error) {

@@ -166,6 +166,7 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 		if r.init, _, err = c.open.Open(ctx, at); err != nil {
 			return fmt.Errorf("%s: %w", s.Map, err)
 		}
+		c.bad(at, fmp4.CheckHeader(r.init))
 		if r.mapURI != "" {
 			c.badf(r.url, "another initialisation segment, %s, within a rendition", s.Map)
 		}
@@ -179,6 +180,7 @@ func (c *check) segment(ctx context.Context, r *rendition, s hls.MediaSegment, u
 	c.segments++
 	c.mu.Unlock()
 	r.sizes = append(r.sizes, hls.SegmentSize{Seconds: s.Duration, Bytes: int64(len(data))})
+	c.bad(u, fmp4.CheckSegment(data))
 	reader := fmp4.NewReader(io.MultiReader(bytes.NewReader(r.init), bytes.NewReader(data)))
 	moov, err := reader.Moov()
 	if err != nil {

@@ -80,6 +80,12 @@ func TestCheck(t *testing.T) {
 		"unexpected EOF":   func(f map[string]string) { f["a/0.m4s"] = f["a/0.m4s"][:2000] },
 		"CODECS":           func(f map[string]string) { f["master.m3u8"] = strings.Replace(f["master.m3u8"], "40.2", "40.5", 1) },
 		"BANDWIDTH 100000": func(f map[string]string) { f["master.m3u8"] = strings.Replace(f["master.m3u8"], "150000", "100000", 1) },
+		"compatible brands [\"iso6\"]": func(f map[string]string) {
+			f["a/init.mp4"] = "\x00\x00\x00\x14ftypcmfc\x00\x00\x00\x00iso6" + f["a/init.mp4"][28:]
+		},
+		"compatible brands [\"msdh\"]": func(f map[string]string) {
+			f["a/0.m4s"] = "\x00\x00\x00\x14stypmsdh\x00\x00\x00\x00msdh" + f["a/0.m4s"]
+		},
 		"not in the directory": func(f map[string]string) {
 			f["a/index.m3u8"] = strings.Replace(f["a/index.m3u8"], "\n1.m4s", "\nhttp://elsewhere/1.m4s", 1)
 		},
