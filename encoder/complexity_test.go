@@ -77,18 +77,20 @@ func TestPerTitleFollowsTheSource(t *testing.T) {
 			require.Equal(t, c.ids, ids)
 			require.Equal(t, c.simpler, title.Rungs[0].MaxRate < title.Rungs[0].Ordinary)
 			checkRecords(t, b, "v0")
-			checkStream(t, b)
 		})
 	}
 }
 
-// records of a track, in order.
+// records of a track, in order, up to the first that isn't there.
 func records(b *bench, track string) []hls.Record {
 	var out []hls.Record
-	for i := range len(b.board.chunks[track]) {
-		out = append(out, b.board.chunks[track][i])
+	for i := 0; ; i++ {
+		r, ok := b.board.chunks[track][i]
+		if !ok {
+			return out
+		}
+		out = append(out, r)
 	}
-	return out
 }
 
 // TestPerTitleIsTheRuns, not the worker's: one with another profile goes on alike.

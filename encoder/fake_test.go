@@ -200,7 +200,8 @@ func newBench(t testing.TB, file string, change func(*Options)) *bench {
 	return newBenchBytes(t, b, change)
 }
 
-// newBenchBytes stores a source in three parts.
+// newBenchBytes stores a source in three parts. What is committed until the test's end is
+// validated then.
 func newBenchBytes(t testing.TB, data []byte, change func(*Options)) *bench {
 	t.Helper()
 	m := newMemory()
@@ -220,7 +221,9 @@ func newBenchBytes(t testing.TB, data []byte, change func(*Options)) *bench {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	e.loudnessLimit = 5 * time.Minute // on a machine that does much else
-	return &bench{Encoder: e, store: m, board: &board{source: src, chunks: map[string]map[int]hls.Record{}, codecs: map[string]string{}}}
+	b := &bench{Encoder: e, store: m, board: &board{source: src, chunks: map[string]map[int]hls.Record{}, codecs: map[string]string{}}}
+	t.Cleanup(func() { checkStream(t, b) })
+	return b
 }
 
 func (b *bench) task(kind catalog.Kind, track string, chunk, attempt int) Task {

@@ -19,44 +19,8 @@ import (
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
-	"github.com/meridian-video/meridian/internal/hls/validate"
 	"github.com/meridian-video/meridian/internal/objects"
 )
-
-// checkStream publishes a run into a directory, as an edge would compose it, and
-// has it validated, every segment included.
-func checkStream(t testing.TB, b *bench) {
-	t.Helper()
-	dir := t.TempDir()
-	prefix := objects.RunPrefix(asset, "r1")
-	for key, data := range b.store.objects {
-		if path, ok := strings.CutPrefix(key, prefix); ok {
-			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o700))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, path), data, 0o600))
-		}
-	}
-	var renditions []hls.Rendition
-	for _, tr := range b.board.plan.Tracks {
-		var records []hls.Record
-		for i := range len(b.board.chunks[tr.ID]) {
-			records = append(records, b.board.chunks[tr.ID][i])
-		}
-		for _, r := range tr.Renditions {
-			playlist, err := hls.Media(records, r.ID, "")
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, r.ID, "index.m3u8"), playlist, 0o600))
-			r.Codecs = b.board.codecs[r.ID]
-			r.Bandwidth, r.AverageBandwidth = catalog.Measure(records, r.ID, records[0].Target)
-			renditions = append(renditions, r)
-		}
-	}
-	master, err := hls.Master(renditions)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "master.m3u8"), master, 0o600))
-	var out bytes.Buffer
-	require.NoError(t, (&validate.CheckCommand{Stream: dir, Timeout: time.Minute, Out: &out}).Run(t.Context()), "%s", &out)
-	require.Contains(t, out.String(), "complete")
-}
 
 // loudness of a file in LUFS, and its true peak in dBTP.
 func loudness(t testing.TB, path string) (integrated, peak float64) {

@@ -58,7 +58,8 @@ func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
 
 func newQueueOn(t *testing.T, dsn string) *queue { return newQueueOver(t, dsn, testenv.S3(t, 2)) }
 
-// newQueueOver has a NATS server of its own, so that tests may run side by side.
+// newQueueOver has a NATS server of its own, so that tests may run side by side. The runs
+// that are there at the test's end are validated then.
 func newQueueOver(t *testing.T, dsn string, servers []testenv.S3Server) *queue {
 	q := &queue{dsn: dsn}
 	t.Cleanup(func() {
@@ -79,6 +80,7 @@ func newQueueOver(t *testing.T, dsn string, servers []testenv.S3Server) *queue {
 	require.NoError(t, q.conn.Setup(t.Context()))
 	q.store, q.table = objectstest.Over(t, servers)
 	q.s3 = objectstest.Config(servers[0])
+	t.Cleanup(func() { q.checkRuns(t) })
 	signer, err := token.NewSigner("record-1")
 	require.NoError(t, err)
 	start(t, (&catalog.Publisher{Catalog: q.cat, Objects: q.store, Events: q.conn, Signer: signer, Log: log}).Run)
@@ -95,6 +97,11 @@ func (q *queue) other(t *testing.T) *catalog.Catalog {
 }
 
 func (q *queue) worker(t *testing.T, region string, change func(*Options)) (stop func()) {
+	return q.workerOf(t, region, change, func(*jobs.Worker) {})
+}
+
+// workerOf is a worker that pulls in another way.
+func (q *queue) workerOf(t *testing.T, region string, change func(*Options), pulls func(*jobs.Worker)) (stop func()) {
 	log := slog.New(slog.DiscardHandler)
 	opt := testOptions(t)
 	if change != nil {
@@ -103,7 +110,9 @@ func (q *queue) worker(t *testing.T, region string, change func(*Options)) (stop
 	e, err := New(t.Context(), q.store, opt, log, NewMetrics(prometheus.NewRegistry()))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
-	return start(t, (&jobs.Worker{Catalog: q.cat, Conn: q.conn, Objects: q.store, Region: region, Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}).Run)
+	w := &jobs.Worker{Catalog: q.cat, Conn: q.conn, Objects: q.store, Region: region, Regions: []string{"eu", "us"}, Slots: 2, Handle: e.handler(), Log: log}
+	pulls(w)
+	return start(t, w.Run)
 }
 
 func (q *queue) asset(t *testing.T, id string) catalog.Asset {

@@ -37,7 +37,7 @@ func TestEncodersLostInMidWork(t *testing.T) {
 
 	ready := up.until("ready", 4*time.Minute)
 	require.Equal(t, playable.Asset, ready.Asset)
-	require.Equal(t, want, stack.Frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
+	require.Equal(t, want, stack.Frames(t, master(ready.Asset)))
 	requireWinnersOnly(t, ready.Asset)
 }
 
@@ -80,7 +80,7 @@ var segment = regexp.MustCompile(`/([0-9]{5})-([0-9]+)/[0-9]{5}\.m4s$`)
 // that every object it names is there.
 func requireWinnersOnly(t *testing.T, asset string) {
 	t.Helper()
-	_, header, _ := get(t, platform.region().Router.URL+"/v/-/"+asset+"/master.m3u8")
+	_, header, _ := get(t, master(asset))
 	_, _, body := get(t, header.Get("Location"))
 	info, err := hls.CheckMaster(body)
 	require.NoError(t, err)

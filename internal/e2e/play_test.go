@@ -53,9 +53,8 @@ func TestPublishAndPlay(t *testing.T) {
 	require.NoError(t, <-up.ended)
 
 	// Another player: every frame of every variant, through router and edge.
-	master := platform.region().Router.URL + "/v/-/" + ready.Asset + "/master.m3u8"
-	require.Equal(t, 300, stack.Frames(t, master))
-	status, header, _ := get(t, master)
+	require.Equal(t, 300, stack.Frames(t, master(ready.Asset)))
+	status, header, _ := get(t, master(ready.Asset))
 	require.Equal(t, 302, status)
 	require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"))
 	status, _, body := get(t, header.Get("Location"))
@@ -134,7 +133,8 @@ func TestEdgeKilledInMidPlay(t *testing.T) {
 
 	again := platform.One(t, theEdge)
 	require.NotEqual(t, killed.PID, again.PID)
-	up.until("ready", 2*time.Minute)
+	ready := up.until("ready", 2*time.Minute)
+	require.NoError(t, stack.Check(t.Context(), master(ready.Asset)))
 	t.Parallel() // it plays on while other tests run
 	played(t, page, want, 3*time.Minute)
 }
@@ -150,9 +150,11 @@ func TestPlayingStartsBeforeTheEncodeEnds(t *testing.T) {
 		require.NotEqual(t, "ready", u.State, "the whole encode was faster than starting a browser")
 	default:
 	}
-	// The growing playlist never takes anything back.
-	master := platform.region().Router.URL + "/v/-/" + assetOf(t, up) + "/master.m3u8"
-	_, header, _ := get(t, master)
+	// The growing playlist never takes anything back, and is right at all times.
+	stream := master(assetOf(t, up))
+	checked := make(chan error, 1)
+	go func() { checked <- stack.Check(t.Context(), stream) }()
+	_, header, _ := get(t, stream)
 	_, _, body := get(t, header.Get("Location"))
 	info, err := hls.CheckMaster(body)
 	require.NoError(t, err)
@@ -173,6 +175,7 @@ func TestPlayingStartsBeforeTheEncodeEnds(t *testing.T) {
 	}, 3*time.Minute, 300*time.Millisecond)
 	require.Positive(t, grew, "the playlist was complete at once")
 	require.InDelta(t, 120, last.Duration(), 0.2)
+	require.NoError(t, <-checked)
 	up.until("ready", time.Minute)
 	t.Parallel() // it plays on while other tests run
 	played(t, page, want, 4*time.Minute)
@@ -197,7 +200,7 @@ func TestEverySampleBecomesReadyAndPlays(t *testing.T) {
 			page := watch(t, ready)
 			page.WaitPlaying(30 * time.Second)
 			played(t, page, want, 2*time.Minute)
-			require.Equal(t, want, stack.Frames(t, platform.region().Router.URL+"/v/-/"+ready.Asset+"/master.m3u8"))
+			require.Equal(t, want, stack.Frames(t, master(ready.Asset)))
 		})
 	}
 }

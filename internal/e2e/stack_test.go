@@ -42,6 +42,11 @@ func run(m *testing.M) int {
 
 func (s *oneRegion) region() region.Region { return s.Table.Regions[0] }
 
+// master is where a public asset's stream begins.
+func master(asset string) string {
+	return platform.region().Router.URL + "/v/-/" + asset + "/master.m3u8"
+}
+
 // signalled sends a signal to a process of the platform.
 func signalled(t *testing.T, p stack.Process, sig syscall.Signal) {
 	t.Helper()

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meridian-video/meridian/internal/hls/validate"
 )
 
 // FF runs a program of the ffmpeg family and returns what it printed.
@@ -25,9 +30,35 @@ func FF(t *testing.T, args ...string) []byte {
 	return out.Bytes()
 }
 
-// Frames counts the decoded frames of the first video stream of a file or URL.
+// Check reads a stream as `meridian hls check --follow` does, every segment included, until
+// it has ended, and returns everything that is wrong with it.
+func Check(ctx context.Context, master string) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	defer cancel()
+	u, err := url.Parse(master)
+	if err != nil {
+		return err
+	}
+	report, err := validate.Check(ctx, validate.HTTP{}, u, validate.Options{Follow: true})
+	errs := []error{err}
+	for _, p := range report.Problems {
+		errs = append(errs, errors.New(p.String()))
+	}
+	if err == nil && (!report.Ended || report.Segments == 0) {
+		errs = append(errs, fmt.Errorf("%s: %d segments, ended: %v", master, report.Segments, report.Ended))
+	}
+	return errors.Join(errs...)
+}
+
+// Frames counts the decoded frames of the first video stream of a file or URL. What is
+// streamed is checked, too.
 func Frames(t *testing.T, input string) int {
 	t.Helper()
+	if strings.HasPrefix(input, "http") {
+		if err := Check(t.Context(), input); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b := FF(t, "ffprobe", "-v", "error", "-select_streams", "v:0", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "json", input)
 	var probe struct {
 		Streams []struct {

@@ -151,6 +151,9 @@ func (s *isolated) upload(file string, seconds int) (film, error) {
 	if last != "ready" {
 		return f, fmt.Errorf("upload ended with %q, want ready\n%s", last, out)
 	}
+	if err := stack.Check(ctx, s.Table.Regions[0].Router.URL+"/v/-/"+f.asset+"/master.m3u8"); err != nil {
+		return f, err
+	}
 	probe := exec.CommandContext(ctx, "ffprobe", "-v", "error", "-select_streams", "v:0", "-count_packets",
 		"-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", file)
 	packets, err := probe.Output()
