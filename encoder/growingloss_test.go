@@ -330,9 +330,12 @@ func (s *sending) whole(t *testing.T, before []int) {
 	}
 }
 
-// film reads a rendition, each of whose objects two regions have.
-func (q *queue) film(t *testing.T, asset string, run int, rendition string, records []hls.Record) (film []byte) {
+// film reads a rendition, each of whose objects the given regions have, or all.
+func (q *queue) film(t *testing.T, asset string, run int, rendition string, records []hls.Record, regions ...string) (film []byte) {
 	t.Helper()
+	if len(regions) == 0 {
+		regions = q.table.Names()
+	}
 	name := hls.RunName(run)
 	var keys []string
 	for i, r := range records {
@@ -346,8 +349,8 @@ func (q *queue) film(t *testing.T, asset string, run int, rendition string, reco
 		}
 	}
 	for _, k := range keys {
-		for _, b := range q.store.Regions() {
-			_, err := b.Stat(t.Context(), k)
+		for _, name := range regions {
+			_, err := q.store.In(name).Stat(t.Context(), k)
 			require.NoError(t, err)
 		}
 		b, err := q.store.ReadAll(t.Context(), k, 1<<26, objects.Placement{})
