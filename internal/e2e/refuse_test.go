@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -47,6 +48,29 @@ func TestBrokenFilesFailWithTheirReason(t *testing.T) {
 	}
 }
 
+// TestProfiles: a profile that encoders know is used; what to change where they don't is in the
+// error, for people and for programs.
+func TestProfiles(t *testing.T) {
+	file := sample("bikes-noaudio.mp4")
+	stdout, stderr, err := platform.CLI(t.Context(), "upload", "--json", "--profile", "nonesuch", file)
+	require.Error(t, err)
+	var said struct{ Event, Asset, Code, Detail string }
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &said), "%s", stdout)
+	require.Equal(t, "failed", said.Event)
+	require.Equal(t, "unknown-profile", said.Code)
+	for _, text := range []string{said.Detail, stderr} {
+		require.Contains(t, text, `no encoding profile "nonesuch"`)
+		require.Contains(t, text, "ask for one of [default")
+	}
+	require.Contains(t, stderr, "--profile")
+	requireNothingStored(t, said.Asset)
+
+	stdout, _, err = platform.CLI(t.Context(), "upload", "--json", "--profile", "default", file)
+	require.NoError(t, err)
+	require.Contains(t, stdout, `"event":"ready"`)
+}
+
 func TestOverTheLimit(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, platform.api+"/v1/uploads", nil)
 	require.NoError(t, err)
@@ -81,6 +105,7 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, 201, code, "%v", out)
 	good := out["token"].(string)
 	require.Equal(t, 200, status(good))
+	require.NoError(t, stack.Check(t.Context(), edge+"/v/"+good+"/"+ready.Asset+"/master.m3u8"))
 	require.Equal(t, 401, status(token.None))
 	require.Contains(t, []int{401, 403}, status(good[:len(good)-4]+"AAAA"), "forged")
 

@@ -62,5 +62,9 @@ func TestErrorsSayWhatToDoNext(t *testing.T) {
 		require.ErrorIs(t, explain(err, "b.mp4"), err)
 	}
 	require.EqualError(t, explain(errors.New("x"), "b"), "b: x")
+	profile := explain(&assetFailure{asset: "x", Failure: client.Failure{Code: "unknown-profile", Detail: "ask for one of [default]"}}, "b.mp4")
+	require.ErrorContains(t, profile, "ask for one of [default]")
+	require.ErrorContains(t, profile, "--profile", "nothing is wrong with the file")
+	require.NotContains(t, profile.Error(), "export")
 	require.Equal(t, "ab", plain("a\x1b\u009bb"))
 }

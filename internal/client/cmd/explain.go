@@ -27,8 +27,11 @@ func explain(err error, what string) error {
 	switch {
 	case errors.As(err, &failure):
 		next := "check the file plays on this machine, export it again (H.264 or H.265 in MP4 always works) and upload that"
-		if failure.Code == "internal" {
+		switch failure.Code {
+		case "internal":
 			next = "run the same command again; if it stays, give the operator asset " + failure.asset
+		case "unknown-profile":
+			next = "run the same command with a --profile that there is, or without one"
 		}
 		return fmt.Errorf("%s failed: %w\n  Next: %s", what, err, next)
 	case errors.As(err, &p):
