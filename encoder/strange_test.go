@@ -99,7 +99,8 @@ var strangeFiles = []strange{
 	{name: "languages.mp4", rate: "25", args: with(x264, "-map", "0:v", "-map", "1:a", "-map", "1:a", "-metadata:s:a:0", "language=fra", "-metadata:s:a:1", "language=jpn"),
 		frames: 125, languages: []string{"fr", "ja"}},
 	{name: "vp9.webm", rate: "25", args: []string{"-c:v", "libvpx-vp9", "-cpu-used", "8", "-deadline", "realtime", "-c:a", "libopus"}, frames: 125},
-	{name: "mpeg4.avi", rate: "25", args: []string{"-c:v", "mpeg4", "-bf", "2", "-q:v", "3", "-c:a", "mp3"}, frames: 125},
+	// MP3 of which nothing tells the encoder's delay.
+	{name: "mpeg4.avi", rate: "25", args: []string{"-c:v", "mpeg4", "-bf", "2", "-q:v", "3", "-c:a", "mp3"}, frames: 125, often: true},
 	{name: "flv1.flv", rate: "25", args: []string{"-c:v", "flv1", "-q:v", "3", "-c:a", "mp3", "-ar", "44100"}, frames: 125},
 	{name: "mpeg2.mxf", rate: "25", args: []string{"-c:v", "mpeg2video", "-q:v", "3", "-bf", "2", "-c:a", "pcm_s16le"}, frames: 125},
 	// What is said in the middle is heard; rates and channels of all kinds.
@@ -290,7 +291,6 @@ func TestStrangeSources(t *testing.T) {
 			for _, tr := range p.Tracks {
 				checkRecords(t, b, tr.ID)
 			}
-			checkStream(t, b)
 			whole := filepath.Join(t.TempDir(), "whole.mp4")
 			require.NoError(t, os.WriteFile(whole, undivided(t, b, "v0"), 0o600))
 			checkQuality(t, s, file, path, whole, r)

@@ -164,7 +164,7 @@ func (j *videoJob) command(seek int64) (c ffmpeg.Command, added int64) {
 	v := ffmpeg.Video{
 		URL: j.url(seek), Stream: j.spec.Stream, TimeBase: hls.Rational{Num: tl.Num, Den: tl.Den},
 		Start: head.Start, End: last.End, SeekMicros: seek, Offset: offset, Timescale: tl.Scale,
-		Every: j.spec.Every, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
+		Every: j.spec.Every, Gap: j.spec.Gap, DropRepeats: j.spec.Repeats, Rotate: j.spec.Rotate,
 		Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged,
 		Preset: j.spec.Preset, CRF: j.spec.CRF, Threads: j.spec.Threads,
 	}

@@ -58,6 +58,9 @@ type Video struct {
 	Timescale int64
 	// Keep one frame in Every (1: all); the one at Start is kept.
 	Every int
+	// Gap is the least from one frame to the next that is kept, in the source's time base;
+	// 0 keeps all.
+	Gap int64
 	// DropRepeats leaves out frames that repeat the time of the one before.
 	DropRepeats bool
 	// Rotate in degrees clockwise: 0, 90, 180, 270.
@@ -121,6 +124,9 @@ func (v Video) filter() string {
 	}
 	if v.Every > 1 {
 		steps = append(steps, fmt.Sprintf(`select='not(mod(n\,%d))'`, v.Every))
+	}
+	if v.Gap > 0 {
+		steps = append(steps, fmt.Sprintf(`select='isnan(prev_selected_pts)+gte(pts-prev_selected_pts\,%d)'`, v.Gap))
 	}
 	steps = append(steps, fmt.Sprintf("setpts=PTS-%d", v.Start-v.Offset))
 	switch v.Rotate {

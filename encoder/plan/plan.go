@@ -38,18 +38,20 @@ type Part struct {
 
 // VideoTrack is the encoder's part of a video track.
 type VideoTrack struct {
-	Stream      int      `json:"stream"`
-	Timeline    Timeline `json:"timeline"`
-	Every       int      `json:"every"`
-	Repeats     bool     `json:"repeats,omitempty"`
-	Rotate      int      `json:"rotate,omitempty"`
-	Deinterlace bool     `json:"deinterlace,omitempty"`
-	ToneMap     bool     `json:"tone_map,omitempty"`
-	Untagged    bool     `json:"untagged,omitempty"`
-	Preset      string   `json:"preset"`
-	CRF         int      `json:"crf"`
-	Threads     int      `json:"threads"`
-	Rungs       []Rung   `json:"rungs"`
+	Stream   int      `json:"stream"`
+	Timeline Timeline `json:"timeline"`
+	Every    int      `json:"every"`
+	Repeats  bool     `json:"repeats,omitempty"`
+	// Gap is the least from one frame to the next that is kept; 0 keeps all.
+	Gap         int64  `json:"gap,omitempty"`
+	Rotate      int    `json:"rotate,omitempty"`
+	Deinterlace bool   `json:"deinterlace,omitempty"`
+	ToneMap     bool   `json:"tone_map,omitempty"`
+	Untagged    bool   `json:"untagged,omitempty"`
+	Preset      string `json:"preset"`
+	CRF         int    `json:"crf"`
+	Threads     int    `json:"threads"`
+	Rungs       []Rung `json:"rungs"`
 	// Copy publishes the source's frames as they are, in the only rung; the
 	// other fields are for a source that turns out not to be what it seemed.
 	Copy bool `json:"copy,omitempty"`
@@ -283,6 +285,9 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 		fps /= float64(every)
 		rate = reduced(rate.Num, rate.Den*int64(every))
 	}
+	before := len(pts)
+	pts, gap := spaced(pts, t, p.MaxFrameRate)
+	fps *= float64(len(pts)) / float64(before)
 	for i := range pts {
 		next := x.End
 		if i+1 < len(pts) {
@@ -310,7 +315,7 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 	// Caps and levels must do where there are most frames.
 	all := Ladder(w, h, rate.Float(), p.Rungs)
 	var copied []Rung
-	copying, fixed := p.Copy && len(all) > 1 && every == 1 && copyable(src, x, pts, starts, all[0]), int64(0)
+	copying, fixed := p.Copy && len(all) > 1 && every == 1 && gap == 0 && copyable(src, x, pts, starts, all[0]), int64(0)
 	if copying {
 		fixed = src.BitRate
 	}
@@ -326,6 +331,7 @@ func video(src probe.Source, x probe.Index, c Complexity, p Profile, speed Speed
 		}
 		isCopy := n == 2
 		pt, tr := videoTrack(n, rungs, v, x.Repeats, every, fps, rate, t, p)
+		tr.Gap = gap
 		if isCopy {
 			// What a source does within two seconds is known once they are copied.
 			pt.Renditions[0].Bandwidth = max(rungs[0].Peak(), 3*src.BitRate)
@@ -511,6 +517,32 @@ func fastest(pts []int64, t Timeline) float64 {
 		least = min(least, t.At(pts[i])-t.At(pts[i-rateFrames]))
 	}
 	return rateFrames * float64(t.Scale) / float64(max(least, 1))
+}
+
+// A burst is faster than the limit by so much; and times that containers round to
+// milliseconds are nearer to each other than frames are.
+const (
+	burstRate = 1.2
+	rounding  = 0.001
+)
+
+// spaced leaves out frames of bursts, which are faster than the limit though all frames
+// together aren't: those that follow less than gap on one that is kept, in the source's time
+// base. A gap of 0 is for sources without any.
+func spaced(pts []int64, t Timeline, limit int) (kept []int64, gap int64) {
+	if fastest(pts, t) <= burstRate*float64(limit) {
+		return pts, 0
+	}
+	gap = int64((1/(float64(limit)+0.5) - rounding) * float64(t.Den) / float64(t.Num))
+	if gap < 1 {
+		return pts, 0
+	}
+	for _, p := range pts {
+		if len(kept) == 0 || p-kept[len(kept)-1] >= gap {
+			kept = append(kept, p)
+		}
+	}
+	return kept, gap
 }
 
 func reduced(num, den int64) hls.Rational {

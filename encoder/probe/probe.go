@@ -126,7 +126,7 @@ func Parse(b []byte, limits Limits) (Source, error) {
 	if d, err := strconv.ParseFloat(r.Format.Start, 64); err == nil && math.Abs(d) < 1e8 {
 		s.StartMicros = int64(math.Round(d * 1e6))
 	}
-	if limits.Duration > 0 && s.Duration > limits.Duration {
+	if limits.Duration > 0 && s.Duration > limits.Duration && !s.Guessed() {
 		return Source{}, bad(CodeDuration, "the file lasts %s, the limit is %s", s.Duration.Round(time.Second), limits.Duration)
 	}
 	var unsupported []string

@@ -56,8 +56,10 @@ type Video struct {
 }
 
 // Guessed says that Duration is what ffmpeg takes the file to last by its size and the rate of
-// its first frames: a stream of AAC frames says nothing of its length.
-func (s Source) Guessed() bool { return s.Format == "aac" }
+// its first frames: a stream of AAC frames says nothing of its length, nor does an MP3 whose
+// encoder put no description in front. Such a one tells the encoder's delay as well, by which
+// the sound begins later.
+func (s Source) Guessed() bool { return s.Format == "aac" || s.Format == "mp3" && s.StartMicros == 0 }
 
 // Audio is one sound track.
 type Audio struct {
