@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -225,6 +226,51 @@ func TestPlanCoversEveryFrame(t *testing.T) {
 		require.Equal(t, p.Frames, frames)
 		require.EqualValues(t, (len(x.PTS)+tr.Every-1)/tr.Every, frames)
 	})
+}
+
+// Bursts above the limit are thinned out, and nothing else: wherever a chunk begins, the frames
+// that are kept are those that are kept from the beginning.
+func TestSpaced(t *testing.T) {
+	tl := NewTimeline(1, 1000, 0)
+	steady := func(n int, every float64) (out []int64) {
+		for i := range n {
+			out = append(out, int64(math.Round(float64(i)*every)))
+		}
+		return out
+	}
+	for name, pts := range map[string][]int64{"30": steady(300, 1000.0/30), "60, rounded": steady(300, 1000.0/60), "two at once": {0, 40, 41, 80, 120, 160, 200}, "few": {0, 1, 2}} {
+		kept, gap := spaced(pts, tl, 60)
+		require.Equal(t, pts, kept, name)
+		require.Zero(t, gap, name)
+	}
+	var bursts []int64
+	for second := range int64(4) {
+		for i := range int64(60) {
+			bursts = append(bursts, second*1000+i*2)
+		}
+		for i := range int64(20) {
+			bursts = append(bursts, second*1000+200+i*40)
+		}
+	}
+	kept, gap := spaced(bursts, tl, 60)
+	require.EqualValues(t, 15, gap)
+	require.Len(t, kept, 4*(8+20))
+	require.LessOrEqual(t, fastest(kept, tl), 1000.0/float64(gap))
+	for i, at := range kept {
+		again := []int64{at}
+		for _, p := range bursts {
+			if p-again[len(again)-1] >= gap {
+				again = append(again, p)
+			}
+		}
+		require.Equal(t, kept[i:], again)
+	}
+	p, err := Make(source(1280, 720, 1000, hls.Rational{}), &probe.Index{PTS: bursts, Keys: []int64{0}, End: 4000}, Complexity{}, Default(2), Speed{Pixels: 1e12})
+	require.NoError(t, err)
+	require.EqualValues(t, len(kept), p.Frames)
+	var tr VideoTrack
+	require.NoError(t, json.Unmarshal(p.Tracks[0].Encoder, &tr))
+	require.Equal(t, []any{gap, 1, 60.0}, []any{tr.Gap, tr.Every, p.Tracks[0].Renditions[0].FrameRate.Float()})
 }
 
 // The rate that is announced, and what caps and levels are made for, is the highest there is,

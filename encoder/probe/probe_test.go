@@ -217,8 +217,11 @@ func TestParse(t *testing.T) {
 		"no time base":        {in: streams(`{"index":0,"codec_type":"video","codec_name":"h264","width":10,"height":10}`), code: CodeDamaged},
 		"a thousand streams":  {in: streams(strings.Repeat("{"+plain+"},", 999) + "{" + plain + "}"), code: CodeStreams},
 		"longer than allowed": {in: []byte(`{"streams":[{` + plain + `}],"format":{"format_name":"mp4","duration":"90000"}}`), code: CodeDuration},
-		"mpeg-ts":             {in: []byte(`{"streams":[{` + plain + `}],"format":{"format_name":"mpegts","duration":"9"}}`), check: func(t *testing.T, s Source) { require.NotEmpty(t, s.NeedsRemux) }},
-		"webm, no duration":   {in: []byte(`{"streams":[{` + plain + `}],"format":{"format_name":"matroska,webm"}}`), check: func(t *testing.T, s Source) { require.NotEmpty(t, s.NeedsRemux) }},
+		// What is guessed to be too long needn't be.
+		"mp3, no header":    {in: []byte(`{"streams":[{"index":0,"codec_type":"audio","codec_name":"mp3","channels":2}],"format":{"format_name":"mp3","start_time":"0.000000","duration":"90000"}}`), check: func(t *testing.T, s Source) { require.True(t, s.Guessed()) }},
+		"mp3 that tells":    {in: []byte(`{"streams":[{"index":0,"codec_type":"audio","codec_name":"mp3","channels":2}],"format":{"format_name":"mp3","start_time":"0.025057","duration":"90000"}}`), code: CodeDuration},
+		"mpeg-ts":           {in: []byte(`{"streams":[{` + plain + `}],"format":{"format_name":"mpegts","duration":"9"}}`), check: func(t *testing.T, s Source) { require.NotEmpty(t, s.NeedsRemux) }},
+		"webm, no duration": {in: []byte(`{"streams":[{` + plain + `}],"format":{"format_name":"matroska,webm"}}`), check: func(t *testing.T, s Source) { require.NotEmpty(t, s.NeedsRemux) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Parse(c.in, DefaultLimits())
