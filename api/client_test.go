@@ -211,7 +211,7 @@ func failNewest(t *testing.T, pl *platform, p *process) {
 	var page struct{ Assets []assetJSON }
 	p.do(http.MethodGet, "/v1/assets?state=received", nil).json(t, &page)
 	for _, a := range page.Assets {
-		task, err := p.c.catalog.Claim(t.Context(), a.ID+"/r1/plan", "test")
+		task, err := p.c.catalog.Claim(t.Context(), a.ID+"/r1/plan", "test", "")
 		require.NoError(t, err)
 		require.NoError(t, p.c.catalog.Fail(t.Context(), task, catalog.Failure{Code: "not-a-video", Detail: "It holds no pictures and no sound."}))
 	}

@@ -147,6 +147,10 @@ func (c *Command) build(ctx context.Context, rt *service.Runtime) (service.Compo
 	if err != nil {
 		return nil, err
 	}
+	build, err := e.Build(ctx)
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
 	cat, err := catalog.Open(c.Postgres.DSN(rt.Table.PostgresDSNHosts(rt.Region.Name)), rt.Table.Farthest(rt.Region.Name), rt.Log)
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -161,7 +165,7 @@ func (c *Command) build(ctx context.Context, rt *service.Runtime) (service.Compo
 		slots = 3 + max(1, runtime.GOMAXPROCS(0)/4)
 	}
 	w := &jobs.Worker{Catalog: cat, Conn: conn, Objects: store, Region: rt.Region.Name, Regions: rt.Table.Names(),
-		Slots: slots, Handle: e.handler(), Log: rt.Log, Metrics: jobs.NewMetrics(rt.Metrics)}
+		Slots: slots, Build: build, Handle: e.handler(), Log: rt.Log, Metrics: jobs.NewMetrics(rt.Metrics)}
 	return &component{encoder: e, worker: w, catalog: cat, conn: conn, store: store}, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/encoder/source"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
 )
@@ -149,6 +150,13 @@ func (e *Encoder) serveChildren(ctx context.Context) (err error) {
 		e.metrics.confined(lack.Layer, false)
 	}
 	return nil
+}
+
+// Build says what this encoder's output depends on besides the source and the plan: a run is
+// for encoders that say the same.
+func (e *Encoder) Build(ctx context.Context) (string, error) {
+	build, err := ffmpeg.Build(ctx, e.opt.Child)
+	return fmt.Sprintf("%s, segments %d", build, fmp4.Revision), err
 }
 
 // Close stops the loopback server and gives the scratch directory up.

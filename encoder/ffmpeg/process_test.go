@@ -295,3 +295,12 @@ func TestYieldLowersWhatRuns(t *testing.T) {
 		require.Equal(t, min(20-own+6, 19), 20-got, "thread %d", id)
 	}
 }
+
+func TestBuild(t *testing.T) {
+	build, err := Build(t.Context(), Limits{Wall: time.Minute, Idle: 30 * time.Second})
+	require.NoError(t, err)
+	require.Regexp(t, `^ffmpeg \S.*, x264 \d+ r\d+`, build)
+	again, err := Build(t.Context(), Limits{Wall: time.Minute, Idle: 30 * time.Second})
+	require.NoError(t, err)
+	require.Equal(t, build, again)
+}

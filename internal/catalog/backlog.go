@@ -10,7 +10,8 @@ import (
 // WaitingTask is a task as the dispatcher sees it.
 type WaitingTask struct {
 	ID, Owner string
-	// Region is where it is offered first; Pinned, if any, the only regions allowed.
+	// Region is where it is offered first; Pinned, if any, the only regions allowed, or,
+	// while workers encode with several builds, those of them where one of its run's is.
 	Region string
 	Pinned []string
 	// Dispatch counts the messages sent for it.
@@ -18,6 +19,9 @@ type WaitingTask struct {
 	// Frames is its size, 0 if unknown.
 	Frames int64
 }
+
+// workerSeen is how long after its last beat a worker counts as there when tasks are offered.
+const workerSeen = 15 * time.Second
 
 // Backlog returns up to perOwner tasks of each owner and placement that wait for
 // a message, oldest first, and how many of the class are under way to a worker,
@@ -33,7 +37,7 @@ func (c *Catalog) Backlog(ctx context.Context, class Class, lost time.Duration, 
 		for _, s := range sent {
 			underWay[s.DispatchedTo] = int(s.Tasks)
 		}
-		rows, err := q.Dispatchable(ctx, string(class), lost, int32(perOwner))
+		rows, err := q.Dispatchable(ctx, db.DispatchableParams{Class: string(class), Lost: lost, Seen: workerSeen, PerOwner: int32(perOwner)})
 		if err != nil {
 			return err
 		}

@@ -188,7 +188,7 @@ func upload(t *testing.T, c *Catalog) string {
 
 func claim(t *testing.T, c *Catalog, task string) Task {
 	t.Helper()
-	tk, err := c.Claim(t.Context(), task, "w")
+	tk, err := c.Claim(t.Context(), task, "w", "")
 	require.NoError(t, err, task)
 	return tk
 }

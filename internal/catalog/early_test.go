@@ -63,7 +63,7 @@ func TestEarlyRun(t *testing.T) {
 
 	v0, v1, a0 := TrackTaskID(id, "r1", "v0", 0), TrackTaskID(id, "r1", "v0", 1), TrackTaskID(id, "r1", "a0", 0)
 	require.Equal(t, []string{v0}, waiting(t, c))
-	_, err = c.Claim(t.Context(), a0, "w")
+	_, err = c.Claim(t.Context(), a0, "w", "")
 	require.ErrorIs(t, err, ErrHeld, "a message for it came too soon")
 	task := claim(t, c, v0)
 	commit(t, c, task, chunk(task, 0, 1, false, video("v360", "v0", 900_000)))
@@ -112,7 +112,7 @@ func TestNoEarlyRun(t *testing.T) {
 	_, up := arriving(t, c)
 	require.Zero(t, one[int64](t, c, "SELECT count(*) FROM tasks"))
 	sql(t, c, "UPDATE workers SET seen_at = now() - interval '2 minutes'")
-	require.NoError(t, c.BeatWorker(t.Context(), "new", "eu", 4))
+	require.NoError(t, c.BeatWorker(t.Context(), "new", "eu", 4, ""))
 	appendPart(t, c, up, 1)
 	require.Zero(t, one[int64](t, c, "SELECT count(*) FROM runs"), "it begins with a first part or not")
 	arriving(t, c)
@@ -265,7 +265,7 @@ func TestRoundTripsOfAnEncode(t *testing.T) {
 			return c.AppendPart(t.Context(), up, Part{N: 2, ID: "p", Start: 40, Size: 20, SHA256: hash("p"), Regions: []string{"eu"}}, true)
 		}))
 		note("finish", trips(func() error { _, err := c.FinishUpload(t.Context(), up); return err }))
-		note("claim", trips(func() (err error) { task, err = c.Claim(t.Context(), id+"/r1/plan", "w"); return err }))
+		note("claim", trips(func() (err error) { task, err = c.Claim(t.Context(), id+"/r1/plan", "w", ""); return err }))
 		note("source", trips(func() error { _, err := c.Source(t.Context(), id); return err }))
 		note("plan", trips(func() error { return c.CommitPlan(t.Context(), task, earlyPlan()) }))
 	}

@@ -21,6 +21,11 @@ var (
 	ErrFenced = errors.New("task is held by another attempt or cancelled")
 	// ErrHeld means that another attempt holds the task, or that it rests after a failure: ask again later.
 	ErrHeld = errors.New("task is not to be had now")
+	// ErrBuild means that a task is for workers that encode with what its run was begun with.
+	ErrBuild = errors.New("task is for workers of another build")
+	// ErrInit means that a chunk can't be shown with those its run has: it has another
+	// initialisation segment. Only another run helps.
+	ErrInit = errors.New("another initialisation segment")
 	// ErrKeyReuse means that an idempotency key was used before for a different request.
 	ErrKeyReuse = errors.New("idempotency key was used for a different request")
 	// ErrState means that the row isn't in a state that allows the operation.

@@ -37,7 +37,7 @@ func TestGrowingRun(t *testing.T) {
 	require.ErrorContains(t, c.GrowPlan(ctx, task, grownPlan(), 40), "doesn't grow")
 	require.ErrorContains(t, c.CommitPlan(ctx, task, growingPlan(1)), "isn't complete")
 	require.ErrorIs(t, c.GrowPlan(ctx, task, growingPlan(1), 40), ErrState)
-	require.NoError(t, c.BeatWorker(ctx, "old", "eu", 4))
+	require.NoError(t, c.BeatWorker(ctx, "old", "eu", 4, ""))
 	require.NoError(t, c.GrowPlan(ctx, task, growingPlan(1), 40))
 	require.ErrorIs(t, c.GrowPlan(ctx, task, growingPlan(1), 40), ErrFenced)
 	require.Equal(t, []string{v0}, waiting(t, c))

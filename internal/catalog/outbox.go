@@ -95,7 +95,8 @@ const whyDead = "dead"
 // failRun ends a run and cancels its tasks. The asset fails with it, unless it
 // is ready: a failed re-encode changes nothing for viewers; or still uploading:
 // what was made of a part of the source says nothing about all of it, and another
-// run follows when all is there. The caller holds the asset's lock.
+// run follows when all is there; or its build is gone, and another run begins at once.
+// The caller holds the asset's lock.
 func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failure) error {
 	n, err := q.FailRun(ctx, db.FailRunParams{Asset: asset, N: int32(run), Code: &f.Code, Detail: &f.Detail})
 	if err != nil {
@@ -111,6 +112,9 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 	a, err := q.GetAsset(ctx, asset)
 	if err != nil {
 		return err
+	}
+	if f.Code == BuildFailure && State(a.State) != Failed && State(a.State) != Uploading {
+		return beginAnew(ctx, q, a, run)
 	}
 	if State(a.State) == Ready || State(a.State) == Failed || State(a.State) == Uploading {
 		if err := insertCleanup(ctx, q, a, run, "run", 0, runPrefixes(asset, run)...); err != nil || State(a.State) != Ready {
@@ -129,16 +133,25 @@ func failRun(ctx context.Context, q *db.Queries, asset string, run int, f Failur
 		}
 	}
 	if plan.State != PlanWhole {
-		grace := time.Duration(0)
-		if State(a.State) == Playable {
-			grace = workGrace // there are viewers
-		}
-		if err := insertCleanup(ctx, q, a, run, "run", grace, runPrefixes(asset, run)...); err != nil {
-			return err
-		}
-		return startRun(ctx, q, a, run+1, failed.Profile)
+		return beginAnew(ctx, q, a, run)
 	}
 	return failAsset(ctx, q, a, run, f)
+}
+
+// beginAnew removes what a run that has failed stored, and starts another one.
+func beginAnew(ctx context.Context, q *db.Queries, a db.Asset, run int) error {
+	failed, err := q.GetRun(ctx, a.ID, int32(run))
+	if err != nil {
+		return err
+	}
+	grace := time.Duration(0)
+	if State(a.State) == Playable {
+		grace = workGrace // there are viewers
+	}
+	if err := insertCleanup(ctx, q, a, run, "run", grace, runPrefixes(a.ID, run)...); err != nil {
+		return err
+	}
+	return startRun(ctx, q, a, run+1, failed.Profile)
 }
 
 // failAsset makes an asset failed and has its objects removed, except playback

@@ -18,25 +18,35 @@ const (
 	Lease = 15 * time.Second
 	// MaxFailures is how many attempts of a task may end badly.
 	MaxFailures = 5
+	// BuildPatience is how long a run waits for a worker of its build after the last was seen.
+	BuildPatience = time.Minute
+	// buildPause is how long a task rests that a worker of another build was offered.
+	buildPause = 2 * time.Second
 	// recordHold is how long the publisher leaves a record's PUT to the worker that committed it.
 	recordHold = time.Second
 )
 
-// Claim takes a task for worker. It returns ErrFenced when the task is finished
-// or cancelled and ErrHeld when it isn't to be had now.
-func (c *Catalog) Claim(ctx context.Context, task, worker string) (Task, error) {
-	var row db.Task
+// Claim takes a task for a worker, which encodes with build. It returns ErrFenced when the
+// task is finished or cancelled, ErrHeld when it isn't to be had now, and ErrBuild when it is
+// for workers of another build; then its message is to be dropped, and another one follows.
+// An empty build is any.
+func (c *Catalog) Claim(ctx context.Context, task, worker, build string) (Task, error) {
+	var claimed db.ClaimTaskRow
 	err := c.direct(ctx, "claim "+task, func(ctx context.Context, q *db.Queries) error {
 		var err error
-		row, err = q.ClaimTask(ctx, db.ClaimTaskParams{ID: task, Worker: worker, Lease: Lease, MaxFailures: MaxFailures})
+		claimed, err = q.ClaimTask(ctx, db.ClaimTaskParams{ID: task, Worker: worker, Build: build, Lease: Lease, Patience: BuildPatience, MaxFailures: MaxFailures})
 		return err
 	})
 	if !errors.Is(err, ErrNotFound) {
-		return taskOf(row), err
+		return taskOf(db.Task(claimed)), err
 	}
+	var row db.Task
+	left := int64(0)
 	err = c.direct(ctx, "claim "+task, func(ctx context.Context, q *db.Queries) error {
 		var err error
-		row, err = q.GetTask(ctx, task)
+		if row, err = q.GetTask(ctx, task); err == nil && row.State == "queued" {
+			left, err = q.LeaveToBuild(ctx, buildPause, task, build)
+		}
 		return err
 	})
 	switch {
@@ -44,6 +54,8 @@ func (c *Catalog) Claim(ctx context.Context, task, worker string) (Task, error) 
 		return Task{}, ErrFenced
 	case err != nil:
 		return Task{}, err
+	case left > 0:
+		return Task{}, ErrBuild
 	case row.State == "queued" || row.State == "running":
 		return Task{}, ErrHeld
 	}
@@ -119,6 +131,16 @@ func (c *Catalog) Fail(ctx context.Context, t Task, f Failure) error {
 	return c.write(ctx, "fail "+t.ID, func(q *db.Queries) error {
 		if _, err := q.LockAsset(ctx, t.Asset); err != nil {
 			return err
+		}
+		if f.Code == BuildFailure {
+			// Where there was one build only, another run would end in the same way.
+			run, err := q.GetRun(ctx, t.Asset, int32(t.Run))
+			if err != nil {
+				return err
+			}
+			if !run.Mixed {
+				f.Code = InternalFailure
+			}
 		}
 		n, err := q.FailTask(ctx, db.FailTaskParams{ID: t.ID, Attempt: int32(t.Attempt), Code: f.Code, Detail: f.Detail})
 		if err != nil {
@@ -219,6 +241,7 @@ func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Obje
 	}{
 		{&params.Objects, []Object{object}}, {&params.Renditions, nonNil(ch.Renditions)},
 		{&params.Event, Event{Type: EventProgress, Asset: t.Asset, Owner: t.Owner, Run: r.Run}},
+		{&params.Inits, r.Inits()},
 		{&params.Effect, effect{Chunk: &chunkRef{Run: t.Run, Track: r.Track, Chunk: r.Chunk}}},
 	} {
 		if *f.to, err = json.Marshal(f.v); err != nil {
@@ -240,12 +263,34 @@ func (c *Catalog) CommitChunk(ctx context.Context, t Task, ch ChunkCommit) (Obje
 		if err == nil && int(attempt) == t.Attempt {
 			return nil
 		}
-		if err == nil || errors.Is(err, errNoRows) {
-			return ErrFenced
+		if err != nil && !errors.Is(err, errNoRows) {
+			return err
 		}
-		return err
+		return refused(ctx, q, t, r)
 	})
 	return object, id, err
+}
+
+// refused says why a chunk isn't committed.
+func refused(ctx context.Context, q *db.Queries, t Task, r hls.Record) error {
+	row, err := q.GetTask(ctx, t.ID)
+	if err != nil {
+		return err
+	}
+	if row.State != "running" || int(row.Attempt) != t.Attempt {
+		return ErrFenced
+	}
+	renditions, err := q.Renditions(ctx, t.Asset, int32(t.Run))
+	if err != nil {
+		return err
+	}
+	inits := r.Inits()
+	for _, x := range renditions {
+		if init, ok := inits[x.ID]; ok && x.Init != "" && x.Init != init {
+			return fmt.Errorf("%w: rendition %s has %s, chunk %d was encoded with %s", ErrInit, x.ID, x.Init, r.Chunk, init)
+		}
+	}
+	return ErrFenced
 }
 
 // CommitExtras ends an extra task: the index of what it has stored becomes
@@ -354,14 +399,16 @@ func (c *Catalog) Source(ctx context.Context, asset string) (Source, error) {
 	return s, err
 }
 
-// BeatWorker notes that a worker lives and how many tasks it takes at once.
-func (c *Catalog) BeatWorker(ctx context.Context, id, region string, slots int) error {
-	return c.direct(ctx, "beat worker", func(ctx context.Context, q *db.Queries) error { return q.BeatWorker(ctx, id, region, int32(slots)) })
+// BeatWorker notes that a worker lives, how many tasks it takes at once, and what it encodes with.
+func (c *Catalog) BeatWorker(ctx context.Context, id, region string, slots int, build string) error {
+	return c.direct(ctx, "beat worker", func(ctx context.Context, q *db.Queries) error {
+		return q.BeatWorker(ctx, db.BeatWorkerParams{ID: id, Region: region, Slots: int32(slots), Build: build})
+	})
 }
 
-// LeaveWorker forgets a worker that stops.
+// LeaveWorker notes that a worker stops.
 func (c *Catalog) LeaveWorker(ctx context.Context, id string) error {
-	return c.direct(ctx, "forget worker", func(ctx context.Context, q *db.Queries) error { return q.LeaveWorker(ctx, id) })
+	return c.direct(ctx, "leave worker", func(ctx context.Context, q *db.Queries) error { return q.LeaveWorker(ctx, id) })
 }
 
 func taskOf(r db.Task) Task {

@@ -23,7 +23,7 @@ func TestFence(t *testing.T) {
 	v0 := TrackTaskID(id, "r1", "v0", 0)
 	frozen := claim(t, c, v0)
 	require.Equal(t, []any{1, First, KindVideo, 0}, []any{frozen.Attempt, frozen.Class, frozen.Kind, frozen.Failures})
-	_, err := c.Claim(ctx, v0, "other")
+	_, err := c.Claim(ctx, v0, "other", "")
 	require.ErrorIs(t, err, ErrHeld)
 	require.NoError(t, c.Beat(ctx, frozen, 7))
 
@@ -53,9 +53,9 @@ func TestFence(t *testing.T) {
 	require.ErrorIs(t, err, ErrFenced)
 	require.Equal(t, int32(2), one[int32](t, c, "SELECT attempt FROM chunks"))
 	require.Equal(t, rows+1, one[int64](t, c, "SELECT count(*) FROM outbox"))
-	_, err = c.Claim(ctx, v0, "other")
+	_, err = c.Claim(ctx, v0, "other", "")
 	require.ErrorIs(t, err, ErrFenced)
-	_, err = c.Claim(ctx, "no such task", "other")
+	_, err = c.Claim(ctx, "no such task", "other", "")
 	require.ErrorIs(t, err, ErrFenced)
 }
 
@@ -236,8 +236,8 @@ func TestBacklogAndLeases(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 
-	require.NoError(t, c.BeatWorker(ctx, "w1", "eu", 3))
-	require.NoError(t, c.BeatWorker(ctx, "w2", "us", 2))
+	require.NoError(t, c.BeatWorker(ctx, "w1", "eu", 3, ""))
+	require.NoError(t, c.BeatWorker(ctx, "w2", "us", 2, ""))
 	n, err := c.WorkerSlots(ctx, time.Minute)
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"eu": 3, "us": 2}, n)

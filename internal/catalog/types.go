@@ -49,6 +49,10 @@ type Failure struct {
 // InternalFailure is the code of failures that are no fault of the source.
 const InternalFailure = "internal"
 
+// BuildFailure is the code of runs whose build is gone, and that no other can go on with:
+// another run begins.
+const BuildFailure = "encoder-changed"
+
 // Asset is one video or audio item.
 type Asset struct {
 	ID         string

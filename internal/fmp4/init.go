@@ -11,6 +11,10 @@ import (
 	"github.com/Eyevinn/mp4ff/mp4"
 )
 
+// Revision counts up when the same stream gets an initialisation segment of other bytes than
+// before: those of different revisions can't be parts of one rendition.
+const Revision = 2
+
 // Init is an initialisation segment.
 type Init struct {
 	// Name is "init-{sha8}.mp4".

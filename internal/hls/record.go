@@ -123,6 +123,15 @@ func (r Record) SegmentPath(rendition string, i int) string {
 	return string(appendSegmentPath(nil, r.Chunk, r.Attempt, i, r.Renditions[rendition].ext()))
 }
 
+// Inits are the names of the renditions' initialisation segments, by rendition.
+func (r Record) Inits() map[string]string {
+	out := make(map[string]string, len(r.Renditions))
+	for id, rs := range r.Renditions {
+		out[id] = rs.Init
+	}
+	return out
+}
+
 func (rs RenditionSegments) ext() string {
 	if rs.Init == "" {
 		return textExt

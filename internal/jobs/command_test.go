@@ -27,7 +27,7 @@ func TestCommand(t *testing.T) {
 	require.NoError(t, dead.Run(t.Context()))
 	require.Equal(t, "No dead tasks.\n", said())
 
-	task, err := e.cat.Claim(t.Context(), plan, "worker-1")
+	task, err := e.cat.Claim(t.Context(), plan, "worker-1", "")
 	require.NoError(t, err)
 	require.NoError(t, e.cat.Fail(t.Context(), task, catalog.Failure{Code: catalog.InternalFailure, Detail: "ffmpeg: exit\nno such\x1b[31m encoder"}))
 	require.NoError(t, dead.Run(t.Context()))

@@ -44,7 +44,9 @@ type Worker struct {
 	Regions []string
 	// Slots is how many tasks are done at once, at least 1. Of four or more, two
 	// are kept for tasks of class First and one for Ladder; of two or three, one.
-	Slots  int
+	Slots int
+	// Build says what it encodes with: a run is for workers of one. Empty is any.
+	Build  string
 	Handle Handler
 	Log    *slog.Logger
 	// Metrics may be nil.
@@ -129,7 +131,7 @@ func ended(ctx context.Context, err error) error {
 // beat lists the worker in the catalog.
 func (w *Worker) beat(ctx context.Context) error {
 	for {
-		if err := w.Catalog.BeatWorker(ctx, w.id, w.Region, w.Slots); err != nil && ctx.Err() == nil {
+		if err := w.Catalog.BeatWorker(ctx, w.id, w.Region, w.Slots, w.Build); err != nil && ctx.Err() == nil {
 			w.Log.Warn("worker can't be listed", "worker", w.id, "err", err)
 		}
 		if sleep.For(ctx, beatEvery) != nil {
@@ -169,9 +171,9 @@ func (w *Worker) cancelled(m *nats.Msg) {
 func (w *Worker) handle(ctx context.Context, msg jetstream.Msg, held *slot) {
 	id := string(msg.Data())
 	log := w.Log.With("task", id)
-	claimed, err := w.Catalog.Claim(ctx, id, w.id)
+	claimed, err := w.Catalog.Claim(ctx, id, w.id, w.Build)
 	switch {
-	case errors.Is(err, catalog.ErrFenced):
+	case errors.Is(err, catalog.ErrFenced), errors.Is(err, catalog.ErrBuild):
 		w.settle(log, "ack", msg.Ack())
 		return
 	case errors.Is(err, catalog.ErrHeld):
@@ -273,6 +275,10 @@ func (w *Worker) conclude(ctx context.Context, t *Task, msg jetstream.Msg, err e
 	case errors.Is(cause, ErrStopping):
 		outcome = "returned"
 		err = w.Catalog.Return(ctx, t.Task)
+	case errors.Is(err, catalog.ErrInit):
+		outcome = "another build"
+		log.Warn("run is begun anew: its chunks and ours can't be joined", "err", err)
+		err = w.Catalog.Fail(ctx, t.Task, catalog.Failure{Code: catalog.BuildFailure, Detail: err.Error()})
 	case errors.As(err, &input):
 		outcome = "bad input"
 		log.Info("source is at fault", "code", input.Code, "detail", input.Detail)

@@ -108,6 +108,7 @@ type Rendition struct {
 	ID          string
 	Track       string
 	Description json.RawMessage
+	Init        string
 }
 
 type Run struct {
@@ -123,6 +124,8 @@ type Run struct {
 	FailureDetail *string
 	CreatedAt     time.Time
 	EndedAt       *time.Time
+	Build         string
+	Mixed         bool
 }
 
 type Sequence struct {
@@ -183,4 +186,5 @@ type Worker struct {
 	SeenAt time.Time
 	Early  bool
 	Grows  bool
+	Build  string
 }

@@ -127,7 +127,7 @@ func (q *Queries) FailRun(ctx context.Context, arg FailRunParams) (int64, error)
 }
 
 const getRun = `-- name: GetRun :one
-SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 AND n = $2
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at, build, mixed FROM runs WHERE asset = $1 AND n = $2
 `
 
 func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error) {
@@ -146,6 +146,8 @@ func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error
 		&i.FailureDetail,
 		&i.CreatedAt,
 		&i.EndedAt,
+		&i.Build,
+		&i.Mixed,
 	)
 	return i, err
 }
@@ -236,7 +238,7 @@ func (q *Queries) MarkChunkPublished(ctx context.Context, arg MarkChunkPublished
 }
 
 const newestRun = `-- name: NewestRun :one
-SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 ORDER BY n DESC LIMIT 1
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at, build, mixed FROM runs WHERE asset = $1 ORDER BY n DESC LIMIT 1
 `
 
 func (q *Queries) NewestRun(ctx context.Context, asset string) (Run, error) {
@@ -255,6 +257,8 @@ func (q *Queries) NewestRun(ctx context.Context, asset string) (Run, error) {
 		&i.FailureDetail,
 		&i.CreatedAt,
 		&i.EndedAt,
+		&i.Build,
+		&i.Mixed,
 	)
 	return i, err
 }
@@ -296,7 +300,7 @@ func (q *Queries) Offer(ctx context.Context, arg OfferParams) (int32, error) {
 }
 
 const renditions = `-- name: Renditions :many
-SELECT asset, run, id, track, description FROM renditions WHERE asset = $1 AND run = $2 ORDER BY id
+SELECT asset, run, id, track, description, init FROM renditions WHERE asset = $1 AND run = $2 ORDER BY id
 `
 
 func (q *Queries) Renditions(ctx context.Context, asset string, run int32) ([]Rendition, error) {
@@ -314,6 +318,7 @@ func (q *Queries) Renditions(ctx context.Context, asset string, run int32) ([]Re
 			&i.ID,
 			&i.Track,
 			&i.Description,
+			&i.Init,
 		); err != nil {
 			return nil, err
 		}
@@ -339,7 +344,7 @@ func (q *Queries) ReplaceRun(ctx context.Context, asset string, n int32) (int64,
 }
 
 const runs = `-- name: Runs :many
-SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at FROM runs WHERE asset = $1 ORDER BY n
+SELECT asset, n, state, profile, plan, master, offered, final, failure_code, failure_detail, created_at, ended_at, build, mixed FROM runs WHERE asset = $1 ORDER BY n
 `
 
 func (q *Queries) Runs(ctx context.Context, asset string) ([]Run, error) {
@@ -364,6 +369,8 @@ func (q *Queries) Runs(ctx context.Context, asset string) ([]Run, error) {
 			&i.FailureDetail,
 			&i.CreatedAt,
 			&i.EndedAt,
+			&i.Build,
+			&i.Mixed,
 		); err != nil {
 			return nil, err
 		}

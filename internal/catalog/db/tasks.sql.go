@@ -8,7 +8,6 @@ package db
 import (
 	"context"
 	"encoding/json"
-
 	"time"
 )
 
@@ -69,12 +68,24 @@ func (q *Queries) BeatTask(ctx context.Context, arg BeatTaskParams) (int64, erro
 }
 
 const beatWorker = `-- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, early, grows) VALUES ($1, $2, $3, true, true)
-ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, early = true, grows = true, seen_at = now()
+INSERT INTO workers (id, region, slots, build, early, grows) VALUES ($1, $2, $3, $4, true, true)
+ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, build = $4, early = true, grows = true, seen_at = now()
 `
 
-func (q *Queries) BeatWorker(ctx context.Context, iD string, region string, slots int32) error {
-	_, err := q.db.Exec(ctx, beatWorker, iD, region, slots)
+type BeatWorkerParams struct {
+	ID     string
+	Region string
+	Slots  int32
+	Build  string
+}
+
+func (q *Queries) BeatWorker(ctx context.Context, arg BeatWorkerParams) error {
+	_, err := q.db.Exec(ctx, beatWorker,
+		arg.ID,
+		arg.Region,
+		arg.Slots,
+		arg.Build,
+	)
 	return err
 }
 
@@ -139,12 +150,23 @@ func (q *Queries) ClaimCleanup(ctx context.Context, worker string, lease time.Du
 }
 
 const claimTask = `-- name: ClaimTask :one
-UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = $1, started_at = now(), begun_at = coalesce(begun_at, now()),
-    failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
-    lease_until = now() + $2::interval
-WHERE id = $3 AND failures < $4::integer
-  AND (state = 'queued' AND needs = 0 AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at
+WITH held AS (
+    UPDATE tasks t SET attempt = attempt + 1, state = 'running', worker = $1, started_at = now(), begun_at = coalesce(begun_at, now()),
+        failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
+        lease_until = now() + $2::interval
+    WHERE t.id = $3 AND t.failures < $4::integer
+      AND (t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
+      AND (t.kind NOT IN ('video', 'audio') OR $5::text = '' OR NOT EXISTS (
+          SELECT 1 FROM runs r JOIN workers w ON w.build = r.build
+          WHERE r.asset = t.asset AND r.n = t.run AND r.build NOT IN ('', $5::text)
+            AND w.seen_at > now() - $6::interval AND (t.pinned = '{}' OR w.region = ANY (t.pinned))))
+    RETURNING id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at
+), builds AS (
+    UPDATE runs r SET build = $5::text, mixed = r.mixed OR r.build <> '' FROM held
+    WHERE r.asset = held.asset AND r.n = held.run AND $5::text NOT IN ('', r.build)
+      AND (held.kind IN ('video', 'audio') OR held.kind = 'plan' AND r.build = '')
+)
+SELECT id, asset, run, owner, class, kind, track, chunk, spec, state, attempt, failures, lease_until, worker, region, pinned, dispatch, dispatched_at, dispatched_to, not_before, frames, frames_total, error_code, error_detail, created_at, started_at, ended_at, buried_at, needs, begun_at FROM held
 `
 
 type ClaimTaskParams struct {
@@ -152,17 +174,55 @@ type ClaimTaskParams struct {
 	Lease       time.Duration
 	ID          string
 	MaxFailures int32
+	Build       string
+	Patience    time.Duration
 }
 
-// A claim of a task whose lease has run out counts its last attempt as failed.
-func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (Task, error) {
+type ClaimTaskRow struct {
+	ID           string
+	Asset        string
+	Run          int32
+	Owner        string
+	Class        string
+	Kind         string
+	Track        string
+	Chunk        int32
+	Spec         json.RawMessage
+	State        string
+	Attempt      int32
+	Failures     int32
+	LeaseUntil   *time.Time
+	Worker       string
+	Region       string
+	Pinned       []string
+	Dispatch     int32
+	DispatchedAt *time.Time
+	DispatchedTo string
+	NotBefore    time.Time
+	Frames       int64
+	FramesTotal  int64
+	ErrorCode    string
+	ErrorDetail  string
+	CreatedAt    time.Time
+	StartedAt    *time.Time
+	EndedAt      *time.Time
+	BuriedAt     *time.Time
+	Needs        int64
+	BegunAt      *time.Time
+}
+
+// A claim of a task whose lease has run out counts its last attempt as failed. What is
+// encoded is for workers of the run's build, as long as one was seen lately that may do it.
+func (q *Queries) ClaimTask(ctx context.Context, arg ClaimTaskParams) (ClaimTaskRow, error) {
 	row := q.db.QueryRow(ctx, claimTask,
 		arg.Worker,
 		arg.Lease,
 		arg.ID,
 		arg.MaxFailures,
+		arg.Build,
+		arg.Patience,
 	)
-	var i Task
+	var i ClaimTaskRow
 	err := row.Scan(
 		&i.ID,
 		&i.Asset,
@@ -205,14 +265,17 @@ WITH held AS (
         ended_at = CASE WHEN $6::boolean THEN now() END,
         lease_until = CASE WHEN $6::boolean THEN NULL ELSE t.lease_until END
     WHERE t.id = $7 AND t.attempt = $8 AND t.state = 'running'
+      AND NOT EXISTS (
+          SELECT 1 FROM renditions r JOIN jsonb_each_text($9::jsonb) i ON i.key = r.id
+          WHERE r.asset = t.asset AND r.run = t.run AND r.init NOT IN ('', i.value))
     RETURNING t.asset, t.run, t.track
 ), chunk AS (
     INSERT INTO chunks (asset, run, track, chunk, attempt, last, record)
-    SELECT held.asset, held.run, held.track, $9, $8, $10, $11 FROM held
+    SELECT held.asset, held.run, held.track, $10, $8, $11, $12 FROM held
 ), described AS (
-    UPDATE renditions r SET description = d.value
-    FROM held, jsonb_array_elements($12::jsonb) d(value)
-    WHERE r.asset = held.asset AND r.run = held.run AND r.id = d.value ->> 'id'
+    UPDATE renditions r SET description = coalesce(d.value, r.description), init = i.value
+    FROM held, jsonb_each_text($9::jsonb) i LEFT JOIN jsonb_array_elements($13::jsonb) d(value) ON d.value ->> 'id' = i.key
+    WHERE r.asset = held.asset AND r.run = held.run AND r.id = i.key AND (r.init <> i.value OR d.value IS NOT NULL)
 )
 INSERT INTO outbox (lane, asset, objects, event, effect, hold_until)
 SELECT held.asset, held.asset, $1, $2, $3, now() + $4::interval FROM held
@@ -228,6 +291,7 @@ type CommitChunkParams struct {
 	Finished   bool
 	Task       string
 	Attempt    int32
+	Inits      json.RawMessage
 	Chunk      int32
 	Last       bool
 	Record     []byte
@@ -235,7 +299,8 @@ type CommitChunkParams struct {
 }
 
 // The whole commit of a chunk in one statement and one round trip: without the
-// attempts lease none of it happens.
+// attempts lease, or with another initialisation segment than a rendition has
+// already, none of it happens.
 func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64, error) {
 	row := q.db.QueryRow(ctx, commitChunk,
 		arg.Objects,
@@ -246,6 +311,7 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 		arg.Finished,
 		arg.Task,
 		arg.Attempt,
+		arg.Inits,
 		arg.Chunk,
 		arg.Last,
 		arg.Record,
@@ -257,15 +323,28 @@ func (q *Queries) CommitChunk(ctx context.Context, arg CommitChunkParams) (int64
 }
 
 const dispatchable = `-- name: Dispatchable :many
-SELECT id, owner, region, pinned, dispatch, frames_total FROM (
+SELECT waiting.id, waiting.owner, waiting.region, coalesce(able.regions, waiting.pinned)::text[] AS pinned, waiting.dispatch, waiting.frames_total FROM (
     SELECT t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, t.begun_at, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = $1 AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - $2::interval)
 ) waiting
-WHERE place <= $3::integer
-ORDER BY owner, place
+LEFT JOIN LATERAL (
+    SELECT array_agg(DISTINCT w.region ORDER BY w.region) AS regions FROM runs r JOIN workers w ON w.build = r.build
+    WHERE waiting.kind IN ('video', 'audio') AND r.asset = waiting.asset AND r.n = waiting.run AND r.build <> ''
+      AND w.slots > 0 AND w.seen_at > now() - $3::interval AND (waiting.pinned = '{}' OR w.region = ANY (waiting.pinned))
+      AND EXISTS (SELECT 1 FROM workers o WHERE o.build <> r.build AND o.slots > 0 AND o.seen_at > now() - $3::interval)
+) able ON true
+WHERE waiting.place <= $4::integer
+ORDER BY waiting.owner, waiting.place
 `
+
+type DispatchableParams struct {
+	Class    string
+	Lost     time.Duration
+	Seen     time.Duration
+	PerOwner int32
+}
 
 type DispatchableRow struct {
 	ID          string
@@ -277,8 +356,14 @@ type DispatchableRow struct {
 }
 
 // Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
-func (q *Queries) Dispatchable(ctx context.Context, class string, lost time.Duration, perOwner int32) ([]DispatchableRow, error) {
-	rows, err := q.db.Query(ctx, dispatchable, class, lost, perOwner)
+// While there are workers of several builds, tasks are offered where those of their run's are.
+func (q *Queries) Dispatchable(ctx context.Context, arg DispatchableParams) ([]DispatchableRow, error) {
+	rows, err := q.db.Query(ctx, dispatchable,
+		arg.Class,
+		arg.Lost,
+		arg.Seen,
+		arg.PerOwner,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -549,10 +634,26 @@ func (q *Queries) InsertTask(ctx context.Context, arg InsertTaskParams) error {
 	return err
 }
 
-const leaveWorker = `-- name: LeaveWorker :exec
-DELETE FROM workers WHERE id = $1
+const leaveToBuild = `-- name: LeaveToBuild :execrows
+UPDATE tasks t SET dispatched_at = NULL, dispatch = dispatch + 1, not_before = now() + $1::interval FROM runs r
+WHERE t.id = $2 AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() AND t.kind IN ('video', 'audio')
+  AND r.asset = t.asset AND r.n = t.run AND $3::text <> '' AND r.build NOT IN ('', $3::text)
 `
 
+// Gives a task that can't be claimed, for its run has another build, back for another message.
+func (q *Queries) LeaveToBuild(ctx context.Context, delay time.Duration, iD string, build string) (int64, error) {
+	result, err := q.db.Exec(ctx, leaveToBuild, delay, iD, build)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const leaveWorker = `-- name: LeaveWorker :exec
+UPDATE workers SET slots = 0 WHERE id = $1
+`
+
+// It takes nothing any more, but may be back in a moment: runs of its build wait for that.
 func (q *Queries) LeaveWorker(ctx context.Context, id string) error {
 	_, err := q.db.Exec(ctx, leaveWorker, id)
 	return err
@@ -800,7 +901,7 @@ func (q *Queries) Unburied(ctx context.Context, maxRows int32) ([]Task, error) {
 }
 
 const workerSlots = `-- name: WorkerSlots :many
-SELECT region, sum(slots)::integer AS slots FROM workers WHERE seen_at > now() - $1::interval GROUP BY region
+SELECT region, sum(slots)::integer AS slots FROM workers WHERE slots > 0 AND seen_at > now() - $1::interval GROUP BY region
 `
 
 type WorkerSlotsRow struct {

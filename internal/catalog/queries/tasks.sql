@@ -26,13 +26,31 @@ FROM u WHERE t.asset = u.asset AND t.id = @id AND t.attempt = @attempt AND t.sta
 SELECT * FROM tasks WHERE id = @id;
 
 -- name: ClaimTask :one
--- A claim of a task whose lease has run out counts its last attempt as failed.
-UPDATE tasks SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(), begun_at = coalesce(begun_at, now()),
-    failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
-    lease_until = now() + @lease::interval
-WHERE id = @id AND failures < @max_failures::integer
-  AND (state = 'queued' AND needs = 0 AND not_before <= now() OR state = 'running' AND lease_until < now())
-RETURNING *;
+-- A claim of a task whose lease has run out counts its last attempt as failed. What is
+-- encoded is for workers of the run's build, as long as one was seen lately that may do it.
+WITH held AS (
+    UPDATE tasks t SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(), begun_at = coalesce(begun_at, now()),
+        failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
+        lease_until = now() + @lease::interval
+    WHERE t.id = @id AND t.failures < @max_failures::integer
+      AND (t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
+      AND (t.kind NOT IN ('video', 'audio') OR @build::text = '' OR NOT EXISTS (
+          SELECT 1 FROM runs r JOIN workers w ON w.build = r.build
+          WHERE r.asset = t.asset AND r.n = t.run AND r.build NOT IN ('', @build::text)
+            AND w.seen_at > now() - @patience::interval AND (t.pinned = '{}' OR w.region = ANY (t.pinned))))
+    RETURNING *
+), builds AS (
+    UPDATE runs r SET build = @build::text, mixed = r.mixed OR r.build <> '' FROM held
+    WHERE r.asset = held.asset AND r.n = held.run AND @build::text NOT IN ('', r.build)
+      AND (held.kind IN ('video', 'audio') OR held.kind = 'plan' AND r.build = '')
+)
+SELECT * FROM held;
+
+-- name: LeaveToBuild :execrows
+-- Gives a task that can't be claimed, for its run has another build, back for another message.
+UPDATE tasks t SET dispatched_at = NULL, dispatch = dispatch + 1, not_before = now() + @delay::interval FROM runs r
+WHERE t.id = @id AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() AND t.kind IN ('video', 'audio')
+  AND r.asset = t.asset AND r.n = t.run AND @build::text <> '' AND r.build NOT IN ('', @build::text);
 
 -- name: BeatTask :execrows
 UPDATE tasks SET lease_until = now() + @lease::interval, frames = greatest(frames, @frames)
@@ -70,21 +88,25 @@ SELECT count(*) FROM tasks WHERE asset = @asset AND run = @run AND kind IN ('pla
 
 -- name: CommitChunk :one
 -- The whole commit of a chunk in one statement and one round trip: without the
--- attempts lease none of it happens.
+-- attempts lease, or with another initialisation segment than a rendition has
+-- already, none of it happens.
 WITH held AS (
     UPDATE tasks t SET frames = least(t.frames_total, greatest(t.frames, @frames::bigint)),
         state = CASE WHEN @finished::boolean THEN 'done' ELSE t.state END,
         ended_at = CASE WHEN @finished::boolean THEN now() END,
         lease_until = CASE WHEN @finished::boolean THEN NULL ELSE t.lease_until END
     WHERE t.id = @task AND t.attempt = @attempt AND t.state = 'running'
+      AND NOT EXISTS (
+          SELECT 1 FROM renditions r JOIN jsonb_each_text(@inits::jsonb) i ON i.key = r.id
+          WHERE r.asset = t.asset AND r.run = t.run AND r.init NOT IN ('', i.value))
     RETURNING t.asset, t.run, t.track
 ), chunk AS (
     INSERT INTO chunks (asset, run, track, chunk, attempt, last, record)
     SELECT held.asset, held.run, held.track, @chunk, @attempt, @last, @record FROM held
 ), described AS (
-    UPDATE renditions r SET description = d.value
-    FROM held, jsonb_array_elements(@renditions::jsonb) d(value)
-    WHERE r.asset = held.asset AND r.run = held.run AND r.id = d.value ->> 'id'
+    UPDATE renditions r SET description = coalesce(d.value, r.description), init = i.value
+    FROM held, jsonb_each_text(@inits::jsonb) i LEFT JOIN jsonb_array_elements(@renditions::jsonb) d(value) ON d.value ->> 'id' = i.key
+    WHERE r.asset = held.asset AND r.run = held.run AND r.id = i.key AND (r.init <> i.value OR d.value IS NOT NULL)
 )
 INSERT INTO outbox (lane, asset, objects, event, effect, hold_until)
 SELECT held.asset, held.asset, @objects, @event, @effect, now() + @hold::interval FROM held
@@ -92,14 +114,21 @@ RETURNING id;
 
 -- name: Dispatchable :many
 -- Tasks waiting for a message, oldest first within each owner and placement; lost messages count as never sent.
-SELECT id, owner, region, pinned, dispatch, frames_total FROM (
+-- While there are workers of several builds, tasks are offered where those of their run's are.
+SELECT waiting.id, waiting.owner, waiting.region, coalesce(able.regions, waiting.pinned)::text[] AS pinned, waiting.dispatch, waiting.frames_total FROM (
     SELECT t.*, row_number() OVER (PARTITION BY t.owner, t.pinned ORDER BY t.created_at, t.chunk, t.id) AS place
     FROM tasks t
     WHERE t.class = @class AND t.kind <> 'cleanup' AND t.state = 'queued' AND t.needs = 0 AND t.not_before <= now()
       AND (t.dispatched_at IS NULL OR t.dispatched_at < now() - @lost::interval)
 ) waiting
-WHERE place <= @per_owner::integer
-ORDER BY owner, place;
+LEFT JOIN LATERAL (
+    SELECT array_agg(DISTINCT w.region ORDER BY w.region) AS regions FROM runs r JOIN workers w ON w.build = r.build
+    WHERE waiting.kind IN ('video', 'audio') AND r.asset = waiting.asset AND r.n = waiting.run AND r.build <> ''
+      AND w.slots > 0 AND w.seen_at > now() - @seen::interval AND (waiting.pinned = '{}' OR w.region = ANY (waiting.pinned))
+      AND EXISTS (SELECT 1 FROM workers o WHERE o.build <> r.build AND o.slots > 0 AND o.seen_at > now() - @seen::interval)
+) able ON true
+WHERE waiting.place <= @per_owner::integer
+ORDER BY waiting.owner, waiting.place;
 
 -- name: Dispatched :many
 SELECT dispatched_to, count(*)::integer AS tasks FROM tasks
@@ -156,14 +185,15 @@ UPDATE tasks SET state = 'queued', spec = @spec, failures = @failures, error_det
 WHERE id = @id AND attempt = @attempt;
 
 -- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, early, grows) VALUES (@id, @region, @slots, true, true)
-ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, early = true, grows = true, seen_at = now();
+INSERT INTO workers (id, region, slots, build, early, grows) VALUES (@id, @region, @slots, @build, true, true)
+ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, build = @build, early = true, grows = true, seen_at = now();
 
 -- name: LeaveWorker :exec
-DELETE FROM workers WHERE id = @id;
+-- It takes nothing any more, but may be back in a moment: runs of its build wait for that.
+UPDATE workers SET slots = 0 WHERE id = @id;
 
 -- name: WorkerSlots :many
-SELECT region, sum(slots)::integer AS slots FROM workers WHERE seen_at > now() - @within::interval GROUP BY region;
+SELECT region, sum(slots)::integer AS slots FROM workers WHERE slots > 0 AND seen_at > now() - @within::interval GROUP BY region;
 
 -- name: ForgetWorkers :exec
 DELETE FROM workers WHERE seen_at < now() - interval '1 hour';

@@ -1,0 +1,43 @@
+package ffmpeg
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+)
+
+// maxPicture bounds one small picture, and a description of a program.
+const maxPicture = 1 << 20
+
+// x264 tells its version and options with the first picture it writes.
+var x264Version = regexp.MustCompile(`x264 - core ([0-9A-Za-z .+-]{1,60}?) - H\.264`)
+
+// Build names what encodes here: ffmpeg, and the x264 it uses, which distributions replace
+// without it.
+func Build(ctx context.Context, l Limits) (string, error) {
+	out, err := Run(ctx, Command{Name: "ffprobe", Limits: l,
+		Args: []string{"-hide_banner", "-loglevel", "error", "-show_program_version", "-of", "json", "-o", OutputPath(0)}}, maxPicture)
+	if err != nil {
+		return "", fmt.Errorf("ask ffprobe for its version: %w", err)
+	}
+	var said struct {
+		Program struct {
+			Version string `json:"version"`
+		} `json:"program_version"`
+	}
+	if err := json.Unmarshal(out, &said); err != nil || said.Program.Version == "" {
+		return "", errors.Join(errors.New("ffprobe doesn't tell its version"), err)
+	}
+	args := append(common(), "-f", "lavfi", "-i", "color=s=64x64", "-frames:v", "1", "-c:v", "libx264", "-preset", "ultrafast", "-f", "h264", OutputPath(0))
+	picture, err := Run(ctx, Command{Name: "ffmpeg", Limits: l, Args: args}, maxPicture)
+	if err != nil {
+		return "", fmt.Errorf("encode a picture: %w", err)
+	}
+	m := x264Version.FindSubmatch(picture)
+	if m == nil {
+		return "", errors.New("x264 doesn't tell its version")
+	}
+	return fmt.Sprintf("ffmpeg %s, x264 %s", said.Program.Version, m[1]), nil
+}
