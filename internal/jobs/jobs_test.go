@@ -208,7 +208,7 @@ func TestAStoppingWorkerGivesItsTaskBack(t *testing.T) {
 	id := e.upload("ann")
 	<-started
 	stop()
-	require.Zero(t, sql[int](e, "SELECT count(*) FROM workers"))
+	require.Zero(t, sql[int](e, "SELECT count(*) FROM workers WHERE slots > 0"))
 	done := make(chan *Task, 1)
 	e.start(e.worker("us", 1, func(ctx context.Context, task *Task) error {
 		if task.Kind == catalog.KindPlan {
