@@ -11,6 +11,7 @@ import (
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/encoder/source"
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -51,7 +52,7 @@ func (e *Encoder) audio(ctx context.Context, t Task) error {
 	if err := json.Unmarshal(p.Encoder, &j.run); err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	if j.in, err = e.open(ctx, t, j.run); err != nil {
+	if j.in, err = e.open(ctx, t, j.run.Sound()); err != nil {
 		return err
 	}
 	defer j.in.Close()
@@ -78,6 +79,10 @@ type audioJob struct {
 	init    fmp4.Init
 	// ahead is called once, when the track has aheadSegments.
 	ahead func() error
+	// until is how many frames the track has as far as the picture is known, while the plan
+	// grows; ends says that it ends there.
+	until int64
+	ends  bool
 }
 
 const (
@@ -125,18 +130,33 @@ func (j *audioJob) encode(ctx context.Context) error {
 	}
 	sound := soundOf(j.in, j.spec, from)
 	sound.From, sound.Seek, sound.GainDB, sound.Limit = from*fmp4.FrameSamples, j.run.Seekable, gain.dB, gain.limit
+	if j.plan.State.Grows() {
+		sound.Endless = true
+		if err := j.know(j.plan); err != nil {
+			return err
+		}
+	}
 	limits := j.e.soundLimits()
 	limits.Wall = wall(plan.Duration(j.plan), 1)
+	if sound.Endless {
+		limits.Wall += remuxWall(j.in.Size())
+	}
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits, Args: sound.Args()})
 	if err != nil {
 		return err
 	}
 	j.ahead = func() error { return proc.Yield(min(j.e.opt.Child.Nice+aheadNice, 19)) }
 	rerr := j.read(ctx, proc.Output(0), drop)
-	if rerr != nil {
+	switch {
+	case rerr != nil:
 		proc.Kill(rerr)
+	case sound.Endless:
+		proc.Kill(errEnough)
 	}
 	perr := proc.Wait()
+	if sound.Endless && errors.Is(perr, errEnough) {
+		perr = nil
+	}
 	if j.pub != nil {
 		// A chunk that will not be committed: its PUTs must not outlive the task.
 		rerr = errors.Join(rerr, j.pub.wait())
@@ -163,11 +183,71 @@ func soundOf(in *input, spec plan.AudioTrack, from int64) ffmpeg.Audio {
 		SampleRate: plan.SampleRate, Bitrate: spec.Bitrate, PadTo: spec.PadTo}
 }
 
+// errEnough ends a process that would go on with silence.
+var errEnough = errors.New("the track is complete")
+
+// Waits of sound for a picture that becomes known more slowly than sound is encoded.
+const (
+	pictureAsk = 500 * time.Millisecond
+	// pictureWaits is how long one frame waits. Then the task is given back, and another
+	// attempt goes on.
+	pictureWaits = time.Minute
+)
+
+// know notes how much of the picture is known.
+func (j *audioJob) know(p catalog.Plan) error {
+	if j.ends = !p.State.Grows(); j.ends {
+		samples := p.DurationMS * plan.SampleRate / 1000
+		j.until = (samples + fmp4.FrameSamples - 1) / fmp4.FrameSamples
+		return nil
+	}
+	known, err := plan.Known(p)
+	j.until = known.Milliseconds() * plan.SampleRate / 1000 / fmp4.FrameSamples
+	return err
+}
+
+// goesOn says whether frame n belongs to the track: not where the picture has ended. It
+// waits until that is known.
+func (j *audioJob) goesOn(ctx context.Context, n int64) (bool, error) {
+	if !j.plan.State.Grows() {
+		return true, nil // the process ends by itself
+	}
+	for began := time.Now(); n >= j.until && !j.ends; {
+		j.t.Draining() // the plan may need the slot
+		if time.Since(began) > pictureWaits {
+			return false, &source.MissingError{Bytes: j.in.Size()}
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(pictureAsk):
+		}
+		p, err := j.t.Plan(ctx)
+		if err == nil {
+			err = j.know(p)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return n < j.until, nil
+}
+
 // read commits every chunk but the last, which waits for ffmpeg's good end.
 func (j *audioJob) read(ctx context.Context, out io.Reader, drop int) error {
 	frames := fmp4.NewADTSReader(out, plan.SampleRate)
 	seg := fmp4.NewAudioSegmenter(j.grid(), j.segment)
-	for {
+	for n := j.grid().FirstFrame(j.segment); ; {
+		if drop == 0 {
+			more, err := j.goesOn(ctx, n)
+			if err != nil {
+				return err
+			}
+			if !more {
+				break
+			}
+			n++
+		}
 		frame, err := frames.Next()
 		if errors.Is(err, io.EOF) {
 			break

@@ -37,7 +37,7 @@ type Claim interface {
 	Profile(ctx context.Context) (string, error)
 	CommittedChunks(ctx context.Context) ([]hls.Record, error)
 	CommitPlan(ctx context.Context, p catalog.Plan) error
-	// GrowPlan commits a plan that grows, and gives the task back as Await does.
+	// GrowPlan commits a plan that grows. Unless it is offered, it gives the task back as Await does.
 	GrowPlan(ctx context.Context, p catalog.Plan, bytes int64) error
 	CommitChunk(ctx context.Context, c catalog.ChunkCommit) error
 	CommitExtras(ctx context.Context, x hls.Extras) error
@@ -90,6 +90,8 @@ type Encoder struct {
 	complexityLimit time.Duration
 	loudnessLimit   time.Duration
 	partPatience    time.Duration
+	wholeRemux      int64
+	firstRemux      int64
 	movies          movies
 
 	mu    sync.Mutex
@@ -118,7 +120,7 @@ func New(ctx context.Context, s Store, opt Options, log *slog.Logger, m *Metrics
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), lock.Close())
 	}
 	e := &Encoder{store: s, opt: opt, log: log, metrics: m, lock: lock,
-		complexityLimit: complexityLimit, loudnessLimit: loudnessLimit, partPatience: partPatience, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
+		complexityLimit: complexityLimit, loudnessLimit: loudnessLimit, partPatience: partPatience, wholeRemux: remuxPart, firstRemux: firstPart, plans: map[string]catalog.Plan{}, inits: map[string]struct{}{}, speed: opt.Speed}
 	if err := e.serveChildren(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -238,7 +240,7 @@ func (e *Encoder) runPlan(ctx context.Context, t Task) (catalog.Plan, error) {
 		return p, nil
 	}
 	p, err := t.Plan(ctx)
-	if err != nil || p.State == catalog.PlanGrowing {
+	if err != nil || p.State.Grows() {
 		return p, err
 	}
 	e.mu.Lock()

@@ -86,6 +86,8 @@ type board struct {
 	failures int
 	// awaited are the bytes that tasks given back wait for.
 	awaited []int64
+	// offered, if set, is called for every plan that is offered while it grows.
+	offered func(catalog.Plan) error
 }
 
 // claim is one attempt on the board.
@@ -157,7 +159,14 @@ func (c *claim) GrowPlan(ctx context.Context, p catalog.Plan, bytes int64) error
 	if err == nil {
 		err = json.Unmarshal(b, &stored)
 	}
-	return errors.Join(err, c.CommitPlan(ctx, stored), c.Await(ctx, bytes))
+	err = errors.Join(err, c.CommitPlan(ctx, stored))
+	if err != nil || p.State != catalog.PlanOffered {
+		return errors.Join(err, c.Await(ctx, bytes))
+	}
+	if c.b.offered != nil {
+		return c.b.offered(stored)
+	}
+	return nil
 }
 
 func (c *claim) CommitChunk(_ context.Context, ch catalog.ChunkCommit) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/meridian-video/meridian/encoder/plan"
 	"github.com/meridian-video/meridian/encoder/probe"
@@ -53,7 +52,7 @@ func (e *Encoder) beginning(ctx context.Context, t Task, in *input, l probe.Layo
 	if err != nil {
 		return catalog.Plan{}, err
 	}
-	return plan.Begin(src, plan.Growth{Layout: l, Next: next}, frames, profile, e.currentSpeed())
+	return plan.Begin(src, false, plan.Growth{Layout: l, Next: next}, frames, profile, e.currentSpeed())
 }
 
 // growsAt is how many bytes must be there for about another task.
@@ -73,7 +72,11 @@ func (e *Encoder) growsAt(in *input, p catalog.Plan) int64 {
 
 // grow goes on with a plan that grows.
 func (e *Encoder) grow(ctx context.Context, t Task, in *input, p catalog.Plan) error {
-	if p.State != catalog.PlanGrowing {
+	switch p.State {
+	case catalog.PlanGrowing:
+	case catalog.PlanOffered:
+		return e.remuxOn(ctx, t, in, p)
+	default:
 		return t.Finish(ctx) // an earlier attempt's answer was lost
 	}
 	p, err := e.grown(ctx, t, in, p)
@@ -89,10 +92,26 @@ func (e *Encoder) grow(ctx context.Context, t Task, in *input, p catalog.Plan) e
 	case p.State == catalog.PlanGrowing:
 		return t.GrowPlan(ctx, p, e.growsAt(in, p))
 	}
-	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {
-		return &probe.InputError{Code: probe.CodeDuration, Detail: fmt.Sprintf("the file lasts %s, the limit is %s", plan.Duration(p).Round(time.Second), limit)}
+	if err := e.tooLong(p); err != nil {
+		return err
 	}
 	return t.CommitPlan(ctx, p)
+}
+
+// remuxOn goes on with a plan that grows while its source is remuxed.
+func (e *Encoder) remuxOn(ctx context.Context, t Task, in *input, p catalog.Plan) error {
+	var run plan.Run
+	if err := json.Unmarshal(p.Encoder, &run); err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	src, err := e.prober.Probe(ctx, in.url, in.Size())
+	if err == nil && src.Video == nil {
+		err = errors.New("the source has lost its picture")
+	}
+	if err == nil {
+		err = e.remuxing(ctx, t, in, src, run.Params, &p)
+	}
+	return in.blame(err)
 }
 
 func (e *Encoder) grown(ctx context.Context, t Task, in *input, p catalog.Plan) (catalog.Plan, error) {

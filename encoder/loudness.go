@@ -73,12 +73,12 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 // sample chooses what of a track is measured.
 func sample(in *input, spec plan.AudioTrack, length time.Duration, run plan.Run) ffmpeg.Loudness {
 	l := ffmpeg.Loudness{Stream: spec.Stream, Length: plan.LoudnessWindow}
-	if length <= plan.LoudnessShort {
+	if length <= plan.LoudnessShort && len(run.Parts) == 0 {
 		l.Windows = []ffmpeg.LoudnessWindow{{URL: in.part(probe.Everything(spec.Stream))}}
 		l.Length = 0
 		return l
 	}
-	if g := run.Growth; g != nil {
+	if g := run.Growth; g != nil && len(run.Parts) == 0 {
 		t := plan.NewTimeline(spec.Num, spec.Den, spec.Zero)
 		for _, b := range g.Sampled(t, length, l.Length, plan.LoudnessWindows) {
 			l.Windows = append(l.Windows, ffmpeg.LoudnessWindow{URL: in.stretch(g.Layout, b.From, b.To), Start: -1})

@@ -65,7 +65,15 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 			return t.Await(ctx, needs)
 		}
 	}
-	p, err := e.makePlan(ctx, t, in)
+	profile, x, err := e.look(ctx, t, in)
+	if errors.Is(err, probe.ErrRemux) && !early && e.progressive(t, in, x.source) {
+		rerr := e.remuxing(ctx, t, in, x.source, profile, nil)
+		if !errors.Is(rerr, errWhole) {
+			return in.blame(rerr)
+		}
+		e.log.Info("not planned while it is remuxed", "asset", t.Asset, "run", t.RunName(), "reason", rerr)
+	}
+	p, err := e.makePlan(ctx, t, in, profile, x, err)
 	if early && err != nil && in.Err() == nil && ctx.Err() == nil {
 		e.log.Info("not planned yet", "asset", t.Asset, "run", t.RunName(), "readable", in.Readable(), "reason", err)
 		if in.Missing() != nil {
@@ -83,12 +91,16 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 	return t.CommitPlan(ctx, p)
 }
 
-func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan, error) {
-	profile, err := e.profile(ctx, t)
-	if err != nil {
-		return catalog.Plan{}, err
+// look examines the upload, for the profile the run asks for.
+func (e *Encoder) look(ctx context.Context, t Task, in *input) (p plan.Profile, x examined, err error) {
+	if p, err = e.profile(ctx, t); err == nil {
+		x, err = e.examine(ctx, t, in.served, in, p)
 	}
-	x, err := e.examine(ctx, t, in.served, in, profile)
+	return p, x, err
+}
+
+// makePlan makes the plan of a source that was looked at, with that result.
+func (e *Encoder) makePlan(ctx context.Context, t Task, in *input, profile plan.Profile, x examined, err error) (catalog.Plan, error) {
 	src := x.source
 	var parts []plan.Part
 	if errors.Is(err, probe.ErrRemux) && in.Readable() == in.Size() {
@@ -111,9 +123,8 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 	if err != nil {
 		return catalog.Plan{}, err
 	}
-	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {
-		return catalog.Plan{}, &probe.InputError{Code: probe.CodeDuration,
-			Detail: fmt.Sprintf("the file lasts %s, the limit is %s", plan.Duration(p).Round(time.Second), limit)}
+	if err := e.tooLong(p); err != nil {
+		return catalog.Plan{}, err
 	}
 	for i := range p.Tracks {
 		tr := &p.Tracks[i]
@@ -133,6 +144,15 @@ func (e *Encoder) makePlan(ctx context.Context, t Task, in *input) (catalog.Plan
 		}
 	}
 	return p, nil
+}
+
+// tooLong refuses what lasts longer than is allowed.
+func (e *Encoder) tooLong(p catalog.Plan) error {
+	if limit := e.opt.Source.Duration; limit > 0 && plan.Duration(p) > limit {
+		return &probe.InputError{Code: probe.CodeDuration,
+			Detail: fmt.Sprintf("the file lasts %s, the limit is %s", plan.Duration(p).Round(time.Second), limit)}
+	}
+	return nil
 }
 
 // profile is the one the run asks for.
@@ -193,6 +213,11 @@ var mp4Codecs = []string{"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "v
 // remuxPart is the size of a remux's objects.
 const remuxPart = 64 << 20
 
+// remuxWall is the longest a source may take that is read once.
+func remuxWall(size int64) time.Duration {
+	return 2*time.Minute + time.Duration(size/(1<<20))*time.Second
+}
+
 // remux copies the streams into a container with an index, stores it and
 // examines it.
 func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source, p plan.Profile) (examined, []plan.Part, error) {
@@ -216,7 +241,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 		r.Format = "matroska"
 	}
 	limits := e.opt.Child
-	limits.Wall = 2*time.Minute + time.Duration(in.Size()/(1<<20))*time.Second
+	limits.Wall = remuxWall(in.Size())
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Args: r.Args(), Dir: dir, Limits: limits})
 	if err != nil {
 		return fail(err)

@@ -79,7 +79,7 @@ func (e *Encoder) cues(ctx context.Context, t Task, in *input, spec plan.TextTra
 	limits := e.opt.Child
 	limits.Background = true
 	limits.Idle = subtitlesIdle
-	limits.Wall = 2*time.Minute + time.Duration(in.Size()/(1<<20))*time.Second
+	limits.Wall = remuxWall(in.Size())
 	out, err := ffmpeg.Run(ctx, ffmpeg.Command{Name: "ffmpeg", Args: ffmpeg.Subtitles(in.url, spec.Stream), Limits: limits}, ffmpeg.MaxSubtitles)
 	switch {
 	case ctx.Err() != nil:

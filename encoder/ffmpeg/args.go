@@ -180,6 +180,8 @@ type Audio struct {
 	// PadTo is the track's length: a shorter one is extended with silence, a
 	// longer one cut; in output samples, 0 for the source's own.
 	PadTo int64
+	// Endless adds silence until nobody reads on.
+	Endless bool
 	// Seek lets the demuxer seek; else the track is decoded from its beginning.
 	Seek bool
 	// GainDB changes the level; Limit keeps what comes out at -1 dBTP.
@@ -210,6 +212,9 @@ func (t Audio) Args() []string {
 	}
 	if n := t.PadTo - t.From; n > 0 {
 		f += fmt.Sprintf(",apad=whole_len=%d,atrim=end_sample=%d", n, n)
+	}
+	if t.Endless {
+		f += ",apad"
 	}
 	return append(a, "-map", fmt.Sprintf("0:%d", t.Stream), "-map_metadata", "-1", "-af", f,
 		"-c:a", "aac", "-b:a", strconv.FormatInt(t.Bitrate, 10), "-fflags", "+bitexact", "-flush_packets", "1",
@@ -247,9 +252,7 @@ func (r Remux) Args() []string {
 		a = append(a, "-map", fmt.Sprintf("0:%d", s))
 	}
 	a = append(a, "-c", "copy", "-map_chapters", "-1")
-	if r.Codec == "mpeg4" {
-		a = append(a, "-bsf:v", "mpeg4_unpack_bframes")
-	}
+	a = append(a, repair(r.Codec)...)
 	return append(a, "-max_muxing_queue_size", "4096", "-f", r.Format, r.Path)
 }
 

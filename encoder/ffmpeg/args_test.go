@@ -42,6 +42,8 @@ func TestArgs(t *testing.T) {
 		"complexity-everything": Complexity{URL: url, Stream: 1, Width: 3840, Height: 2160, SmallWidth: 480, SmallHeight: 270, Start: 180_007, SeekMicros: 2_000_078, Frames: 15, Every: 2,
 			ToneMap: true, Untagged: true, Preset: "veryfast", CRF: 20}.Args(),
 		"remux":         Remux{URL: url, Video: 0, Audio: []int{2, 3}, Codec: "mpeg4", Format: "mp4", Path: "/scratch/source"}.Args(),
+		"fragments":     Fragments{URL: url, Stream: 1, Codec: "mpeg4"}.Args(),
+		"audio-endless": Audio{URL: url, Stream: 1, ZeroBase: hls.Rational{Num: 1, Den: 90000}, SampleRate: 48000, Bitrate: 128000, Endless: true}.Args(),
 		"probe":         ProbeArgs(url),
 		"index":         IndexArgs(url, 1, false),
 		"index-decoded": IndexArgs(url, 0, true),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meridian-video/meridian/encoder/probe"
 	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // Bytes are part of a source, from the beginning of one of its units to another's.
@@ -24,6 +25,8 @@ type Growth struct {
 	Layout probe.Layout `json:"layout"`
 	// Video is what the source's beginning said of its picture.
 	Video probe.Video `json:"video"`
+	// Ahead is by how much the picture's times are ahead of the upload's, in its time base.
+	Ahead int64 `json:"ahead,omitempty"`
 	// Next is the unit whose frames are the next to be read.
 	Next int64 `json:"next"`
 	// PTS are the frames of no chunk so far of every track, in the order of decoding; the first
@@ -58,12 +61,17 @@ var ErrShort = errors.New("too little of the source is there")
 // maxPending bounds the frames that wait for a chunk: two minutes of the fastest rate.
 const maxPending = 30_000
 
+// impossible is more frames per second than any film has: what ffmpeg makes of times that
+// were before.
+const impossible = 2000
+
 // maxMarks bounds Growth.Marks; when there are more, every second one goes.
 const maxMarks = 256
 
 // Begin plans the beginning of a run from the first frames of its source. It takes the
-// ordinary ladder: what a film's beginning takes says little of the rest.
-func Begin(src probe.Source, g Growth, frames []probe.Frame, p Profile, speed Speed) (catalog.Plan, error) {
+// ordinary ladder: what a film's beginning takes says little of the rest. A source that is
+// complete tells at once what else there is, and the plan can be offered.
+func Begin(src probe.Source, complete bool, g Growth, frames []probe.Frame, p Profile, speed Speed) (catalog.Plan, error) {
 	if err := p.Validate(); err != nil {
 		return catalog.Plan{}, err
 	}
@@ -113,6 +121,14 @@ func Begin(src probe.Source, g Growth, frames []probe.Frame, p Profile, speed Sp
 		run.PerTitle = &PerTitleRun{Complexity: Complexity{Missing: "the run began before the source was there"}}
 	}
 	var err error
+	if complete {
+		out.State, out.DurationMS = catalog.PlanOffered, src.Duration.Milliseconds()
+		others, err := otherTracks(src, g.sound(t), p, 0, 0)
+		if err != nil {
+			return catalog.Plan{}, err
+		}
+		out.Tracks = append(out.Tracks, others...)
+	}
 	if out.Encoder, err = json.Marshal(run); err != nil {
 		return catalog.Plan{}, err
 	}
@@ -179,6 +195,9 @@ func Extend(p catalog.Plan, frames []probe.Frame, next int64, whole *probe.Sourc
 	}
 	least := math.MaxInt
 	for i := range p.Tracks {
+		if p.Tracks[i].Kind != hls.Video {
+			continue
+		}
 		done, err := g.extend(&p.Tracks[i], i, pts, starts, known, end, whole != nil, t, run.Params.MaxChunk)
 		if err != nil {
 			return p, err
@@ -227,6 +246,9 @@ func (g *Growth) add(frames []probe.Frame, t Timeline) error {
 func (g *Growth) check(pts []int64, t Timeline, target int, more bool) error {
 	if more && len(pts) > maxPending {
 		return fmt.Errorf("%w: its keyframes are too far apart", ErrChanged)
+	}
+	if fastest(pts, t) > impossible {
+		return fmt.Errorf("%w: its times begin anew", ErrChanged)
 	}
 	step := int64(target) * t.Scale
 	for i, p := range pts {
@@ -374,12 +396,64 @@ func (g *Growth) finish(p *catalog.Plan, run *Run, whole probe.Source, pts []int
 	if rest := whole.Duration.Seconds() - length; rest > maxGap {
 		return &probe.InputError{Code: probe.CodeDamaged, Detail: fmt.Sprintf("the picture ends %.0f s before the sound", rest)}
 	}
+	offered := p.State == catalog.PlanOffered
 	p.State = catalog.PlanGrown
 	p.Frames, p.DurationMS = g.Frames, int64(math.Round(length*1000))
-	zero := AudioTrack{Zero: t.Zero, Num: t.Num, Den: t.Den, PadTo: p.DurationMS * SampleRate / 1000}
+	zero := g.sound(t)
+	zero.PadTo = p.DurationMS * SampleRate / 1000
+	if offered {
+		return endSound(p, zero.PadTo)
+	}
 	others, err := otherTracks(whole, zero, run.Params, 0, 0)
 	p.Tracks = append(p.Tracks, others...)
 	return err
+}
+
+// sound is where the run's time begins, in the upload's.
+func (g *Growth) sound(t Timeline) AudioTrack {
+	return AudioTrack{Zero: t.Zero - g.Ahead, Num: t.Num, Den: t.Den}
+}
+
+// endSound tells the tracks of sound where the picture ends.
+func endSound(p *catalog.Plan, samples int64) error {
+	for i := range p.Tracks {
+		tr := &p.Tracks[i]
+		if tr.Kind != hls.Audio {
+			continue
+		}
+		var spec AudioTrack
+		if err := json.Unmarshal(tr.Encoder, &spec); err != nil {
+			return err
+		}
+		spec.PadTo = samples
+		var err error
+		if tr.Encoder, err = json.Marshal(spec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddParts adds what more there is of a remux.
+func AddParts(p catalog.Plan, parts ...Part) (catalog.Plan, error) {
+	var run Run
+	if err := json.Unmarshal(p.Encoder, &run); err != nil {
+		return p, err
+	}
+	run.Parts = append(run.Parts, parts...)
+	var err error
+	p.Encoder, err = json.Marshal(run)
+	return p, err
+}
+
+// Known is how long a picture that grows is at least.
+func Known(p catalog.Plan) (time.Duration, error) {
+	var run Run
+	var spec VideoTrack
+	if err := errors.Join(json.Unmarshal(p.Encoder, &run), json.Unmarshal(p.Tracks[0].Encoder, &spec)); err != nil || run.Growth == nil {
+		return 0, errors.Join(err, errors.New("the plan isn't one that grows"))
+	}
+	return time.Duration(float64(spec.Timeline.At(run.Growth.Last)) / float64(spec.Timeline.Scale) * float64(time.Second)), nil
 }
 
 // Sampled are the marks nearest before n moments spread evenly over a source of a

@@ -35,7 +35,7 @@ func grown(t testing.TB, looks [][]probe.Frame) (catalog.Plan, error) {
 		end = max(end, f.PTS+f.Duration)
 	}
 	whole.Duration = time.Duration(end) * time.Millisecond
-	p, err := Begin(src, Growth{Layout: layout, Next: next(0)}, looks[0], profile, Speed{Pixels: 1e9})
+	p, err := Begin(src, false, Growth{Layout: layout, Next: next(0)}, looks[0], profile, Speed{Pixels: 1e9})
 	for i := 1; err == nil && i < len(looks); i++ {
 		// As it is stored.
 		b, merr := json.Marshal(p)

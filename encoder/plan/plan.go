@@ -15,7 +15,8 @@ import (
 
 // Run is the encoder's part of a plan, the same for all tasks.
 type Run struct {
-	// Parts of the remuxed source; empty when tasks read the upload itself.
+	// Parts of the remuxed source; empty when tasks read the upload itself. In a run that
+	// grows they hold the picture only.
 	Parts   []Part `json:"parts,omitempty"`
 	Profile string `json:"profile"`
 	// Params is the whole profile, FFmpeg the build that was there, for people who
@@ -34,6 +35,16 @@ type Run struct {
 type Part struct {
 	Key  string `json:"key"`
 	Size int64  `json:"size"`
+	// SHA256 is of a part that more may follow: who begins anew must come to the same.
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// Sound is where sound is read: the upload itself, where a remux holds the picture only.
+func (r Run) Sound() Run {
+	if r.Growth != nil {
+		r.Parts = nil
+	}
+	return r
 }
 
 // VideoTrack is the encoder's part of a video track.
@@ -89,7 +100,8 @@ type AudioTrack struct {
 	Zero int64 `json:"zero"`
 	Num  int64 `json:"num"`
 	Den  int64 `json:"den"`
-	// PadTo is where the video ends, and the track with it; in samples.
+	// PadTo is where the video ends, and the track with it; in samples. It is 0 until a
+	// plan that grows is complete.
 	PadTo int64 `json:"pad_to,omitempty"`
 	// Mixed says that more channels are mixed into two, which may add up.
 	Mixed   bool  `json:"mixed,omitempty"`

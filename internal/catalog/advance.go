@@ -105,7 +105,7 @@ func (p *Publisher) offer(ctx context.Context, q *db.Queries, a db.Asset, run *d
 	if err := json.Unmarshal(run.Plan, &plan); err != nil {
 		return outboxEntry{}, fmt.Errorf("plan of %s: %w", runOf(run.N), err)
 	}
-	if plan.State == PlanGrowing {
+	if plan.State == PlanGrowing { // not before its source is complete
 		return outboxEntry{}, nil
 	}
 	heads, err := q.TrackHeads(ctx, a.ID, run.N)

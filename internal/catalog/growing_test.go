@@ -32,7 +32,7 @@ func TestGrowingRun(t *testing.T) {
 	id, up := arriving(t, c)
 	plan, v0, v1, a0 := id+"/r1/plan", TrackTaskID(id, "r1", "v0", 0), TrackTaskID(id, "r1", "v0", 1), TrackTaskID(id, "r1", "a0", 0)
 	// The version before lists its workers so.
-	sql(t, c, "INSERT INTO workers (id, region, slots, early) VALUES ('old', 'eu', 4, true)")
+	sql(t, c, "INSERT INTO workers (id, region, slots, early, grows) VALUES ('old', 'eu', 4, true, true)")
 	task := claim(t, c, plan)
 	require.ErrorContains(t, c.GrowPlan(ctx, task, grownPlan(), 40), "doesn't grow")
 	require.ErrorContains(t, c.CommitPlan(ctx, task, growingPlan(1)), "isn't complete")
@@ -87,6 +87,67 @@ func TestGrowingRun(t *testing.T) {
 	require.Equal(t, "failed", one[string](t, c, "SELECT state FROM assets"), "what is judged whole is judged for good")
 }
 
+// offeredPlan is what is known of grownPlan while its complete source is remuxed.
+func offeredPlan(chunks int) Plan {
+	p := testPlan(false)
+	p.State, p.DurationMS, p.Frames = PlanOffered, 6010, 0
+	p.Tracks[0].Chunks = p.Tracks[0].Chunks[:chunks]
+	return p
+}
+
+// A plan that grows while its complete source is remuxed is offered meanwhile. Its task stays
+// its attempt's, also when the asset is playable; should it fail then, another run begins.
+func TestOfferedWhileItGrows(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	startPublisher(t, c, &memory{}, &sink{})
+	state := func() string { return one[string](t, c, "SELECT state FROM assets") }
+	id := upload(t, c)
+	plan, v0, v1, a0 := id+"/r1/plan", TrackTaskID(id, "r1", "v0", 0), TrackTaskID(id, "r1", "v0", 1), TrackTaskID(id, "r1", "a0", 0)
+	task := claim(t, c, plan)
+	sql(t, c, "INSERT INTO workers (id, region, slots, early, grows) VALUES ('old', 'eu', 4, true, true)")
+	require.ErrorIs(t, c.GrowPlan(ctx, task, offeredPlan(1), 0), ErrState)
+	require.NoError(t, c.LeaveWorker(ctx, "old"))
+	require.NoError(t, c.GrowPlan(ctx, task, offeredPlan(1), 0))
+	require.NoError(t, c.GrowPlan(ctx, task, offeredPlan(1), 0), "an answer may be lost")
+	require.ElementsMatch(t, []string{v0, a0}, waiting(t, c))
+	require.NoError(t, c.Beat(ctx, task, 0), "the attempt goes on")
+	require.EqualValues(t, 6010, one[int64](t, c, "SELECT duration_ms FROM assets"))
+	video0, sound := claim(t, c, v0), claim(t, c, a0)
+	commit(t, c, video0, chunk(video0, 0, 1, false, video("v360", "v0", 900_000)))
+	commit(t, c, sound, chunk(sound, 0, 1, false, audio("a0-aac128", "a0")))
+	eventually(t, "playable", func() bool { return state() == "playable" })
+	require.Equal(t, "playable", one[string](t, c, "SELECT state FROM runs WHERE n = 1"))
+	a, err := c.GetAsset(ctx, "", id)
+	require.NoError(t, err)
+	require.Zero(t, a.Progress.FramesTotal, "not known yet")
+
+	// The worker dies; another one goes on.
+	sql(t, c, "UPDATE tasks SET lease_until = now() - interval '1 s' WHERE id = $1", plan)
+	late := task
+	task = claim(t, c, plan)
+	require.ErrorIs(t, c.GrowPlan(ctx, late, offeredPlan(2), 0), ErrFenced)
+	require.NoError(t, c.GrowPlan(ctx, task, offeredPlan(2), 0))
+	require.Equal(t, "playable", one[string](t, c, "SELECT state FROM runs WHERE n = 1"))
+	require.Equal(t, []string{v1}, waiting(t, c))
+	require.ErrorContains(t, c.CommitPlan(ctx, task, offeredPlan(2)), "isn't complete")
+	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()))
+	require.NoError(t, c.CommitPlan(ctx, task, grownPlan()), "an answer may be lost")
+	require.Equal(t, "playable", one[string](t, c, "SELECT state FROM runs WHERE n = 1"))
+	require.EqualValues(t, 6000, one[int64](t, c, "SELECT duration_ms FROM assets"))
+	require.EqualValues(t, 1, one[int64](t, c, "SELECT count(*) FROM outbox WHERE event ->> 'type' = 'planned'"), "told once")
+	commit(t, c, sound, chunk(sound, 1, 2, true, audio("a0-aac128", "a0")))
+	commitVideo(t, c, id, "v0", 1, 2, true, 900_000)
+	eventually(t, "ready", func() bool { return state() == "ready" })
+
+	other := upload(t, c)
+	task = claim(t, c, other+"/r1/plan")
+	require.NoError(t, c.GrowPlan(ctx, task, offeredPlan(1), 0))
+	require.NoError(t, c.Fail(ctx, task, Failure{Code: "changed", Detail: "x"}))
+	require.Contains(t, waiting(t, c), other+"/r2/plan")
+	require.Equal(t, "received", one[string](t, c, "SELECT state FROM assets WHERE id = $1", other))
+}
+
 // The version that brought plans that grow reads what this one writes, and writes what
 // this one reads.
 func TestStoredPlans(t *testing.T) {
@@ -119,13 +180,19 @@ func TestStoredPlans(t *testing.T) {
 		require.NoError(t, json.Unmarshal(then, &got))
 		require.Equal(t, p, got)
 	}
-	_, err := json.Marshal(Plan{State: "shrinking"})
+	// What it doesn't know of grows, to it.
+	offered, err := json.Marshal(offeredPlan(1))
+	require.NoError(t, err)
+	var read before
+	require.NoError(t, json.Unmarshal(offered, &read))
+	require.True(t, read.Growing)
+	_, err = json.Marshal(Plan{State: "shrinking"})
 	require.ErrorContains(t, err, "shrinking")
 }
 
 // What is read as a plan, from whatever, is written as it was read.
 func FuzzPlan(f *testing.F) {
-	for _, p := range []Plan{grownPlan(), growingPlan(1), testPlan(true)} {
+	for _, p := range []Plan{grownPlan(), growingPlan(1), offeredPlan(1), testPlan(true)} {
 		b, err := json.Marshal(p)
 		require.NoError(f, err)
 		f.Add(b)

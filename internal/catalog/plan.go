@@ -20,7 +20,7 @@ const (
 func (p Plan) validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("plan: "+format, a...)) }
-	if p.Target < 1 || p.DurationMS < 1 && p.State != PlanGrowing || p.Frames < 0 {
+	if p.Target < 1 || p.DurationMS < 1 && !p.State.Grows() || p.Frames < 0 {
 		bad("target %d s, duration %d ms, %d frames: out of range", p.Target, p.DurationMS, p.Frames)
 	}
 	if len(p.Tracks) == 0 || len(p.Tracks) > maxTracks {
@@ -53,7 +53,7 @@ func (p Plan) validate() error {
 			}
 			seen["/"+r.ID] = true
 		}
-		if t.Kind == hls.Video && len(t.Chunks) == 0 && p.State != PlanGrowing || len(t.Chunks) > maxChunks {
+		if t.Kind == hls.Video && len(t.Chunks) == 0 && !p.State.Grows() || len(t.Chunks) > maxChunks {
 			bad("track %s: %d chunks", t.ID, len(t.Chunks))
 		}
 		for i, c := range t.Chunks {
@@ -74,7 +74,7 @@ func (p Plan) validate() error {
 // CommitPlan stores the run's plan, makes its tasks and marks the plan task
 // done. Committing the same plan again is no error.
 func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
-	if p.State == PlanGrowing {
+	if p.State.Grows() {
 		return fmt.Errorf("commit %s: the plan isn't complete", t.ID)
 	}
 	return c.storePlan(ctx, "commit "+t.ID, t, p, func(s planStore) error {
@@ -101,15 +101,20 @@ func (c *Catalog) CommitPlan(ctx context.Context, t Task, p Plan) error {
 		} else if err := s.q.ReleaseTasks(ctx, t.Asset, math.MaxInt64); err != nil {
 			return err
 		}
-		return emit(ctx, s.q, s.asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
+		event := Event{Type: EventPlanned, Run: t.RunName()}
+		if s.have.State == PlanOffered {
+			event.Type = EventProgress // how much there is to encode is known now
+		}
+		return emit(ctx, s.q, s.asset, event, outboxEntry{})
 	})
 }
 
-// GrowPlan stores a plan that grows, makes the tasks it has more than before, and gives
-// the plan task back until its source has so many bytes, or is complete. ErrState means
-// that a worker was seen lately that doesn't know of such plans.
+// GrowPlan stores a plan that grows and makes the tasks it has more than before. Unless it
+// is offered, the plan task is given back until its source has so many bytes, or is
+// complete; else the attempt goes on. ErrState means that a worker was seen lately that
+// doesn't know of such plans.
 func (c *Catalog) GrowPlan(ctx context.Context, t Task, p Plan, bytes int64) error {
-	if p.State != PlanGrowing {
+	if !p.State.Grows() {
 		return fmt.Errorf("grow %s: the plan doesn't grow", t.ID)
 	}
 	return c.storePlan(ctx, "grow "+t.ID, t, p, func(s planStore) error {
@@ -119,13 +124,16 @@ func (c *Catalog) GrowPlan(ctx context.Context, t Task, p Plan, bytes int64) err
 		}
 		if n == 0 {
 			row, err := s.q.GetTask(ctx, t.ID)
-			if err == nil && row.State == "running" && int(row.Attempt) == t.Attempt && s.have == nil {
+			if err == nil && row.State == "running" && int(row.Attempt) == t.Attempt && s.have.Tracks == nil {
 				return fmt.Errorf("%w: not all workers know of plans that grow", ErrState)
 			}
 			return ErrFenced
 		}
 		if err := s.insertTracks(ctx, t, p); err != nil {
 			return err
+		}
+		if p.State == PlanOffered {
+			return s.offer(ctx, t, p)
 		}
 		n, err = s.q.AwaitBytes(ctx, db.AwaitBytesParams{ID: t.ID, Attempt: int32(t.Attempt), Asset: t.Asset, Needs: bytes})
 		if err == nil && n == 0 {
@@ -140,8 +148,21 @@ type planStore struct {
 	q     *db.Queries
 	asset db.Asset
 	body  json.RawMessage
-	// have are the tracks the run has already, of a plan that grows or has grown.
-	have []PlanTrack
+	// have is the plan the run has already, if p grows or has grown.
+	have Plan
+}
+
+// offer tells of a plan that is offered while it grows, once.
+func (s planStore) offer(ctx context.Context, t Task, p Plan) error {
+	if s.have.State == PlanOffered {
+		return nil
+	}
+	if p.DurationMS > 0 {
+		if err := s.q.SetDuration(ctx, &p.DurationMS, t.Asset); err != nil {
+			return err
+		}
+	}
+	return emit(ctx, s.q, s.asset, Event{Type: EventPlanned, Run: t.RunName()}, outboxEntry{})
 }
 
 // storePlan has a plan stored that is valid, while its asset is locked.
@@ -160,7 +181,7 @@ func (c *Catalog) storePlan(ctx context.Context, what string, t Task, p Plan, st
 			return err
 		}
 		if p.State != PlanWhole {
-			if s.have, err = tracksOf(ctx, q, t); err != nil {
+			if s.have, err = planOf(ctx, q, t); err != nil {
 				return err
 			}
 		}
@@ -168,21 +189,20 @@ func (c *Catalog) storePlan(ctx context.Context, what string, t Task, p Plan, st
 	})
 }
 
-// tracksOf are the tracks a run has already.
-func tracksOf(ctx context.Context, q *db.Queries, t Task) ([]PlanTrack, error) {
+// planOf is what a run has of a plan already.
+func planOf(ctx context.Context, q *db.Queries, t Task) (p Plan, err error) {
 	run, err := q.GetRun(ctx, t.Asset, int32(t.Run))
 	if err != nil || run.Plan == nil {
-		return nil, err
+		return p, err
 	}
-	var p Plan
 	err = json.Unmarshal(run.Plan, &p)
-	return p.Tracks, err
+	return p, err
 }
 
 // insertTracks makes the renditions and tasks a plan has more than before.
 func (s planStore) insertTracks(ctx context.Context, t Task, p Plan) error {
 	for _, track := range p.Tracks {
-		if err := insertTrack(ctx, s.q, s.asset, t, track, s.have); err != nil {
+		if err := insertTrack(ctx, s.q, s.asset, t, track, s.have.Tracks); err != nil {
 			return err
 		}
 	}

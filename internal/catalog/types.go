@@ -165,20 +165,27 @@ type APIKey struct {
 type PlanState string
 
 // States of a plan. One that grows is of a source whose frames are known only as they
-// arrive: chunks and tracks follow, and nothing of the run is shown. Should the run of
-// one that has grown fail, another begins, for which the source is judged anew.
+// arrive: chunks and tracks follow, and nothing of the run is shown. One that is offered
+// grows, too, but its source is complete and all its tracks are there: what is encoded is
+// shown. Should the run of one that has grown fail, another begins, for which the source is
+// judged anew.
 const (
 	PlanWhole   PlanState = ""
 	PlanGrowing PlanState = "growing"
+	PlanOffered PlanState = "offered"
 	PlanGrown   PlanState = "grown"
 )
+
+// Grows says that more of the plan follows.
+func (s PlanState) Grows() bool { return s == PlanGrowing || s == PlanOffered }
 
 // Plan is what a run encodes, fixed before its first chunk unless it grows. Fields named
 // Encoder are the encoder's own and opaque to everybody else.
 type Plan struct {
 	// Target is EXT-X-TARGETDURATION in seconds.
 	Target int `json:"target"`
-	// DurationMS of the whole source in milliseconds.
+	// DurationMS of the whole source in milliseconds; while the plan grows, what its
+	// container says.
 	DurationMS int64 `json:"duration_ms"`
 	// Frames is the number of source video frames, 0 without video.
 	Frames  int64           `json:"frames"`
@@ -190,23 +197,25 @@ type Plan struct {
 // planFields are a Plan's but for its state.
 type planFields Plan
 
-// storedPlan is a plan as it is stored. Its state is two booleans, of which at most one
-// is true: the first version that had such plans wrote and read them, and it may run
-// beside this one. Queries ask for "growing", too.
+// storedPlan is a plan as it is stored. Its state is booleans: the first version that had
+// such plans wrote and read two of them, of which at most one is true, and a version that
+// does may run beside this one. To it a plan that is offered is one that grows. Queries ask
+// for "growing", too.
 type storedPlan struct {
 	planFields
 	Growing bool `json:"growing,omitempty"`
+	Offered bool `json:"offered,omitempty"`
 	Grown   bool `json:"grown,omitempty"`
 }
 
 // MarshalJSON writes the stored form.
 func (p Plan) MarshalJSON() ([]byte, error) {
 	switch p.State {
-	case PlanWhole, PlanGrowing, PlanGrown:
+	case PlanWhole, PlanGrowing, PlanOffered, PlanGrown:
 	default:
 		return nil, fmt.Errorf("plan's state %q is unknown", p.State)
 	}
-	return json.Marshal(storedPlan{planFields: planFields(p), Growing: p.State == PlanGrowing, Grown: p.State == PlanGrown})
+	return json.Marshal(storedPlan{planFields: planFields(p), Growing: p.State.Grows(), Offered: p.State == PlanOffered, Grown: p.State == PlanGrown})
 }
 
 // UnmarshalJSON reads the stored form.
@@ -217,6 +226,8 @@ func (p *Plan) UnmarshalJSON(b []byte) error {
 	}
 	*p = Plan(s.planFields)
 	switch {
+	case s.Growing && s.Offered:
+		p.State = PlanOffered
 	case s.Growing:
 		p.State = PlanGrowing
 	case s.Grown:

@@ -42,11 +42,11 @@ func (t *Task) CommitPlan(ctx context.Context, p Plan) error {
 	return err
 }
 
-// GrowPlan gives a plan task back with a plan that grows, until its source has so many
-// bytes or is complete.
+// GrowPlan stores a plan that grows. Unless it is offered, the task is given back until its
+// source has so many bytes or is complete.
 func (t *Task) GrowPlan(ctx context.Context, p Plan, bytes int64) error {
 	err := t.again(ctx, func(ctx context.Context) error { return t.worker.Catalog.GrowPlan(ctx, t.Task, p, bytes) })
-	if err == nil {
+	if err == nil && p.State != catalog.PlanOffered {
 		t.done.Store(true)
 	}
 	return err

@@ -13,7 +13,7 @@ import (
 
 const assetProgress = `-- name: AssetProgress :one
 WITH run AS (
-    SELECT r.n, r.state, r.state = 'encoding' AND coalesce(r.plan @> '{"growing": true}', false) AS growing
+    SELECT r.n, r.state, r.state IN ('encoding', 'playable') AND coalesce(r.plan @> '{"growing": true}', false) AS growing
     FROM runs r WHERE r.asset = $1 ORDER BY r.n DESC LIMIT 1
 ), paces AS (
     SELECT t.track, sum(t.frames)::bigint AS done, sum(t.frames_total)::bigint AS total,

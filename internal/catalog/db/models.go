@@ -186,5 +186,6 @@ type Worker struct {
 	SeenAt time.Time
 	Early  bool
 	Grows  bool
+	Offers bool
 	Build  string
 }

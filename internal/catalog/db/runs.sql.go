@@ -155,7 +155,7 @@ func (q *Queries) GetRun(ctx context.Context, asset string, n int32) (Run, error
 const insertEarlyRun = `-- name: InsertEarlyRun :exec
 WITH a AS (
     SELECT x.id, x.owner, x.region, x.regions FROM assets x WHERE x.id = $4 AND x.deleted_at IS NULL
-      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.seen_at > now() - interval '1 minute')
+      AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.early AND w.slots > 0 AND w.seen_at > now() - interval '1 minute')
 ), r AS (
     INSERT INTO runs (asset, n, profile) SELECT a.id, 1, $5 FROM a ON CONFLICT DO NOTHING
 )
@@ -383,10 +383,10 @@ func (q *Queries) Runs(ctx context.Context, asset string) ([]Run, error) {
 }
 
 const setGrowingPlan = `-- name: SetGrowingPlan :execrows
-UPDATE runs r SET plan = $1, state = 'encoding' FROM tasks t
+UPDATE runs r SET plan = $1, state = CASE WHEN r.state = 'planned' THEN 'encoding' ELSE r.state END FROM tasks t
 WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running' AND r.asset = t.asset AND r.n = t.run
-  AND (r.state = 'planned' AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.grows AND w.seen_at > now() - interval '1 minute')
-    OR r.state = 'encoding' AND r.plan @> '{"growing": true}')
+  AND (r.state = 'planned' AND NOT EXISTS (SELECT 1 FROM workers w WHERE NOT w.offers AND w.slots > 0 AND w.seen_at > now() - interval '1 minute')
+    OR r.state IN ('encoding', 'playable') AND r.plan @> '{"growing": true}')
 `
 
 // The plan so far, fenced by the plan task's attempt; none while a worker was seen lately
@@ -404,10 +404,10 @@ WITH held AS (
     UPDATE tasks t SET state = 'done', ended_at = now(), lease_until = NULL
     WHERE t.id = $2 AND t.attempt = $3 AND t.state = 'running'
       AND EXISTS (SELECT 1 FROM runs p WHERE p.asset = t.asset AND p.n = t.run
-          AND (p.state = 'planned' OR p.state = 'encoding' AND p.plan @> '{"growing": true}'))
+          AND (p.state = 'planned' OR p.state IN ('encoding', 'playable') AND p.plan @> '{"growing": true}'))
     RETURNING t.asset, t.run
 )
-UPDATE runs r SET plan = $1, state = 'encoding' FROM held WHERE r.asset = held.asset AND r.n = held.run
+UPDATE runs r SET plan = $1, state = CASE WHEN r.state = 'planned' THEN 'encoding' ELSE r.state END FROM held WHERE r.asset = held.asset AND r.n = held.run
 `
 
 // Ends a plan task with its plan, fenced by the attempt.

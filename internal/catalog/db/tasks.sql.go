@@ -68,8 +68,8 @@ func (q *Queries) BeatTask(ctx context.Context, arg BeatTaskParams) (int64, erro
 }
 
 const beatWorker = `-- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, build, early, grows) VALUES ($1, $2, $3, $4, true, true)
-ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, build = $4, early = true, grows = true, seen_at = now()
+INSERT INTO workers (id, region, slots, build, early, grows, offers) VALUES ($1, $2, $3, $4, true, true, true)
+ON CONFLICT (id) DO UPDATE SET region = $2, slots = $3, build = $4, early = true, grows = true, offers = true, seen_at = now()
 `
 
 type BeatWorkerParams struct {

@@ -78,7 +78,7 @@ UPDATE assets SET poster = @poster::text WHERE id = @id;
 -- How much there is to encode isn't known, 0, while the plan grows. Of each track: frames, the
 -- pixels of one in all rungs, seconds since it was begun, and how long its tasks took in all.
 WITH run AS (
-    SELECT r.n, r.state, r.state = 'encoding' AND coalesce(r.plan @> '{"growing": true}', false) AS growing
+    SELECT r.n, r.state, r.state IN ('encoding', 'playable') AND coalesce(r.plan @> '{"growing": true}', false) AS growing
     FROM runs r WHERE r.asset = @asset ORDER BY r.n DESC LIMIT 1
 ), paces AS (
     SELECT t.track, sum(t.frames)::bigint AS done, sum(t.frames_total)::bigint AS total,

@@ -185,8 +185,8 @@ UPDATE tasks SET state = 'queued', spec = @spec, failures = @failures, error_det
 WHERE id = @id AND attempt = @attempt;
 
 -- name: BeatWorker :exec
-INSERT INTO workers (id, region, slots, build, early, grows) VALUES (@id, @region, @slots, @build, true, true)
-ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, build = @build, early = true, grows = true, seen_at = now();
+INSERT INTO workers (id, region, slots, build, early, grows, offers) VALUES (@id, @region, @slots, @build, true, true, true)
+ON CONFLICT (id) DO UPDATE SET region = @region, slots = @slots, build = @build, early = true, grows = true, offers = true, seen_at = now();
 
 -- name: LeaveWorker :exec
 -- It takes nothing any more, but may be back in a moment: runs of its build wait for that.

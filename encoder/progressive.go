@@ -1,0 +1,370 @@
+package encoder
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/encoder/plan"
+	"github.com/meridian-video/meridian/encoder/probe"
+	"github.com/meridian-video/meridian/internal/catalog"
+	"github.com/meridian-video/meridian/internal/fmp4"
+	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/objects"
+)
+
+// Sizes of a progressive remux. What is no larger than one part is remuxed before it is planned.
+const (
+	// firstPart is of its first object; each next one has twice as many bytes, up to remuxPart.
+	firstPart = 2 << 20
+	// maxUnplanned is how much may be remuxed before there is anything to plan.
+	maxUnplanned = 2 * remuxPart
+)
+
+// wholeCodecs are of pictures that are remuxed before they are planned: packets of some are
+// no frames, and others look otherwise in another container.
+var wholeCodecs = []string{"vp8", "rawvideo"}
+
+// errWhole: a source can't be planned while it is remuxed.
+var errWhole = errors.New("the source must be remuxed before it is planned")
+
+// progressive says whether a source that needs a remux is planned while that goes on. Nobody
+// waits for a later run's beginning, and what went wrong so is judged as a whole.
+func (e *Encoder) progressive(t Task, in *input, src probe.Source) bool {
+	return t.Run == 1 && t.Failures == 0 && in.Size() > e.wholeRemux && !slices.Contains(wholeCodecs, src.Video.Codec)
+}
+
+// remuxer copies the picture of a complete source into fragments, stores them part by part,
+// and makes the run's plan grow over them while the copy goes on. Sound and text are read
+// from the upload.
+type remuxer struct {
+	e       *Encoder
+	t       Task
+	in      *input
+	profile plan.Profile
+	// src is the source, its picture as the remux shows it.
+	src    probe.Source
+	layout probe.Layout
+	// plan is what is committed, nil before its beginning; stored are its parts, which an
+	// earlier attempt may have made.
+	plan   *catalog.Plan
+	stored []plan.Part
+	// n is the part that comes next, end where it begins.
+	n   int
+	end int64
+	// next is where the first unit begins that the plan doesn't know; frames are those from
+	// there on, pieces the parts that hold them and aren't stored yet.
+	next   int64
+	frames []probe.Frame
+	pieces []piece
+}
+
+// piece of a remux, which becomes one part.
+type piece struct {
+	// file has no name any more.
+	file *os.File
+	size int64
+	sum  [sha256.Size]byte
+	// frames that lie in it; end is where it ends in the remux, last that nothing follows.
+	frames []probe.Frame
+	end    int64
+	last   bool
+}
+
+// remuxing plans a source while it is remuxed. have is the plan that an earlier attempt
+// came to, nil if there was none. errWhole says that nothing is committed or stored.
+func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Source, profile plan.Profile, have *catalog.Plan) error {
+	r := &remuxer{e: e, t: t, in: in, src: src, profile: profile, plan: have}
+	if have != nil {
+		var run plan.Run
+		if err := json.Unmarshal(have.Encoder, &run); err != nil {
+			return fmt.Errorf("plan: %w", err)
+		}
+		if run.Growth == nil {
+			return errors.New("the plan isn't one that grows")
+		}
+		r.stored, r.next = run.Parts, run.Growth.Next
+	}
+	e.log.Info("remuxing source while it is planned", "asset", t.Asset, "run", t.RunName(), "reason", src.NeedsRemux, "planned", len(r.stored))
+	began := time.Now()
+	defer func() { e.metrics.stage("remux", time.Since(began)) }()
+	limits := e.opt.Child
+	limits.Wall = remuxWall(in.Size())
+	copying, cctx := errgroup.WithContext(ctx)
+	proc, err := ffmpeg.Start(cctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits,
+		Args: ffmpeg.Fragments{URL: in.url, Stream: src.Video.Stream, Codec: src.Video.Codec}.Args()})
+	if err != nil {
+		return err
+	}
+	pieces := make(chan piece)
+	copying.Go(func() error {
+		defer close(pieces)
+		return r.copy(cctx, proc, pieces)
+	})
+	copying.Go(func() error {
+		defer r.drop()
+		for p := range pieces {
+			if err := r.add(cctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	err = copying.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case in.Err() != nil:
+		return in.Err()
+	}
+	return err
+}
+
+// copy cuts what ffmpeg writes into pieces, the last one only after its good end. At most
+// one waits while another is filled.
+func (r *remuxer) copy(ctx context.Context, proc *ffmpeg.Process, out chan<- piece) error {
+	s := spool{dir: r.e.opt.Scratch}
+	err := r.cut(ctx, fmp4.NewReader(io.TeeReader(proc.Output(0), &s)), &s, out)
+	if err != nil && !isTruncated(err) {
+		proc.Kill(err)
+	}
+	// On a full disk ffmpeg's end may be good, and the file short.
+	perr := cmp.Or(proc.Wait(), proc.Lacked())
+	switch {
+	case r.in.Err() != nil:
+		// ffmpeg takes a broken connection for the end of the file.
+		err = r.in.Err()
+	case perr != nil && (err == nil || isTruncated(err)):
+		err = r.blame(ctx, perr)
+	}
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	return s.send(ctx, out, true)
+}
+
+// blame says whose fault it is that a source couldn't be copied to its end.
+func (r *remuxer) blame(ctx context.Context, err error) error {
+	var fe *ffmpeg.Error
+	if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && ctx.Err() == nil && r.t.Failures > 0 {
+		// Twice the same: the file is at fault.
+		return &probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"}
+	}
+	return err
+}
+
+// cut reads fragments to their end and sends pieces of them. Where they end depends on the
+// source alone, so another attempt cuts them at the same places.
+func (r *remuxer) cut(ctx context.Context, from *fmp4.Reader, s *spool, out chan<- piece) error {
+	moov, err := from.Moov()
+	if err != nil {
+		return err
+	}
+	r.shows(int64(moov.Trak.Mdia.Mdhd.Timescale), s.end)
+	for n := 0; ; {
+		unit := s.end
+		samples, err := from.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range samples {
+			s.frames = append(s.frames, probe.Frame{PTS: f.PTS, Duration: f.Duration, Size: int32(len(f.Data)), Key: f.Sync, Unit: unit})
+		}
+		if s.size < min(r.e.firstRemux<<min(n, 16), remuxPart) {
+			continue
+		}
+		if err := s.send(ctx, out, false); err != nil {
+			return err
+		}
+		n++
+	}
+}
+
+// shows notes how the remux shows the picture.
+func (r *remuxer) shows(timescale, head int64) {
+	v := *r.src.Video
+	v.Stream, v.TimeBase = 0, hls.Rational{Num: 1, Den: timescale}
+	r.src.Video = &v
+	r.layout = probe.Layout{Kind: probe.Fragmented, Head: head}
+}
+
+// spool holds the piece that is being written.
+type spool struct {
+	dir    string
+	file   *os.File
+	hash   hash.Hash
+	size   int64
+	frames []probe.Frame
+	// end is where the piece ends, so far, in the remux.
+	end int64
+}
+
+func (s *spool) Write(b []byte) (int, error) {
+	if s.file == nil {
+		f, err := os.CreateTemp(s.dir, "remux-")
+		if err == nil {
+			err = os.Remove(f.Name()) // it leaves with the process
+		}
+		if err != nil {
+			return 0, fmt.Errorf("remux: %w", err)
+		}
+		s.file, s.hash, s.size = f, sha256.New(), 0
+	}
+	n, err := s.file.Write(b)
+	_, _ = s.hash.Write(b[:n]) // never fails
+	s.size += int64(n)
+	s.end += int64(n)
+	return n, err
+}
+
+// send gives the piece away.
+func (s *spool) send(ctx context.Context, out chan<- piece, last bool) error {
+	p := piece{frames: s.frames, end: s.end, last: last}
+	if s.file != nil {
+		p.file, p.size, p.sum = s.file, s.size, [sha256.Size]byte(s.hash.Sum(nil))
+	}
+	select {
+	case out <- p:
+		s.file, s.frames, s.size = nil, nil, 0
+		return nil
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), s.close())
+	}
+}
+
+func (s *spool) close() error {
+	if s.file == nil {
+		return nil
+	}
+	f := s.file
+	s.file = nil
+	return f.Close()
+}
+
+// drop closes what hasn't been stored.
+func (r *remuxer) drop() {
+	for _, p := range r.pieces {
+		if err := p.file.Close(); err != nil {
+			r.e.log.Warn("scratch file not closed", "error", err)
+		}
+	}
+	r.pieces = nil
+}
+
+// add takes a piece over: compares it with what an earlier attempt stored, or stores it and
+// plans its frames.
+func (r *remuxer) add(ctx context.Context, p piece) error {
+	for _, f := range p.frames {
+		if f.Unit >= r.next {
+			r.frames = append(r.frames, f)
+		}
+	}
+	if p.file != nil {
+		r.pieces = append(r.pieces, p)
+	}
+	r.end = p.end
+	if r.n < len(r.stored) {
+		defer r.drop()
+		if s := r.stored[r.n]; p.last || p.size != s.Size || hex.EncodeToString(p.sum[:]) != s.SHA256 {
+			return &probe.InputError{Code: probe.CodeChanged, Detail: plan.ErrChanged.Error() + ": its remux came out otherwise"}
+		}
+		r.n++
+		return nil
+	}
+	return r.grow(ctx, p.last)
+}
+
+// grow plans the frames that are known and commits that.
+func (r *remuxer) grow(ctx context.Context, last bool) error {
+	next := r.next
+	for _, f := range r.frames {
+		if f.Key {
+			next = max(next, f.Unit)
+		}
+	}
+	if last {
+		next = r.end
+	}
+	known := 0
+	for known < len(r.frames) && r.frames[known].Unit < next {
+		known++
+	}
+	p, err := r.planned(r.frames[:known], next, last)
+	switch {
+	case errors.Is(err, plan.ErrShort) && !last && r.end < maxUnplanned:
+		return nil // more will do
+	case err != nil && r.plan == nil:
+		return fmt.Errorf("%w: %w", errWhole, err)
+	case errors.Is(err, plan.ErrChanged):
+		return &probe.InputError{Code: probe.CodeChanged, Detail: err.Error()}
+	case err != nil:
+		return err
+	}
+	parts, err := r.store(ctx)
+	if err != nil {
+		return err
+	}
+	if p, err = plan.AddParts(p, parts...); err != nil {
+		return err
+	}
+	r.next, r.frames = next, slices.Clone(r.frames[known:])
+	if last {
+		if err := r.e.tooLong(p); err != nil {
+			return err
+		}
+		return r.t.CommitPlan(ctx, p)
+	}
+	began := r.plan != nil
+	if err := r.t.GrowPlan(ctx, p, 0); err != nil {
+		return err
+	}
+	r.plan = &p
+	if !began {
+		// What follows takes little of a processor: others needn't wait for the slot.
+		r.t.Draining()
+	}
+	return nil
+}
+
+// planned is the plan with more frames.
+func (r *remuxer) planned(frames []probe.Frame, next int64, last bool) (catalog.Plan, error) {
+	switch {
+	case r.plan == nil && (last || len(frames) == 0):
+		return catalog.Plan{}, plan.ErrShort // there is none before the second keyframe
+	case r.plan == nil:
+		g := plan.Growth{Layout: r.layout, Next: next, Ahead: ffmpeg.FragmentsAhead * r.src.Video.TimeBase.Den}
+		return plan.Begin(r.src, true, g, frames, r.profile, r.e.currentSpeed())
+	case last:
+		return plan.Extend(*r.plan, frames, next, &r.src)
+	}
+	return plan.Extend(*r.plan, frames, next, nil)
+}
+
+// store stores the pieces there are.
+func (r *remuxer) store(ctx context.Context) (parts []plan.Part, err error) {
+	defer r.drop()
+	for _, p := range r.pieces {
+		key := objects.RemuxKey(r.t.Asset, r.t.RunName(), r.n, r.t.Attempt)
+		if err := r.e.put(ctx, key, objects.Body{R: p.file, Size: p.size, SHA256: p.sum}, r.t.Placement); err != nil {
+			return nil, err
+		}
+		parts = append(parts, plan.Part{Key: key, Size: p.size, SHA256: hex.EncodeToString(p.sum[:])})
+		r.n++
+	}
+	return parts, nil
+}
