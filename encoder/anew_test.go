@@ -22,14 +22,15 @@ import (
 func (w *workerProcess) encodes(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		for _, pid := range w.children(t) {
-			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err == nil && strings.Contains(string(line), "libx264") {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(w.children(t), encoding)
 	}, time.Minute, 5*time.Millisecond, "no process encodes")
+}
+
+// encoding says whether a process encodes a film: a worker that starts asks x264 for its
+// version with a picture, which isn't under any cap.
+func encoding(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(line), "libx264") && strings.Contains(string(line), "-maxrate")
 }
 
 // beforeBeat is less than a worker takes to find out by itself that its work isn't wanted.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -192,8 +191,7 @@ func TestMemoryIsShort(t *testing.T) {
 	w := q.process(t, "us")
 	require.Eventually(t, func() bool {
 		for _, pid := range w.children(t) {
-			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err == nil && strings.Contains(string(line), "libx264") && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			if encoding(pid) && syscall.Kill(pid, syscall.SIGKILL) == nil {
 				return true
 			}
 		}

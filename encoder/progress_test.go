@@ -3,7 +3,6 @@ package encoder
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,8 +151,7 @@ func (q *queue) hold(t *testing.T, w *workerProcess, asset string, meanwhile fun
 	require.Eventually(t, func() bool {
 		meanwhile()
 		for _, pid := range w.children(t) {
-			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err != nil || !strings.Contains(string(line), "libx264") {
+			if !encoding(pid) {
 				continue
 			}
 			// ffmpeg reports by the clock: once more than half a second has passed, with
