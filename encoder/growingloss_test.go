@@ -225,9 +225,11 @@ func (s *sending) stopGrowing(t *testing.T, w *workerProcess) {
 	_, before, _, needs := s.planTask(t)
 	require.Less(t, needs, int64(len(s.data)), "the film is too short for the test")
 	s.until(t, s.q.cat, 1<<20, int(needs))
+	// It knows by then that the task is its own: what is lost of a claim is the answer.
+	started := fmt.Sprintf("task=%s/r1/plan attempt=%d ", s.asset, before+1)
 	require.Eventually(t, func() bool {
 		state, attempt, _, _ := s.planTask(t)
-		return state == "running" && attempt == before+1
+		return state == "running" && attempt == before+1 && strings.Contains(w.log.String(), started)
 	}, time.Minute, time.Millisecond)
 	w.signal(t, syscall.SIGSTOP)
 	state, attempt, _, _ := s.planTask(t)
