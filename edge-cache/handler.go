@@ -27,9 +27,6 @@ const (
 	// endedFor is how long an ended playlist may be kept by others: it never
 	// changes, but whether it may be watched does.
 	endedFor = "max-age=600"
-	// contentGrace is how long what a client has no reason to send is read before the
-	// connection ends, so that it may read the answer.
-	contentGrace = time.Second
 )
 
 // handler answers the playback URLs.
@@ -84,7 +81,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p == errContent {
 			head.Set("Connection", "close") // what follows is not a request
 			// net/http waits for it all the same, before it closes.
-			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(contentGrace)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(deliver.ContentGrace)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 				h.log.Debug("deadline of a request's content", "err", err)
 			}
 		}

@@ -16,6 +16,9 @@ const (
 	// than WriteSize per WriteTimeout (12.8 KiB/s) is dropped.
 	WriteSize    = 256 << 10
 	WriteTimeout = 20 * time.Second
+	// ContentGrace is how long a request's content that nobody wants is read, so that
+	// the client may read the answer before its connection ends.
+	ContentGrace = time.Second
 )
 
 // ErrCondition: a precondition of the request is false (412).

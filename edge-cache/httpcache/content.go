@@ -7,11 +7,9 @@ import (
 	"os"
 	"sync"
 	"time"
-)
 
-// contentGrace is how long content that nobody reads is waited for, so that the
-// client may read the answer before its connection ends.
-const contentGrace = time.Second
+	"github.com/meridian-video/meridian/edge-cache/deliver"
+)
 
 // content is a request's content, which must go on. It may be read by the transport
 // still when its request has been answered.
@@ -61,7 +59,7 @@ func (c *content) Read(p []byte) (int, error) {
 func (c *content) Close() error {
 	c.mu.Lock()
 	if !c.over && !c.ended && !c.late {
-		c.deadline(time.Now().Add(contentGrace))
+		c.deadline(time.Now().Add(deliver.ContentGrace))
 	}
 	c.mu.Unlock()
 	return c.ReadCloser.Close()
@@ -74,7 +72,7 @@ func (c *content) finish() {
 	defer c.mu.Unlock()
 	c.over = true
 	if !c.ended {
-		c.deadline(time.Now().Add(contentGrace))
+		c.deadline(time.Now().Add(deliver.ContentGrace))
 	}
 }
 
