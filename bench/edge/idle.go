@@ -9,6 +9,7 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ const (
 	idleFor = 5 * time.Second
 	// idleWithin bounds a measurement.
 	idleWithin = 3 * time.Minute
+	// idleTries is how often a client asks until it keeps its connection.
+	idleTries = 10
 	// maxIdle leaves ports and files for others.
 	maxIdle = 15_000
 	// moreFiles are what a process opens beyond connections.
@@ -112,38 +115,56 @@ func (b *bench) weigh(ctx context.Context, w way, s *server) (float64, error) {
 func askAll(ctx context.Context, clients []*http.Client, url string, again bool) error {
 	var wg sync.WaitGroup
 	errs := make([]error, idleAsking)
+	var other atomic.Int64
 	for i := range errs {
 		wg.Go(func() {
 			for k := i; k < len(clients) && errs[i] == nil; k += idleAsking {
-				errs[i] = askOn(ctx, clients[k], url, again)
+				var how asked
+				how, errs[i] = askOn(ctx, clients[k], url)
+				for try := 1; !again && errs[i] == nil && !how.kept && try < idleTries; try++ {
+					how, errs[i] = askOn(ctx, clients[k], url)
+				}
+				if how.reused != again {
+					other.Add(1)
+				}
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if n := other.Load(); n > 0 && err == nil {
+		err = fmt.Errorf("%s: %d of %d connections were there before: %v, want %v", url, n, len(clients), !again, again)
+	}
+	return err
 }
 
-func askOn(ctx context.Context, c *http.Client, url string, again bool) error {
-	reused := false
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+// asked is whether the connection was there before, and whether the client keeps it.
+// Go's lets go of one whose writing half has said nothing 50 ms after it wrote the
+// request, which happens where processors are busy; over HTTP/2 it keeps them all.
+type asked struct{ reused, kept bool }
+
+func askOn(ctx context.Context, c *http.Client, url string) (how asked, err error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:     func(i httptrace.GotConnInfo) { how.reused = i.Reused },
+		PutIdleConn: func(err error) { how.kept = err == nil },
+	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return how, err
 	}
 	res, err := c.Do(req)
 	if err != nil {
-		return err
+		return how, err
 	}
-	n, err := io.Copy(io.Discard, res.Body)
+	n, err := io.Copy(io.Discard, res.Body) // which ends when the connection was kept, or not
+	how.kept = how.kept || res.ProtoMajor == 2
 	switch err := errors.Join(err, res.Body.Close()); {
 	case err != nil:
-		return err
+		return how, err
 	case res.StatusCode != http.StatusOK || n != idleSize:
-		return fmt.Errorf("%s: status %d, %d bytes", url, res.StatusCode, n)
-	case reused != again:
-		return fmt.Errorf("%s: the connection was there before: %v, want %v", url, reused, again)
+		return how, fmt.Errorf("%s: status %d, %d bytes", url, res.StatusCode, n)
 	}
-	return nil
+	return how, nil
 }
 
 // idleTable writes what a connection costs in KiB, and for ours the ratio to the
