@@ -31,5 +31,5 @@
 //     answers that are being written finish; Drain waits for these.
 //
 // An idle connection holds no buffer of this package, and no goroutine unless it is
-// encrypted.
+// encrypted. That one has answered nothing, so its stack is small.
 package fastpath

@@ -13,6 +13,13 @@ func rawSendMore(fd int, b []byte) (int, error) {
 	return rawcall.Do(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_MORE|unix.MSG_NOSIGNAL)
 }
 
+// hasBytes reports whether a read would find something, the end included.
+func hasBytes(fd uintptr) bool {
+	var one [1]byte
+	_, err := rawcall.Do(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err != unix.EAGAIN
+}
+
 func rawWritev(fd int, iov []unix.Iovec) (int, error) {
 	return rawcall.Do(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), 0)
 }

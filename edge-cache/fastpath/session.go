@@ -10,8 +10,10 @@ import (
 
 // Session answers on a connection of HTTP/2.
 type Session interface {
-	// Serve returns when the connection is to be closed, with nothing of it running.
-	Serve()
+	// Serve returns when the connection is to be closed, with nothing of it running. It
+	// may return before that, at rest: it goes on when it is called again, which is to
+	// be once something can be read or the deadline of reading has passed.
+	Serve() (rests bool)
 	// Stop makes Serve return once what is being answered has been. It doesn't wait.
 	Stop()
 }

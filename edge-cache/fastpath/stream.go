@@ -20,6 +20,8 @@ type stream struct {
 	wire *wire
 	// The deadlines in force, set again only now and then.
 	readUntil, writeUntil time.Time
+	// idle is since when the client has sent nothing; zero where it has.
+	idle time.Time
 
 	mu      sync.Mutex
 	busy    bool // an answer is being written
@@ -103,7 +105,15 @@ func (s *stream) multiplex() {
 	if stopped {
 		m.Stop()
 	}
-	m.Serve()
+	s.converse(m)
+}
+
+// converse answers over HTTP/2 until the client rests or the connection is to end.
+func (s *stream) converse(m Session) {
+	if m.Serve() {
+		s.l.running.Go(func() { s.rest(func() { s.converse(m) }) })
+		return
+	}
 	s.leaves()
 	_ = s.wire.Close()
 }
@@ -161,17 +171,56 @@ type work struct {
 
 var works = sync.Pool{New: func() any { return new(work) }}
 
-// serve answers requests until one is net/http's or the connection ends.
+// RestShare is the part of the idle time after which a connection rests: it doesn't
+// wait any more in the goroutine that answered.
+const RestShare = 32
+
+// errRests says that the client has asked for nothing for a while.
+var errRests = errors.New("the client rests")
+
+// serve answers requests until one is net/http's, or the connection rests or ends.
 func (s *stream) serve(b *buffer) {
 	h, err := s.answerAll(b)
-	s.leaves()
 	switch {
+	case errors.Is(err, errRests):
+		s.readUntil = time.Time{}
+		if err := s.wire.SetReadDeadline(s.idle.Add(s.l.cfg.IdleTimeout)); err != nil {
+			s.end()
+			return
+		}
+		s.l.running.Go(func() { s.rest(s.wake) })
+		return
 	case err != nil:
-		_ = s.tls.Close()
-		_ = s.wire.Close()
-	case !s.l.pass(h):
+		s.end()
+		return
+	}
+	s.leaves()
+	if !s.l.pass(h) {
 		_ = s.wire.Close()
 	}
+}
+
+func (s *stream) end() {
+	s.leaves()
+	_ = s.tls.Close()
+	_ = s.wire.Close()
+}
+
+// rest waits until there is something to read, or the time for it is over, and goes on
+// with then. It has a goroutine of its own, and isn't below TLS: a stack that has
+// answered is large, and one that only waits as small as they begin.
+func (s *stream) rest(then func()) {
+	_ = s.wire.raw.Read(hasBytes) // who reads next finds the error, too
+	then()
+}
+
+// wake goes on with a client that has rested.
+func (s *stream) wake() {
+	if !s.idle.Add(s.l.cfg.IdleTimeout).After(time.Now()) {
+		s.end()
+		return
+	}
+	s.serve(nil)
 }
 
 func (s *stream) answerAll(b *buffer) (*handed, error) {
@@ -218,11 +267,17 @@ func (s *stream) answerAll(b *buffer) (*handed, error) {
 					return nil, err
 				}
 			}
-		} else if until := now.Add(s.l.cfg.IdleTimeout); until.Sub(s.readUntil) > s.l.cfg.IdleTimeout/16 {
-			// Set again only now and then: it costs more than reading.
-			s.readUntil = until
-			if err := s.wire.SetReadDeadline(until); err != nil {
-				return nil, err
+		} else {
+			if s.idle.IsZero() {
+				s.idle = now
+			}
+			wait := s.l.cfg.IdleTimeout / RestShare
+			if until := now.Add(wait); until.Sub(s.readUntil) > wait/4 {
+				// Set again only now and then: it costs more than reading.
+				s.readUntil = until
+				if err := s.wire.SetReadDeadline(until); err != nil {
+					return nil, err
+				}
 			}
 		}
 		var err error
@@ -234,17 +289,24 @@ func (s *stream) answerAll(b *buffer) (*handed, error) {
 
 // read adds to what was read; a connection that waits holds no buffer.
 func (s *stream) read(b *buffer) (*buffer, error) {
-	if b == nil {
+	fresh := b == nil
+	if fresh {
 		var one [1]byte
 		n, err := s.tls.Read(one[:])
-		if n == 0 || err != nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, errRests
+		case n == 0 || err != nil:
 			return nil, errors.Join(err, io.EOF)
 		}
-		b = newBuffer(one[:])
+		b, s.idle = newBuffer(one[:]), time.Time{}
 	}
 	n, err := s.tls.Read(b.b[b.w:])
-	if n == 0 && err == nil {
+	switch {
+	case n == 0 && err == nil:
 		err = io.ErrNoProgress
+	case fresh && errors.Is(err, os.ErrDeadlineExceeded):
+		err = nil // the time was for a head to begin
 	}
 	b.w += n
 	if n > 0 {

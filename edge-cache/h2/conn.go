@@ -29,6 +29,8 @@ type conn struct {
 	framer  *http2.Framer
 	decoder *hpack.Decoder
 	head    head // being read
+	begun   bool // the preface was read,
+	settled bool // and the client's settings
 	fuss    fuss
 
 	// earned counts bytes of bodies sent, which pay for frames the client sends.
@@ -94,6 +96,7 @@ var (
 	errIdle   = errors.New("the connection is idle")
 	errSilent = errors.New("the client is silent")
 	errDone   = errors.New("all is answered")
+	errRests  = errors.New("the client rests") // no end: Serve goes on later
 )
 
 // fault is a connection error (RFC 9113 section 5.4.1).
@@ -105,10 +108,14 @@ type fault struct {
 func (f fault) Error() string { return f.code.String() + ": " + f.why }
 
 // Serve implements fastpath.Session.
-func (c *conn) Serve() {
+func (c *conn) Serve() (rests bool) {
 	c.nc.Gather()
 	err := c.readAll()
+	if errors.Is(err, errRests) {
+		return true
+	}
 	c.end(err)
+	return false
 }
 
 // Stop implements fastpath.Session: it sends GOAWAY twice (RFC 9113 section 6.8), so
@@ -238,8 +245,7 @@ func (c *conn) end(err error) {
 	c.in.free()
 }
 
-// readAll handles frames until the connection is to end.
-func (c *conn) readAll() error {
+func (c *conn) readPreface() error {
 	var preface [len(http2.ClientPreface)]byte
 	c.in.begin()
 	if _, err := io.ReadFull(c, preface[:]); err != nil {
@@ -248,7 +254,18 @@ func (c *conn) readAll() error {
 	if string(preface[:]) != http2.ClientPreface {
 		return fault{http2.ErrCodeProtocol, "no preface"}
 	}
-	for first := true; ; first = false {
+	c.begun = true
+	return nil
+}
+
+// readAll handles frames until the connection is to end, or rests.
+func (c *conn) readAll() error {
+	if !c.begun {
+		if err := c.readPreface(); err != nil {
+			return err
+		}
+	}
+	for ; ; c.settled = true {
 		if !c.head.open {
 			c.in.ended()
 		}
@@ -256,7 +273,7 @@ func (c *conn) readAll() error {
 		if err != nil {
 			return err
 		}
-		if first && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
+		if !c.settled && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
 			return fault{http2.ErrCodeProtocol, "no settings"}
 		}
 		if fh.Type == http2.FrameData {
@@ -314,6 +331,7 @@ type input struct {
 	until time.Time // the deadline in force
 	asked time.Time // a ping was sent; zero without
 	heard time.Time // the last bytes came
+	rests bool      // nothing has come since it was found that the client rests
 }
 
 type inputBuffer [4 << 10]byte
@@ -376,7 +394,7 @@ func (c *conn) fill() error {
 			i.b[0] = i.one[0]
 			n, _ = c.nc.ReadHere(i.b[1:]) // an error comes again
 			i.w = 1 + n
-			i.heard, i.asked = time.Time{}, time.Time{}
+			i.heard, i.asked, i.rests = time.Time{}, time.Time{}, false
 			return nil
 		}
 		var timeout net.Error
@@ -387,7 +405,8 @@ func (c *conn) fill() error {
 	}
 }
 
-// await sets how long to wait for the client, or finds that it was long enough.
+// await sets how long to wait for the client, or finds that it was long enough, or
+// that the client rests, which is then waited for elsewhere.
 func (c *conn) await(now time.Time) error {
 	i := &c.in
 	c.mu.Lock()
@@ -409,6 +428,15 @@ func (c *conn) await(now time.Time) error {
 	case len(c.streams) == 0 && c.handlers == 0:
 		if until = c.idle.Add(c.srv.cfg.IdleTimeout); !until.After(now) {
 			return errIdle
+		}
+		if i.slow || i.rests {
+			break // a frame isn't left half read
+		}
+		if rest := c.idle.Add(c.srv.cfg.IdleTimeout / fastpath.RestShare); rest.After(now) {
+			until = rest
+		} else {
+			i.rests, i.until = true, until
+			return errors.Join(c.nc.SetReadDeadline(until), errRests)
 		}
 	case !i.asked.IsZero():
 		if until = i.asked.Add(pingTimeout); !until.After(now) {
