@@ -47,8 +47,8 @@ func TestRunHoldsToOneBuild(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t)
 	q.janitor(t)
-	film := readFile(t, mediaFile("small-426x240-27s.mp4"))
-	const frames = 816
+	film := readFile(t, mediaFile("bikes-noaudio.mp4"))
+	const frames = 250
 	of := func(build string) func(*jobs.Worker) { return func(w *jobs.Worker) { w.Build = build } }
 
 	first := q.begins(t, "A", film)
@@ -58,7 +58,7 @@ func TestRunHoldsToOneBuild(t *testing.T) {
 		return attempts, messages, failures
 	}
 	before, sent, _ := attempts()
-	others := q.upload(t, readFile(t, mediaFile("bikes-noaudio.mp4")))
+	others := q.upload(t, film)
 	q.becomes(t, others, catalog.Ready, 2*time.Minute)
 	require.Eventually(t, func() bool { _, now, _ := attempts(); return now > sent+1 }, time.Minute, 50*time.Millisecond, "nobody was asked")
 	now, _, failures := attempts()
