@@ -347,6 +347,12 @@ func (i *input) ended() { i.half, i.slow, i.since = false, false, time.Time{} }
 // unhurried notes that what is half read may take its time: content.
 func (i *input) unhurried() { i.half, i.slow = false, true }
 
+// come notes that n bytes have come in.
+func (i *input) come(n int) {
+	i.w = n
+	i.heard, i.asked, i.rests = time.Time{}, time.Time{}, false
+}
+
 func (i *input) free() {
 	if i.b != nil {
 		inputBuffers.Put(i.b)
@@ -378,7 +384,7 @@ func (c *conn) fill() error {
 	}
 	n, err := c.nc.ReadHere(i.b[:])
 	if n > 0 || err != nil {
-		i.w = n
+		i.come(n)
 		return err
 	}
 	c.turn()
@@ -393,8 +399,7 @@ func (c *conn) fill() error {
 			i.b = inputBuffers.Get().(*inputBuffer)
 			i.b[0] = i.one[0]
 			n, _ = c.nc.ReadHere(i.b[1:]) // an error comes again
-			i.w = 1 + n
-			i.heard, i.asked, i.rests = time.Time{}, time.Time{}, false
+			i.come(1 + n)
 			return nil
 		}
 		var timeout net.Error
