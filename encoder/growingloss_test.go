@@ -158,11 +158,13 @@ type sending struct {
 	data      []byte
 	asset, id string
 	parts, at int
+	// frames the film has.
+	frames int
 }
 
 func (q *queue) send(t *testing.T, data []byte) *sending {
 	t.Helper()
-	s := &sending{q: q, data: data}
+	s := &sending{q: q, data: data, frames: denseFrames}
 	s.asset, s.id = q.begin(t, len(data))
 	return s
 }
@@ -304,7 +306,7 @@ func (s *sending) whole(t *testing.T, before []int) {
 	p, err := q.cat.RunPlan(t.Context(), s.asset, 1)
 	require.NoError(t, err)
 	require.Equal(t, catalog.PlanGrown, p.State)
-	require.EqualValues(t, denseFrames, p.Frames)
+	require.EqualValues(t, s.frames, p.Frames)
 	for _, tr := range p.Tracks {
 		records, err := q.cat.CommittedChunks(t.Context(), s.asset, 1, tr.ID)
 		require.NoError(t, err)
@@ -324,9 +326,9 @@ func (s *sending) whole(t *testing.T, before []int) {
 				require.InDelta(t, p.DurationMS*48000/1000, at, 2048)
 				continue
 			}
-			require.Equal(t, denseFrames, decoded(t, film))
+			require.Equal(t, s.frames, decoded(t, film))
 			times := packets(t, film)
-			require.Len(t, slices.Compact(slices.Clone(times)), denseFrames, "no frame is there twice")
+			require.Len(t, slices.Compact(slices.Clone(times)), s.frames, "no frame is there twice")
 			require.Equal(t, tr.Chunks[len(tr.Chunks)-1].End, at)
 		}
 	}

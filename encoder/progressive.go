@@ -46,6 +46,10 @@ func (e *Encoder) progressive(t Task, in *input, src probe.Source) bool {
 	return t.Run == 1 && t.Failures == 0 && in.Size() > e.wholeRemux && !slices.Contains(wholeCodecs, src.Video.Codec)
 }
 
+// remuxNice is that of a copy whose beginning is planned. It is some hundred times as fast as
+// the film plays, and all it feeds are viewers and encodes of it.
+func (e *Encoder) remuxNice() int { return min(e.opt.Child.Nice+aheadNice, 19) }
+
 // remuxer copies the picture of a complete source into fragments, stores them part by part,
 // and makes the run's plan grow over them while the copy goes on. Sound and text are read
 // from the upload.
@@ -53,6 +57,7 @@ type remuxer struct {
 	e       *Encoder
 	t       Task
 	in      *input
+	proc    *ffmpeg.Process
 	profile plan.Profile
 	// src is the source, its picture as the remux shows it.
 	src    probe.Source
@@ -102,8 +107,12 @@ func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Sou
 	defer func() { e.metrics.stage("remux", time.Since(began)) }()
 	limits := e.opt.Child
 	limits.Wall = remuxWall(in.Size())
+	if have != nil {
+		limits.Nice = e.remuxNice()
+	}
 	copying, cctx := errgroup.WithContext(ctx)
-	proc, err := ffmpeg.Start(cctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits,
+	var err error
+	r.proc, err = ffmpeg.Start(cctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: limits,
 		Args: ffmpeg.Fragments{URL: in.url, Stream: src.Video.Stream, Codec: src.Video.Codec}.Args()})
 	if err != nil {
 		return err
@@ -111,7 +120,7 @@ func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Sou
 	pieces := make(chan piece)
 	copying.Go(func() error {
 		defer close(pieces)
-		return r.copy(cctx, proc, pieces)
+		return r.copy(cctx, pieces)
 	})
 	copying.Go(func() error {
 		defer r.drop()
@@ -134,14 +143,14 @@ func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Sou
 
 // copy cuts what ffmpeg writes into pieces, the last one only after its good end. At most
 // one waits while another is filled.
-func (r *remuxer) copy(ctx context.Context, proc *ffmpeg.Process, out chan<- piece) error {
+func (r *remuxer) copy(ctx context.Context, out chan<- piece) error {
 	s := spool{dir: r.e.opt.Scratch}
-	err := r.cut(ctx, fmp4.NewReader(io.TeeReader(proc.Output(0), &s)), &s, out)
+	err := r.cut(ctx, fmp4.NewReader(io.TeeReader(r.proc.Output(0), &s)), &s, out)
 	if err != nil && !isTruncated(err) {
-		proc.Kill(err)
+		r.proc.Kill(err)
 	}
 	// On a full disk ffmpeg's end may be good, and the file short.
-	perr := cmp.Or(proc.Wait(), proc.Lacked())
+	perr := cmp.Or(r.proc.Wait(), r.proc.Lacked())
 	switch {
 	case r.in.Err() != nil:
 		// ffmpeg takes a broken connection for the end of the file.
@@ -334,11 +343,12 @@ func (r *remuxer) grow(ctx context.Context, last bool) error {
 		return err
 	}
 	r.plan = &p
-	if !began {
-		// What follows takes little of a processor: others needn't wait for the slot.
-		r.t.Draining()
+	if began {
+		return nil
 	}
-	return nil
+	// The rest leaves the slot and the processors to the film's beginning.
+	r.t.Draining()
+	return r.proc.Yield(r.e.remuxNice())
 }
 
 // planned is the plan with more frames.

@@ -31,6 +31,8 @@ type options struct {
 	lines      []float64
 	containers []string
 	ready      bool
+	// unindexed are kinds of sources without an index, which -playable is about.
+	unindexed []string
 }
 
 // workerCommand is what this program is with "encoder" as its first argument: the
@@ -80,6 +82,10 @@ func main() {
 				return fmt.Errorf("%q: not a container that is known here", c)
 			}
 		}
+		return nil
+	})
+	flag.Func("unindexed", "with -playable: of sources without an index, as in flv,avi,ts,ps,asf", func(list string) error {
+		o.unindexed = strings.Split(list, ",")
 		return nil
 	})
 	flag.BoolVar(&o.ready, "ready", false, "with -lines: wait until the videos are ready, too")

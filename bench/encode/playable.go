@@ -42,10 +42,17 @@ type first struct {
 func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writer) error {
 	fmt.Fprintln(out, "| Source | Length | Playable after | Least lead of a viewer | Followed for | ffmpeg ended after deletion | Until playable |")
 	fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
-	for _, s := range []struct{ name, source string }{{"H.264, 1080p30", o.source}, {"VP9, 1080p24", o.vp9}} {
+	of := []kind{{"H.264, 1080p30", o.source, containers["mp4"]}, {"VP9, 1080p24", o.vp9, containers["mp4"]}}
+	if len(o.unindexed) > 0 {
+		var err error
+		if of, err = unindexed(ctx, o, dir); err != nil {
+			return err
+		}
+	}
+	for _, s := range of {
 		for _, length := range o.lengths {
-			file := filepath.Join(dir, "long.mp4")
-			if err := repeat(ctx, s.source, file, length, containers["mp4"]...); err != nil {
+			file := filepath.Join(dir, "long")
+			if err := repeat(ctx, s.source, file, length, s.container...); err != nil {
 				return err
 			}
 			f, err := p.first(ctx, file)
@@ -59,6 +66,38 @@ func firsts(ctx context.Context, o options, p *pipeline, dir string, out io.Writ
 		}
 	}
 	return nil
+}
+
+// kind of source.
+type kind struct {
+	name, source string
+	container    []string
+}
+
+// unindexed are sources whose container has no index, of ten seconds.
+func unindexed(ctx context.Context, o options, dir string) ([]kind, error) {
+	var out []kind
+	for _, k := range []struct {
+		short, name  string
+		encode, kind []string
+	}{
+		{"flv", "FLV, H.264, 1080p30", []string{"-c", "copy"}, []string{"-f", "flv"}},
+		{"avi", "AVI, MPEG-4, 1080p30", []string{"-c:v", "mpeg4", "-b:v", "6M", "-bf", "2", "-c:a", "libmp3lame"}, []string{"-f", "avi"}},
+		{"ts", "MPEG-TS, MPEG-2, 1080i", []string{"-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-b:v", "10M", "-bf", "2", "-g", "15", "-c:a", "mp2"}, []string{"-f", "mpegts"}},
+		{"ps", "MPEG-PS, MPEG-2, 1080i", []string{"-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-b:v", "8M", "-maxrate", "9M", "-bufsize", "2M", "-bf", "2", "-g", "15", "-c:a", "mp2"}, []string{"-f", "vob"}},
+		{"asf", "ASF, WMV 8, 1080p30", []string{"-c:v", "wmv2", "-b:v", "8M", "-c:a", "wmav2", "-ac", "2"}, []string{"-f", "asf"}},
+	} {
+		if !slices.Contains(o.unindexed, k.short) {
+			continue
+		}
+		file := filepath.Join(dir, "short-"+strconv.Itoa(len(out))+".mkv")
+		args := append([]string{"-v", "error", "-nostdin", "-y", "-i", o.source, "-t", "10", "-map", "0:v:0", "-map", "0:a:0"}, k.encode...)
+		if b, err := exec.CommandContext(ctx, "ffmpeg", append(args, file)...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("make a source of %s: %w: %s", k.name, err, b)
+		}
+		out = append(out, kind{k.name, file, k.kind})
+	}
+	return out, nil
 }
 
 // containers are what ffmpeg is told for each.
