@@ -42,7 +42,7 @@ func TestRemuxWorkerKilled(t *testing.T) {
 	require.True(t, offered, "the remux had ended before its worker was stopped")
 	state, attempt, _, _ := s.planTask(t)
 	require.Equal(t, "running", state)
-	before := s.committed(t)
+	before := append([]int{}, s.committed(t)...)
 	w.kill(t)
 
 	q.process(t, "us")
