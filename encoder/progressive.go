@@ -23,6 +23,19 @@ import (
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/sleep"
+)
+
+// Pace of a progressive remux. Copied as fast as it can be, the film's rest takes the processors
+// and disks from its beginning, which is watched. So it is copied as fast as is of use to
+// anybody: paceFilm times as fast as it plays after the first unpaced of it, or pacePerSecond
+// where it has few bytes.
+const (
+	unpaced       = time.Minute
+	paceFilm      = 20
+	pacePerSecond = 4 << 20
+	// maxPause is well within what ffmpeg and its connection wait for.
+	maxPause = 10 * time.Second
 )
 
 // Sizes of a progressive remux. What is no larger than one part is remuxed before it is planned.
@@ -74,6 +87,15 @@ type remuxer struct {
 	next   int64
 	frames []probe.Frame
 	pieces []piece
+	// paced is where the copy was when its pace began to count.
+	paced mark
+}
+
+// mark says where a copy is, and when.
+type mark struct {
+	at    time.Time
+	known time.Duration // of the picture
+	bytes int64         // of the copy
 }
 
 // piece of a remux, which becomes one part.
@@ -126,6 +148,9 @@ func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Sou
 		defer r.drop()
 		for p := range pieces {
 			if err := r.add(cctx, p); err != nil {
+				return err
+			}
+			if err := r.pace(cctx); err != nil {
 				return err
 			}
 		}
@@ -191,8 +216,10 @@ func (r *remuxer) cut(ctx context.Context, from *fmp4.Reader, s *spool, out chan
 		if err != nil {
 			return err
 		}
-		for _, f := range samples {
-			s.frames = append(s.frames, probe.Frame{PTS: f.PTS, Duration: f.Duration, Size: int32(len(f.Data)), Key: f.Sync, Unit: unit})
+		for i, f := range samples {
+			// Where every frame is a keyframe, a fragment has several: chunks are read from
+			// the beginning of one, to that of another.
+			s.frames = append(s.frames, probe.Frame{PTS: f.PTS, Duration: f.Duration, Size: int32(len(f.Data)), Key: f.Sync && i == 0, Unit: unit})
 		}
 		if s.size < min(r.e.firstRemux<<min(n, 16), remuxPart) {
 			continue
@@ -349,6 +376,25 @@ func (r *remuxer) grow(ctx context.Context, last bool) error {
 	// The rest leaves the slot and the processors to the film's beginning.
 	r.t.Draining()
 	return r.proc.Yield(r.e.remuxNice())
+}
+
+// pace waits where the copy is further than its pace.
+func (r *remuxer) pace(ctx context.Context) error {
+	if r.plan == nil || r.n < len(r.stored) {
+		return nil
+	}
+	known, err := plan.Known(*r.plan)
+	if err != nil {
+		return err
+	}
+	if r.paced.at.IsZero() {
+		r.paced = mark{at: time.Now(), known: known, bytes: r.end}
+		return nil
+	}
+	since := time.Since(r.paced.at)
+	film := (known-r.paced.known-unpaced)/paceFilm - since
+	bytes := time.Duration(float64(r.end-r.paced.bytes)/pacePerSecond*float64(time.Second)) - since
+	return sleep.For(ctx, min(film, bytes, maxPause))
 }
 
 // planned is the plan with more frames.
