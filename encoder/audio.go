@@ -15,6 +15,7 @@ import (
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/fmp4"
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/sleep"
 )
 
 // Frames dropped at the start of an encode: the encoder's own priming, and,
@@ -145,7 +146,7 @@ func (j *audioJob) encode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.ahead = func() error { return proc.Yield(min(j.e.opt.Child.Nice+aheadNice, 19)) }
+	j.ahead = func() error { return proc.Yield(j.e.niceAhead()) }
 	rerr := j.read(ctx, proc.Output(0), drop)
 	switch {
 	case rerr != nil:
@@ -183,6 +184,9 @@ func soundOf(in *input, spec plan.AudioTrack, from int64) ffmpeg.Audio {
 		SampleRate: plan.SampleRate, Bitrate: spec.Bitrate, PadTo: spec.PadTo}
 }
 
+// niceAhead is the niceness of what is far ahead of those who watch.
+func (e *Encoder) niceAhead() int { return min(e.opt.Child.Nice+aheadNice, 19) }
+
 // errEnough ends a process that would go on with silence.
 var errEnough = errors.New("the track is complete")
 
@@ -217,10 +221,8 @@ func (j *audioJob) goesOn(ctx context.Context, n int64) (bool, error) {
 		if time.Since(began) > pictureWaits {
 			return false, &source.MissingError{Bytes: j.in.Size()}
 		}
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, pictureAsk) != nil {
 			return false, context.Cause(ctx)
-		case <-time.After(pictureAsk):
 		}
 		p, err := j.t.Plan(ctx)
 		if err == nil {

@@ -109,7 +109,7 @@ func (e *Encoder) remuxOn(ctx context.Context, t Task, in *input, p catalog.Plan
 		err = errors.New("the source has lost its picture")
 	}
 	if err == nil {
-		err = e.remuxing(ctx, t, in, src, run.Params, &p)
+		err = e.remuxing(ctx, t, in, src, run, &p)
 	}
 	return in.blame(err)
 }

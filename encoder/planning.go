@@ -67,7 +67,7 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 	}
 	profile, x, err := e.look(ctx, t, in)
 	if errors.Is(err, probe.ErrRemux) && !early && e.progressive(t, in, x.source) {
-		rerr := e.remuxing(ctx, t, in, x.source, profile, nil)
+		rerr := e.remuxing(ctx, t, in, x.source, plan.Run{Params: profile}, nil)
 		if !errors.Is(rerr, errWhole) {
 			return in.blame(rerr)
 		}
@@ -248,10 +248,8 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	}
 	// On a full disk ffmpeg's end may be good, and the file short.
 	if err := cmp.Or(proc.Wait(), proc.Lacked()); err != nil {
-		var fe *ffmpeg.Error
-		if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && in.Err() == nil && ctx.Err() == nil && t.Failures > 0 {
-			// Twice the same: the file is at fault.
-			return fail(&probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"})
+		if in.Err() == nil {
+			err = copyFailed(ctx, t, err)
 		}
 		return fail(err)
 	}
@@ -295,6 +293,17 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	out.Text, out.TextZero = src.Text, src.Video.FirstMicros()
 	parts, err := e.storeRemux(ctx, t, f, info.Size())
 	return x, parts, err
+}
+
+// copyFailed says whose fault it is that a source couldn't be copied to its end, though all
+// of it could be had.
+func copyFailed(ctx context.Context, t Task, err error) error {
+	var fe *ffmpeg.Error
+	if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && ctx.Err() == nil && t.Failures > 0 {
+		// Twice the same: the file is at fault.
+		return &probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"}
+	}
+	return err
 }
 
 func (e *Encoder) storeRemux(ctx context.Context, t Task, f *os.File, size int64) ([]plan.Part, error) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -59,10 +58,6 @@ func (e *Encoder) progressive(t Task, in *input, src probe.Source) bool {
 	return t.Run == 1 && t.Failures == 0 && in.Size() > e.wholeRemux && !slices.Contains(wholeCodecs, src.Video.Codec)
 }
 
-// remuxNice is that of a copy whose beginning is planned. It is some hundred times as fast as
-// the film plays, and all it feeds are viewers and encodes of it.
-func (e *Encoder) remuxNice() int { return min(e.opt.Child.Nice+aheadNice, 19) }
-
 // remuxer copies the picture of a complete source into fragments, stores them part by part,
 // and makes the run's plan grow over them while the copy goes on. Sound and text are read
 // from the upload.
@@ -111,18 +106,15 @@ type piece struct {
 }
 
 // remuxing plans a source while it is remuxed. have is the plan that an earlier attempt
-// came to, nil if there was none. errWhole says that nothing is committed or stored.
-func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Source, profile plan.Profile, have *catalog.Plan) error {
-	r := &remuxer{e: e, t: t, in: in, src: src, profile: profile, plan: have}
+// came to, and run what it says of the run; without one it is nil, and run has the profile
+// only. errWhole says that nothing is committed or stored.
+func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Source, run plan.Run, have *catalog.Plan) error {
+	r := &remuxer{e: e, t: t, in: in, src: src, profile: run.Params, plan: have, stored: run.Parts}
 	if have != nil {
-		var run plan.Run
-		if err := json.Unmarshal(have.Encoder, &run); err != nil {
-			return fmt.Errorf("plan: %w", err)
-		}
 		if run.Growth == nil {
 			return errors.New("the plan isn't one that grows")
 		}
-		r.stored, r.next = run.Parts, run.Growth.Next
+		r.next = run.Growth.Next
 	}
 	e.log.Info("remuxing source while it is planned", "asset", t.Asset, "run", t.RunName(), "reason", src.NeedsRemux, "planned", len(r.stored))
 	began := time.Now()
@@ -130,7 +122,7 @@ func (e *Encoder) remuxing(ctx context.Context, t Task, in *input, src probe.Sou
 	limits := e.opt.Child
 	limits.Wall = remuxWall(in.Size())
 	if have != nil {
-		limits.Nice = e.remuxNice()
+		limits.Nice = e.niceAhead()
 	}
 	copying, cctx := errgroup.WithContext(ctx)
 	var err error
@@ -181,22 +173,12 @@ func (r *remuxer) copy(ctx context.Context, out chan<- piece) error {
 		// ffmpeg takes a broken connection for the end of the file.
 		err = r.in.Err()
 	case perr != nil && (err == nil || isTruncated(err)):
-		err = r.blame(ctx, perr)
+		err = copyFailed(ctx, r.t, perr)
 	}
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
 	return s.send(ctx, out, true)
-}
-
-// blame says whose fault it is that a source couldn't be copied to its end.
-func (r *remuxer) blame(ctx context.Context, err error) error {
-	var fe *ffmpeg.Error
-	if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && ctx.Err() == nil && r.t.Failures > 0 {
-		// Twice the same: the file is at fault.
-		return &probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"}
-	}
-	return err
 }
 
 // cut reads fragments to their end and sends pieces of them. Where they end depends on the
@@ -375,7 +357,7 @@ func (r *remuxer) grow(ctx context.Context, last bool) error {
 	}
 	// The rest leaves the slot and the processors to the film's beginning.
 	r.t.Draining()
-	return r.proc.Yield(r.e.remuxNice())
+	return r.proc.Yield(r.e.niceAhead())
 }
 
 // pace waits where the copy is further than its pace.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -91,20 +90,7 @@ func TestProgressiveRemux(t *testing.T) {
 					require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", i, 1)))
 				}
 			}
-			r := p.Tracks[0].Renditions[0]
-			want := numbers(t, file, "", s.size)
-			require.Len(t, want, int(s.frames), "the source isn't what the test means it to be")
-			path := filepath.Join(t.TempDir(), "joined.mp4")
-			require.NoError(t, os.WriteFile(path, b.joined(t, "v0", r.ID), 0o600))
-			got := numbers(t, path, s.upright, s.size)
-			require.Equal(t, numbersOf(want), numbersOf(got))
-			for i := range want {
-				require.InDelta(t, want[i].at-want[0].at, got[i].at-got[0].at, 0.0011, "time of frame %d", i)
-			}
-			checkSync(t, s, b, p, file, want[0].at)
-			for _, tr := range p.Tracks {
-				checkRecords(t, b, tr.ID)
-			}
+			checkFilm(t, s, b, p, file)
 			checkStream(t, b)
 			require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 1)))
 			require.NotEmpty(t, b.board.extras.Posters)

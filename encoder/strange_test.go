@@ -269,33 +269,41 @@ func TestStrangeSources(t *testing.T) {
 			video := p.Tracks[0]
 			require.Equal(t, hls.Video, video.Kind)
 			r := video.Renditions[0]
-			want := numbers(t, file, "", s.size)
-			require.NotEmpty(t, want)
-			if s.frames > 0 {
-				require.Len(t, want, int(s.frames), "the source isn't what the test means it to be")
-			}
 			if s.frameRate.Num > 0 {
 				require.Equal(t, s.frameRate, r.FrameRate)
 			}
 			if s.width > 0 {
 				require.Equal(t, [2]int{s.width, s.height}, [2]int{r.Width, r.Height})
 			}
-			path := filepath.Join(t.TempDir(), "joined.mp4")
-			require.NoError(t, os.WriteFile(path, b.joined(t, "v0", r.ID), 0o600))
-			got := numbers(t, path, s.upright, s.size)
-			require.Equal(t, numbersOf(want), numbersOf(got))
-			for i := range want {
-				require.InDelta(t, want[i].at-want[0].at, got[i].at-got[0].at, 0.0011, "time of frame %d", i)
-			}
-			checkSync(t, s, b, p, file, want[0].at)
-			for _, tr := range p.Tracks {
-				checkRecords(t, b, tr.ID)
-			}
+			path := checkFilm(t, s, b, p, file)
 			whole := filepath.Join(t.TempDir(), "whole.mp4")
 			require.NoError(t, os.WriteFile(whole, undivided(t, b, "v0"), 0o600))
 			checkQuality(t, s, file, path, whole, r)
 		})
 	}
+}
+
+// checkFilm compares what a bench has encoded with its source: every frame once, in order and
+// at its time, sound in time with it. The joined picture is at the returned path.
+func checkFilm(t testing.TB, s strange, b *bench, p catalog.Plan, file string) (joined string) {
+	t.Helper()
+	want := numbers(t, file, "", s.size)
+	require.NotEmpty(t, want)
+	if s.frames > 0 {
+		require.Len(t, want, int(s.frames), "the source isn't what the test means it to be")
+	}
+	joined = filepath.Join(t.TempDir(), "joined.mp4")
+	require.NoError(t, os.WriteFile(joined, b.joined(t, "v0", p.Tracks[0].Renditions[0].ID), 0o600))
+	got := numbers(t, joined, s.upright, s.size)
+	require.Equal(t, numbersOf(want), numbersOf(got))
+	for i := range want {
+		require.InDelta(t, want[i].at-want[0].at, got[i].at-got[0].at, 0.0011, "time of frame %d", i)
+	}
+	checkSync(t, s, b, p, file, want[0].at)
+	for _, tr := range p.Tracks {
+		checkRecords(t, b, tr.ID)
+	}
+	return joined
 }
 
 func numbersOf(list []shown) []int {

@@ -375,12 +375,13 @@ func (j *judge) stoodStill(from, to time.Time) (most *float64) {
 		if !since.Before(until) {
 			continue
 		}
-		for _, at := range append(slices.Clone(j.o.Advances), until) {
-			if at.After(since) && !at.After(until) {
+		for _, at := range j.o.Advances {
+			if at.After(since) && at.Before(until) {
 				keep(&most, at.Sub(since).Seconds())
 				since = at
 			}
 		}
+		keep(&most, until.Sub(since).Seconds())
 	}
 	return most
 }

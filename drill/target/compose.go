@@ -309,6 +309,9 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 	case f.Fault == scenario.Silence:
 		return c.silence(f.Region, list)
 	}
+	hang := func(ctx context.Context) error {
+		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
+	}
 	switch f.Fault {
 	case scenario.Kill:
 		// All in one moment, as a loss of power does; docker kill takes seconds for each. And
@@ -319,12 +322,10 @@ func (c *Compose) Apply(ctx context.Context, f Fault) error {
 		_, err := c.run(ctx, append([]string{"stop"}, names(list)...)...)
 		return err
 	case scenario.Slow:
-		c.slowing.begin(f, func(ctx context.Context) error {
-			return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
-		}, func() error { return onTrees(f, list, supervise.ResumeTree) })
+		c.slowing.begin(f, hang, func() error { return onTrees(f, list, supervise.ResumeTree) })
 		return nil
 	default:
-		return onTrees(f, list, func(pid int, also func(int) bool) error { return supervise.HangTree(ctx, pid, also) })
+		return hang(ctx)
 	}
 }
 

@@ -1,7 +1,6 @@
 package fmp4
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -78,7 +77,7 @@ func typeBox(b []byte) (kind string, brands []string, err error) {
 // hasBox says whether one of the outermost boxes is of a kind; what is cut off has none.
 func hasBox(b []byte, kind string) bool {
 	for len(b) >= 8 {
-		if bytes.Equal(b[4:8], []byte(kind)) {
+		if string(b[4:8]) == kind {
 			return true
 		}
 		size := uint64(binary.BigEndian.Uint32(b))
