@@ -67,18 +67,20 @@ func TestCommand(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return status("http://"+admin+"/readyz") == 200 }, 15*time.Second, 20*time.Millisecond)
 	require.Equal(t, 200, status("http://"+addr+segURL("-", 0)))
-	res, err := client.Get("http://" + admin + "/status")
-	require.NoError(t, err)
-	require.Equal(t, "text/html; charset=utf-8", res.Header.Get("Content-Type"))
-	page := readBody(res)
-	for _, want := range []string{"<h1>eu-1, Frankfurt: serving</h1>", "<tr><td>origin<td>1", "<tr><td>objects in memory<td>1", "<tr><td>eu<td>unknown", "<tr><td>peer eu-2<td>"} {
-		require.Contains(t, page, want)
-	}
-	res, err = client.Post("http://"+admin+"/drain", "", nil)
+	// Requests and fills are counted when their last reader may be done already.
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		res, err := client.Get("http://" + admin + "/status")
+		require.NoError(t, err)
+		require.Equal(t, "text/html; charset=utf-8", res.Header.Get("Content-Type"))
+		page := readBody(res)
+		for _, want := range []string{"<h1>eu-1, Frankfurt: serving</h1>", "<tr><td>origin<td>1", "<tr><td>objects in memory<td>1", "<tr><td>eu<td>unknown", "<tr><td>peer eu-2<td>"} {
+			require.Contains(t, page, want)
+		}
+	}, 5*time.Second, 20*time.Millisecond)
+	res, err := client.Post("http://"+admin+"/drain", "", nil)
 	require.NoError(t, err)
 	require.Equal(t, "drained\n", readBody(res))
 	require.Equal(t, 503, status("http://"+admin+"/readyz"))
-	// A fill is counted when its last reader may be done already.
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		res, err := http.Get("http://" + admin + "/metrics")
 		require.NoError(t, err)

@@ -249,6 +249,11 @@ func TestCommandsOfTheReference(t *testing.T) {
 	require.JSONEq(t, `{"purged": 1}`, run("curl -X PURGE"))
 	require.Equal(t, "ok\n", run("curl http://127.0.0.1:9083/readyz"))
 	ask("http://" + addr + "/status")
+	// A request is counted when whoever asked may have read the whole answer already.
+	require.Eventually(t, func() bool {
+		_, metrics := ask("http://" + admin + "/metrics")
+		return strings.Contains(metrics, `meridian_cache_requests_total{cache="hit",status="200"} 2`) && strings.Contains(metrics, `meridian_cache_requests_total{cache="miss",status="200"} 2`)
+	}, 5*time.Second, 10*time.Millisecond)
 	page := run("curl http://127.0.0.1:9083/status")
 	for _, want := range []string{"<h1>meridian, before " + strings.TrimPrefix(origin.URL, "http://") + ": serving</h1>", "<tr><td>hits<td>50.00 %", "<tr><td>miss<td>2", "<tr><td>objects in memory<td>2", "<tr><td>200<td>", "<tr><td>connections<td>"} {
 		require.Contains(t, page, want)
