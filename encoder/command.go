@@ -97,9 +97,8 @@ func (c *Command) Run(ctx context.Context) error {
 	return service.Run(ctx, "encoder", &c.Base, c.Validate, c.build)
 }
 
-// pixelsPerCPU is the first guess of speed, before a worker has measured its own:
-// pixels x264 veryfast encodes per second on one CPU. Too low costs a new worker's
-// first video a rung in its beginning; too high lets its first viewer stall.
+// pixelsPerCPU is taken for a worker's speed in the first second, until it has measured its
+// own: pixels x264 veryfast encodes per second on one CPU.
 const pixelsPerCPU = 60e6
 
 func (c *Command) options() (Options, error) {
@@ -188,6 +187,10 @@ func (c *component) Run(ctx context.Context) error {
 	defer c.store.Close()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.worker.Run(gctx) })
+	g.Go(func() error {
+		c.encoder.measureSpeed(gctx)
+		return nil
+	})
 	return errors.Join(g.Wait(), c.encoder.Close())
 }
 

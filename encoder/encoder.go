@@ -71,7 +71,7 @@ type Options struct {
 	Scratch string
 	// Memory all children together may take by estimate, in bytes; 0 for any.
 	Memory int64
-	// Speed is the first guess of how many pixels per second this worker encodes.
+	// Speed is what this worker is taken to encode in a second until it has learned its own.
 	Speed plan.Speed
 }
 
@@ -98,6 +98,8 @@ type Encoder struct {
 	plans map[string]catalog.Plan
 	inits map[string]struct{}
 	speed plan.Speed
+	// learned counts what speed was learned from.
+	learned int
 }
 
 // Bounds of what an Encoder remembers.

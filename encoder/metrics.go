@@ -17,6 +17,7 @@ type Metrics struct {
 	bytes   prometheus.Counter
 	stages  *prometheus.CounterVec
 	memory  prometheus.Gauge
+	speed   prometheus.Gauge
 	layers  *prometheus.GaugeVec
 }
 
@@ -35,10 +36,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Time tasks spent in a stage: probe, index, complexity and remux of plan tasks; memory (waiting for room), start (until ffmpeg has encoded its first frames), encode, store (what is left to store then) and commit of video tasks."}, []string{"stage"}),
 		memory: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_encoder_memory_held_bytes",
 			Help: "Memory set aside for running children, by estimate."}),
+		speed: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_encoder_pixels_per_second",
+			Help: "Pixels this worker encodes in a second, as it learned from a test pattern and its tasks; runs are planned by it. 0 before."}),
 		layers: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "meridian_encoder_confined",
 			Help: "1 where ffmpeg is confined in this way, 0 where this worker can't (the log says why): user, network, files, calls. None where confinement is switched off."}, []string{"layer"}),
 	}
-	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes, m.stages, m.memory, m.layers)
+	reg.MustRegister(m.tasks, m.seconds, m.work, m.bytes, m.stages, m.memory, m.speed, m.layers)
 	return m
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -457,27 +456,4 @@ func (j *videoJob) verify(c *chunk) error {
 		}
 	}
 	return nil
-}
-
-// busy is which part of the processors' time one child gets used: now and then all its
-// encoders wait for the decoder, or it for them.
-const busy = 0.8
-
-// observe learns this worker's speed from the processor time a child took: unlike the
-// time that passed, it doesn't count what else the worker did meanwhile.
-func (e *Encoder) observe(pixels float64, cpu time.Duration, seconds float64) {
-	// Short chunks mostly measure starting a process.
-	if seconds < 4 || cpu <= 0 {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	speed := busy * float64(runtime.GOMAXPROCS(0)) * pixels / cpu.Seconds()
-	e.speed.Pixels = 0.7*e.speed.Pixels + 0.3*speed
-}
-
-func (e *Encoder) currentSpeed() plan.Speed {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.speed
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
+	"time"
 )
 
 // maxPicture bounds one small picture, and a description of a program.
@@ -40,4 +42,25 @@ func Build(ctx context.Context, l Limits) (string, error) {
 		return "", errors.New("x264 doesn't tell its version")
 	}
 	return fmt.Sprintf("ffmpeg %s, x264 %s", said.Program.Version, m[1]), nil
+}
+
+// A second of a test pattern.
+const (
+	patternWidth, patternHeight = 1280, 720
+	patternFrames               = 30
+)
+
+// EncodePattern encodes a second of a test pattern into nothing. It returns how many pixels
+// that were, and the processor time they took.
+func EncodePattern(ctx context.Context, l Limits, preset string, crf, threads int) (pixels float64, cpu time.Duration, err error) {
+	args := append(common(), "-f", "lavfi", "-i", fmt.Sprintf("testsrc2=size=%dx%d:rate=%d", patternWidth, patternHeight, patternFrames),
+		"-frames:v", strconv.Itoa(patternFrames), "-c:v", "libx264", "-preset", preset, "-crf", strconv.Itoa(crf), "-threads", strconv.Itoa(threads), "-f", "null", "-")
+	p, err := Start(ctx, Command{Name: "ffmpeg", Limits: l, Args: args})
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := p.Wait(); err != nil {
+		return 0, 0, fmt.Errorf("encode a test pattern: %w", err)
+	}
+	return patternWidth * patternHeight * patternFrames, p.CPU(), nil
 }
