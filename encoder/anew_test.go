@@ -178,5 +178,5 @@ func TestPausedWorkerWakesUp(t *testing.T) {
 	q.becomes(t, fits, catalog.Ready, 2*time.Minute)
 	require.Equal(t, attempts, s.committed(t), "what it has made counts")
 	q.frames(t, s.asset, 1, 816)
-	q.agrees(t, s.asset, attempts)
+	q.agrees(t, s.asset)
 }

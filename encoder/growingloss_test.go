@@ -291,7 +291,7 @@ func (q *queue) forget() error {
 	return c.Close(ctx)
 }
 
-var keyOfSegment = regexp.MustCompile(`/(\d{5})-(\d+)/\d{5}\.m4s$`)
+var keyOfSegment = regexp.MustCompile(`/r(\d+)/([^/]+)/(\d{5})-(\d+)/\d{5}\.m4s$`)
 
 // whole asserts that the film is ready as it should be, with the run that grew: what
 // was committed before stayed, and every frame is there once.
@@ -369,8 +369,8 @@ func (q *queue) attemptsStored(t *testing.T, asset, rendition string) map[string
 	t.Helper()
 	out := map[string][]string{}
 	require.NoError(t, q.store.Own().List(t.Context(), objects.RunPrefix(asset, "r1")+rendition+"/", "", func(o objects.Info) bool {
-		if m := keyOfSegment.FindStringSubmatch(o.Key); m != nil && !slices.Contains(out[m[1]], m[2]) {
-			out[m[1]] = append(out[m[1]], m[2])
+		if m := keyOfSegment.FindStringSubmatch(o.Key); m != nil && !slices.Contains(out[m[3]], m[4]) {
+			out[m[3]] = append(out[m[3]], m[4])
 		}
 		return true
 	}))
