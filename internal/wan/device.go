@@ -79,6 +79,11 @@ func configure(h *netlink.Handle, name string, host bool, network netip.Prefix, 
 	if err != nil {
 		return err
 	}
+	if host {
+		if err := untaken(h, network); err != nil {
+			return err
+		}
+	}
 	if err := h.LinkSetMTU(tun, MTU); err != nil {
 		return fmt.Errorf("mtu: %w", err)
 	}
@@ -107,10 +112,36 @@ func configure(h *netlink.Handle, name string, host bool, network netip.Prefix, 
 	route := &netlink.Route{LinkIndex: tun.Attrs().Index, Dst: ipNet(network.Masked()),
 		Src: addresses[0].Addr().AsSlice(), Scope: netlink.SCOPE_LINK}
 	if err := h.RouteAdd(route); err != nil {
-		if errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("%w (%s)", ErrNetworkTaken, network)
+		if errors.Is(err, unix.EEXIST) { // another one began meanwhile
+			return fmt.Errorf("%w: %s", ErrNetworkTaken, network)
 		}
 		return fmt.Errorf("route to %s: %w", network, err)
+	}
+	return nil
+}
+
+// untaken fails where a device of this host has some of the network's addresses next to it:
+// a network like this one, or a bridge of containers. What the host sends to these addresses
+// would go there.
+func untaken(h *netlink.Handle, network netip.Prefix) error {
+	routes, err := h.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Scope != netlink.SCOPE_LINK {
+			continue
+		}
+		ones, _ := r.Dst.Mask.Size()
+		address, ok := netip.AddrFromSlice(r.Dst.IP)
+		if !ok || !network.Overlaps(netip.PrefixFrom(address.Unmap(), ones)) {
+			continue
+		}
+		name := fmt.Sprintf("number %d", r.LinkIndex)
+		if l, err := h.LinkByIndex(r.LinkIndex); err == nil {
+			name = l.Attrs().Name
+		}
+		return fmt.Errorf("%w: %s, next to device %s, overlaps with %s", ErrNetworkTaken, r.Dst, name, network)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ var (
 	ErrNeedsRoot = errors.New("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN): run as root, or use loopback regions")
 	// ErrNoTUN: the machine has no TUN driver.
 	ErrNoTUN = errors.New("no /dev/net/tun: load the kernel module tun, or give the container the device")
-	// ErrNetworkTaken: another network on this host has the same addresses.
-	ErrNetworkTaken = errors.New("this host already routes the network: end the other one first")
+	// ErrNetworkTaken: another network on this host has some of the addresses.
+	ErrNetworkTaken = errors.New("the addresses are taken on this host: end the other network first, or where containers left it, remove its device (ip link del)")
 	// ErrUnknownNode: no node has that name.
 	ErrUnknownNode = errors.New("no such node")
 	// ErrClosed: the network or namespace has been closed.

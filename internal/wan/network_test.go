@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/meridian-video/meridian/internal/region"
 )
@@ -407,6 +408,24 @@ func TestHostReachesNodesAndLeavesNothing(t *testing.T) {
 	// The test's own listener holds the namespace until its cleanup: only threads
 	// and descriptors of the network must be gone.
 	requireNamespaceGone(t, link)
+}
+
+// Containers' networks stay behind, without a carrier, when their engine ends.
+func TestAddressesOfABridgeAreTaken(t *testing.T) {
+	needRoot(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "meridian-test"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	require.NoError(t, netlink.LinkAdd(bridge))
+	t.Cleanup(func() { require.NoError(t, netlink.LinkDel(bridge)) })
+	require.NoError(t, netlink.AddrAdd(bridge, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("198.19.77.1/24"))}))
+	require.NoError(t, netlink.LinkSetUp(bridge))
+
+	_, err := New(Config{Prefix: hostPrefix, Nodes: []Node{
+		{Name: HostNode, Host: true, Addresses: []netip.Prefix{netip.MustParsePrefix("198.19.254.1/32")}},
+	}})
+	require.ErrorIs(t, err, ErrNetworkTaken)
+	require.ErrorContains(t, err, "198.19.77.0/24, next to device meridian-test")
 }
 
 func TestNodesComeAndGo(t *testing.T) {
