@@ -278,10 +278,9 @@ func (j *extraJob) posters(pub *publisher) error {
 		return err
 	}
 	defer in.Close()
-	top := j.spec.Rungs[0]
 	v := ffmpeg.Video{Stream: j.spec.Stream, TimeBase: hls.Rational{Num: j.spec.Timeline.Num, Den: j.spec.Timeline.Den},
 		Start: c.Start, End: c.Start + 1, Every: 1, Rotate: j.spec.Rotate, Deinterlace: j.spec.Deinterlace, ToneMap: j.spec.ToneMap, Untagged: j.spec.Untagged}
-	sizes := posterSizes(j.spec, top)
+	sizes := posterSizes(j.plan)
 	for _, p := range sizes {
 		v.Rungs = append(v.Rungs, ffmpeg.Rung{Width: p.Width, Height: p.Height})
 	}
@@ -308,8 +307,17 @@ func (j *extraJob) posters(pub *publisher) error {
 	return nil
 }
 
-// posterSizes fits the picture into each poster's box, never larger than it is.
-func posterSizes(spec plan.VideoTrack, top plan.Rung) []hls.Poster {
+// posterSizes fits the picture into each poster's box, never larger than the largest rung,
+// whether that is of the track with the pictures or comes later.
+func posterSizes(p catalog.Plan) []hls.Poster {
+	var top hls.Rendition
+	for _, tr := range p.Tracks {
+		for _, r := range tr.Renditions {
+			if tr.Kind == hls.Video && r.Width*r.Height > top.Width*top.Height {
+				top = r
+			}
+		}
+	}
 	var out []hls.Poster
 	for _, h := range posterHeights {
 		short, long := min(top.Width, top.Height), max(top.Width, top.Height)
