@@ -22,7 +22,7 @@ func TestEncodersLostInMidWork(t *testing.T) {
 	own := platform.One(t, func(p stack.Process) bool { return p.Is("encoder") })
 	second := secondEncoder(t, own)
 
-	file := longer(t, "bbb-1080p30.mp4", 40)
+	file := longer(t, "small-426x240-27s.mp4", 300)
 	want := stack.Frames(t, file)
 	up := platform.upload(t, file)
 	playable := up.until("playable", time.Minute)
