@@ -28,7 +28,7 @@ func (e *Encoder) complexity(ctx context.Context, t Task, s *served, src probe.S
 	if src.Video == nil || !p.PerTitle.Enabled {
 		return plan.Complexity{}, nil
 	}
-	windows, missing := plan.Windows(src, index, p)
+	windows, missing := plan.Windows(src, index, p, e.currentSpeed())
 	if missing != "" {
 		e.log.Debug("complexity not measured, the ladder is the ordinary one", "task", t.ID, "asset", t.Asset, "reason", missing)
 		return plan.Complexity{Missing: missing}, nil

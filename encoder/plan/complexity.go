@@ -14,10 +14,14 @@ import (
 const (
 	windowFrames = 12
 	maxWindows   = 4
-	// A window for each of windowSeconds, and fewer where pictures are large.
+	// A window for each of windowSeconds, and fewer where pictures are large or the worker is
+	// slow: so many as are predicted to take lookSeconds, but fewWindows in any case. A
+	// source's pixel takes as long as windowCost pixels encoded.
 	windowSeconds = 10
 	largePicture  = 2560 * 1440
-	largeWindows  = 2
+	fewWindows    = 2
+	lookSeconds   = 0.6
+	windowCost    = 0.6
 	// smallPixels is the size of the small picture, that of 270 lines.
 	smallPixels = 480 * 270
 	// A picture of fewer than leastPixels is too near to the small one.
@@ -96,7 +100,7 @@ const bufferFill = 0.8
 // why there are none. In each of equal parts of the source it is the keyframe
 // after which the file spends most. Of a file that is arriving they are in the part that
 // is there.
-func Windows(src probe.Source, x probe.Index, p Profile) (windows []ffmpeg.Complexity, missing string) {
+func Windows(src probe.Source, x probe.Index, p Profile, speed Speed) (windows []ffmpeg.Complexity, missing string) {
 	if src.Video == nil || !p.PerTitle.Enabled {
 		return nil, "the profile doesn't ask for it"
 	}
@@ -119,8 +123,10 @@ func Windows(src probe.Source, x probe.Index, p Profile) (windows []ffmpeg.Compl
 	length := float64(t.At(x.End)) / float64(t.Scale)
 	n := min(1+int(length/windowSeconds), maxWindows)
 	if pixels > largePicture {
-		n = min(n, largeWindows)
+		n = min(n, fewWindows)
 	}
+	affordable := lookSeconds * speed.Pixels / (windowCost * windowFrames * float64(pixels))
+	n = min(n, max(int(min(affordable, maxWindows)), fewWindows))
 	scale := math.Sqrt(float64(smallPixels) / float64(pixels))
 	base := ffmpeg.Complexity{Stream: v.Stream, Width: v.Width, Height: v.Height,
 		SmallWidth: even(int(math.Round(float64(v.Width) * scale))), SmallHeight: even(int(math.Round(float64(v.Height) * scale))),

@@ -126,6 +126,9 @@ func spent(n int, size func(i int) int32) probe.Index {
 	return x
 }
 
+// fast is a worker that isn't short of time.
+var fast = Speed{Pixels: 1e9}
+
 func TestWindows(t *testing.T) {
 	even := func(int) int32 { return 1000 }
 	src := func(w, h int) probe.Source { return source(w, h, 15360, hls.Rational{Num: 30, Den: 1}) }
@@ -135,22 +138,25 @@ func TestWindows(t *testing.T) {
 		name    string
 		src     probe.Source
 		x       probe.Index
+		speed   Speed
 		want    []int // frames
 		missing string
 	}{
-		{"ten seconds", src(1920, 1080), spent(300, even), []int{0, 192}, ""},
-		{"a minute", src(1920, 1080), spent(1800, even), []int{0, 480, 912, 1392}, ""},
-		{"where most is spent", src(1920, 1080), spent(300, func(i int) int32 { return int32(1000 + 100*(i%300/96)) }), []int{96, 288}, ""},
-		{"4K", src(3840, 2160), spent(1800, even), []int{0, 912}, ""},
-		{"short", src(1920, 1080), spent(3, even), []int{0}, ""},
-		{"one frame", src(1920, 1080), spent(1, even), nil, "no keyframe is followed by enough frames"},
-		{"small", src(640, 360), spent(300, even), nil, "there are no more than 2 rungs"},
-		{"narrow", src(8192, 90), spent(300, even), nil, "the picture is small"},
-		{"no sizes", src(1920, 1080), unsized, nil, "the sizes of the source's frames aren't known"},
-		{"few keyframes", src(1920, 1080), sparse, nil, "keyframes are more than 30 s apart"},
+		{"ten seconds", src(1920, 1080), spent(300, even), fast, []int{0, 192}, ""},
+		{"a minute", src(1920, 1080), spent(1800, even), fast, []int{0, 480, 912, 1392}, ""},
+		{"where most is spent", src(1920, 1080), spent(300, func(i int) int32 { return int32(1000 + 100*(i%300/96)) }), fast, []int{96, 288}, ""},
+		{"4K", src(3840, 2160), spent(1800, even), fast, []int{0, 912}, ""},
+		{"slow worker", src(1920, 1080), spent(1800, even), Speed{60e6}, []int{0, 912}, ""},
+		{"not so slow", src(1920, 1080), spent(1800, even), Speed{80e6}, []int{0, 624, 1200}, ""},
+		{"short", src(1920, 1080), spent(3, even), fast, []int{0}, ""},
+		{"one frame", src(1920, 1080), spent(1, even), fast, nil, "no keyframe is followed by enough frames"},
+		{"small", src(640, 360), spent(300, even), fast, nil, "there are no more than 2 rungs"},
+		{"narrow", src(8192, 90), spent(300, even), fast, nil, "the picture is small"},
+		{"no sizes", src(1920, 1080), unsized, fast, nil, "the sizes of the source's frames aren't known"},
+		{"few keyframes", src(1920, 1080), sparse, fast, nil, "keyframes are more than 30 s apart"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			windows, missing := Windows(c.src, c.x, Default(2))
+			windows, missing := Windows(c.src, c.x, Default(2), c.speed)
 			require.Equal(t, c.missing, missing)
 			require.Len(t, windows, len(c.want))
 			for i, w := range windows {
@@ -163,7 +169,7 @@ func TestWindows(t *testing.T) {
 	}
 	off := Default(2)
 	off.PerTitle.Enabled = false
-	windows, missing := Windows(src(1920, 1080), spent(300, even), off)
+	windows, missing := Windows(src(1920, 1080), spent(300, even), off, fast)
 	require.Empty(t, windows)
 	require.NotEmpty(t, missing)
 }
@@ -184,7 +190,7 @@ func TestEstimateFollowsTheSource(t *testing.T) {
 			return 2000
 		})
 		src := source(1920, 1080, 15360, hls.Rational{Num: 30, Den: 1})
-		windows, missing := Windows(src, x, Default(2))
+		windows, missing := Windows(src, x, Default(2), fast)
 		require.Empty(t, missing)
 		const perByte = 1e-5 // bits per pixel for a byte of the source
 		var measured []Measured
@@ -215,7 +221,7 @@ func TestEstimateFollowsTheSource(t *testing.T) {
 // TestEstimateSeesTheBusiestWindow of a source of constant rate.
 func TestEstimateSeesTheBusiestWindow(t *testing.T) {
 	src, x := source(1920, 1080, 15360, hls.Rational{Num: 30, Den: 1}), spent(300, func(int) int32 { return 9000 })
-	windows, _ := Windows(src, x, Default(2))
+	windows, _ := Windows(src, x, Default(2), fast)
 	require.Len(t, windows, 2)
 	c := Estimate(src, x, Default(2), windows, []Measured{{Bits{1, 0.01}, Bits{1, 0.01}}, {Bits{3, 0.03}, Bits{3, 0.03}}})
 	require.InEpsilon(t, 2, c.Small.Key, 1e-9)
