@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,11 +27,11 @@ var (
 type flight struct {
 	// uri is what it asks for, key is that and the range it asks for.
 	uri, key string
-	request  http.Header   // of who asked first
 	known    chan struct{} // closed when what follows is set
 	// stored is the response as it will be, or has been, stored; nil when it isn't
 	// shared. body is set while its body arrives.
 	stored    *response
+	own       http.Header // fields that are for who asked first alone
 	body      *arriving
 	validated bool // stored is an old response the origin confirmed
 	status    int  // of the origin
@@ -101,7 +102,7 @@ func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool
 	if !ok {
 		return nil, false, errTooMany
 	}
-	f = &flight{uri: uri, key: key, request: r.Header, known: make(chan struct{})}
+	f = &flight{uri: uri, key: key, known: make(chan struct{})}
 	if share {
 		p.flights[key] = f
 	}
@@ -166,12 +167,8 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 		if s := old.updated(r, res.Header, asked, answered, p.cfg.Heuristics); s != nil {
 			_ = res.Body.Close()
 			f.cancel()
-			f.stored, f.validated = s, true
-			if s.noStore || s.private {
-				p.index.remove(uri, old)
-			} else {
-				p.index.put(uri, s, old) // does nothing where old was invalidated
-			}
+			f.stored, f.own, f.validated = s, s.withheld(res.Header), true
+			p.renew(r, uri, s, old)
 			close(f.known)
 			return
 		}
@@ -211,7 +208,7 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 	s.header.Del("Content-Range")
 	body := newArriving(size)
 	f.mu.Lock()
-	f.stored, f.body = s, body
+	f.stored, f.own, f.body = s, s.withheld(res.Header), body
 	body.left = f.left
 	f.mu.Unlock()
 	close(f.known)
@@ -231,6 +228,20 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 		p.cfg.Log.Debug("origin's body broke off", "uri", uri, "err", err)
 	}
 	f.cancel()
+}
+
+// renew puts an updated response in the place of old, unless its new terms forbid that.
+// The answer to a request that may not be stored changes nothing for others.
+func (p *Proxy) renew(r *http.Request, uri string, s, old *response) {
+	storable := func(h http.Header, rd directives) bool {
+		return storable(&http.Request{Method: http.MethodGet, Header: h}, rd, s.status, s.header, s.freshness) && !slices.Contains(s.vary, "*")
+	}
+	switch {
+	case !storable(nil, noDirectives()):
+		p.index.remove(uri, old)
+	case storable(r.Header, requestDirectives(r.Header)):
+		p.index.put(uri, s, old) // does nothing where old was invalidated
+	}
 }
 
 // watched is a body that sets a timer anew before it waits.

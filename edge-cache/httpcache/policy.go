@@ -55,8 +55,11 @@ func assess(status int, h http.Header, asked, answered time.Time, heuristics boo
 
 // storable reports whether a shared cache may store the response (section 3).
 func storable(r *http.Request, rd directives, status int, h http.Header, f freshness) bool {
-	if r.Method != http.MethodGet || rd.noStore || status < 200 || status == http.StatusPartialContent || status == http.StatusNotModified {
+	switch {
+	case r.Method != http.MethodGet, rd.noStore, status < 200:
 		return false
+	case status == http.StatusPartialContent, status == http.StatusNotModified, status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
+		return false // it speaks of this request's range or conditions
 	}
 	known := slices.Contains(heuristicStatus, status) || slices.Contains(understood, status)
 	switch {

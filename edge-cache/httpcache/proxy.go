@@ -95,7 +95,8 @@ type exchange struct {
 	rd      directives
 	how     string
 	sent    deliver.Sent
-	content *content // of the request; nil without
+	own     http.Header // fields of the response that nobody else gets
+	content *content    // of the request; nil without
 }
 
 // maxTurns bounds how often a request looks again because what it waited for
@@ -105,6 +106,7 @@ const maxTurns = 3
 func (x *exchange) get() {
 	p := x.p
 	for turn := 0; ; turn++ {
+		x.own = nil
 		s, known := p.index.find(x.uri, x.r.Header)
 		reason := "uri-miss"
 		switch {
@@ -167,6 +169,9 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 		}
 		x.how = "gone"
 		panic(http.ErrAbortHandler)
+	}
+	if x.own = nil; started {
+		x.own = f.own
 	}
 	failed := f.err != nil || f.status >= 500 && f.stored == nil
 	if failed && old != nil {
@@ -271,6 +276,9 @@ func (x *exchange) serveStored(s *response, how, status string) bool {
 func (x *exchange) head(s *response, status string) {
 	h := x.w.Header()
 	for name, v := range s.header {
+		h[name] = v
+	}
+	for name, v := range x.own {
 		h[name] = v
 	}
 	h["Age"] = []string{seconds(max(0, s.age(x.p.now())))}
@@ -459,11 +467,10 @@ func (x *exchange) invalidate(h http.Header) {
 // when it speaks of the same representation and else makes an end of it.
 func (x *exchange) freshen(s *response, res *http.Response, asked time.Time) {
 	h := res.Header
-	same := h.Get("Content-Length") == "" || h.Get("Content-Length") == strconv.FormatInt(s.size, 10)
+	same := s.status == http.StatusOK && (h.Get("Content-Length") == "" || h.Get("Content-Length") == strconv.FormatInt(s.size, 10))
 	if same {
 		if n := s.updated(x.r, h, asked, x.p.now(), x.p.cfg.Heuristics); n != nil {
-			n.request = s.request
-			x.p.index.put(x.uri, n, s)
+			x.p.renew(x.r, x.uri, n, s)
 			return
 		}
 	}

@@ -33,9 +33,8 @@ type response struct {
 // newResponse makes a response of what the origin said.
 func newResponse(r *http.Request, status int, h http.Header, f freshness, answered time.Time) *response {
 	s := &response{freshness: f, status: status, header: endToEnd(h), answered: answered}
-	for _, name := range append(slices.Clone(f.privateFields), f.noCacheFields...) {
-		// The qualified forms let the rest be stored (sections 5.2.2.4 and 5.2.2.7).
-		s.header.Del(name)
+	for name := range f.withheld(h) {
+		delete(s.header, name)
 	}
 	s.header.Del("Age")
 	if s.header.Get("Date") == "" {
@@ -52,6 +51,23 @@ func newResponse(r *http.Request, status int, h http.Header, f freshness, answer
 	}
 	s.describe()
 	return s
+}
+
+// withheld are those of a response's fields that aren't stored with the rest, as the
+// qualified forms of no-cache and private ask (sections 5.2.2.4 and 5.2.2.7): only who
+// the response was made for gets them.
+func (f *freshness) withheld(h http.Header) http.Header {
+	out := http.Header{}
+	if len(f.privateFields)+len(f.noCacheFields) == 0 {
+		return out
+	}
+	h = endToEnd(h)
+	for _, name := range slices.Concat(f.privateFields, f.noCacheFields) {
+		if v, ok := h[name]; ok {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 // describe notes the validators.
@@ -167,8 +183,8 @@ func (s *response) updated(r *http.Request, h http.Header, asked, answered time.
 		aged.Set("Age", v)
 	}
 	n.freshness = assess(s.status, aged, asked, answered, heuristics)
-	for _, name := range append(slices.Clone(n.privateFields), n.noCacheFields...) {
-		n.header.Del(name)
+	for name := range n.withheld(n.header) {
+		delete(n.header, name)
 	}
 	if h["Vary"] == nil {
 		n.vary, n.request = s.vary, s.request
