@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
@@ -84,8 +85,9 @@ func (f *flight) give(res *http.Response) {
 
 // join returns the flight for uri, starting one that validates old (nil: there is
 // nothing to validate) if none runs or the running one may not be shared.
-// With rng it asks for that range.
-func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool) (f *flight, started bool, err error) {
+// With rng it asks for that range. trace sees what comes before the response, if it is
+// started.
+func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool, trace *httptrace.ClientTrace) (f *flight, started bool, err error) {
 	key := uri
 	if rng != "" {
 		key += " " + rng
@@ -124,7 +126,7 @@ func (p *Proxy) join(r *http.Request, uri, rng string, old *response, share bool
 	f.cancel = sync.OnceFunc(func() { cancel(); leave() })
 	go func() {
 		defer p.fetches.Done()
-		p.fetch(out.WithContext(ctx), f, old)
+		p.fetch(out.WithContext(httptrace.WithClientTrace(ctx, trace)), f, old)
 		p.land(f)
 	}()
 	return f, true, nil

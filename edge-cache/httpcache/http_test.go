@@ -39,34 +39,48 @@ func TestMaxForwards(t *testing.T) {
 	require.Equal(t, before, x.count())
 }
 
-// TestInterimResponses pass, with their own fields only.
+// TestInterimResponses pass, with their own fields only, to who had the origin asked.
 func TestInterimResponses(t *testing.T) {
-	x := newRig(t, nil)
-	x.set(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Link", "</style.css>; rel=preload")
-		w.Header().Set("Connection", "A")
-		w.Header().Set("A", "1")
-		w.WriteHeader(http.StatusEarlyHints)
-		w.Header().Del("Connection")
-		w.Header().Del("A")
-		w.Header().Set("Link", "</last>")
-		_, _ = io.Copy(w, r.Body)
-	})
-	var got []string
-	req, err := http.NewRequest(http.MethodPost, x.base+"/a", strings.NewReader("content"))
-	require.NoError(t, err)
-	req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
-		got = append(got, fmt.Sprint(status, h.Values("Link"), h.Values("A"), h.Values("Via")))
-		return nil
-	}}))
-	res, err := x.front.Do(req)
-	require.NoError(t, err)
-	b, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	require.NoError(t, res.Body.Close())
-	require.Equal(t, "content", string(b))
-	require.Equal(t, []string{"</last>"}, res.Header["Link"])
-	require.Equal(t, []string{"103 [</style.css>; rel=preload] [] []"}, got)
+	for name, c := range map[string]struct{ method, content, control, fields string }{
+		"passed on":         {"POST", "content", "max-age=60", ""},
+		"stored":            {"GET", "", "max-age=60", ""},
+		"not to be shared":  {"GET", "", "private", ""},
+		"a part, stored":    {"GET", "", "max-age=60", "bytes=0-"},
+		"origin's own part": {"GET", "", "max-age=60", "bytes=0-0,1-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newRig(t, nil)
+			x.set(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Link", "</style.css>; rel=preload")
+				w.Header().Set("Connection", "A")
+				w.Header().Set("A", "1")
+				w.WriteHeader(http.StatusEarlyHints)
+				w.Header().Del("Connection")
+				w.Header().Del("A")
+				w.Header().Set("Link", "</last>")
+				w.Header().Set("Cache-Control", c.control)
+				_, _ = io.WriteString(w, "content")
+			})
+			var got []string
+			req, err := http.NewRequest(c.method, x.base+"/a", strings.NewReader(c.content))
+			require.NoError(t, err)
+			if c.fields != "" {
+				req.Header.Set("Range", c.fields)
+			}
+			req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+				got = append(got, fmt.Sprint(status, h.Values("Link"), h.Values("A"), h.Values("Via")))
+				return nil
+			}}))
+			res, err := x.front.Do(req)
+			require.NoError(t, err)
+			b, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, "content", string(b))
+			require.Equal(t, []string{"</last>"}, res.Header["Link"])
+			require.Equal(t, []string{"103 [</style.css>; rel=preload] [] []"}, got)
+		})
+	}
 }
 
 // TestManyRanges: of what is stored and of what isn't here; all of them or the whole,

@@ -100,12 +100,7 @@ func (x *exchange) getRange(reason string, turn int) bool {
 		x.forward(reason, nil)
 		return true
 	}
-	f, started, err := p.join(x.r, x.uri, rng, nil, true)
-	if err != nil {
-		x.refused(err)
-		return true
-	}
-	return x.land(f, started, nil, reason)
+	return x.join(rng, nil, true, reason)
 }
 
 // deliverPart answers a range request from a part that is stored or arrives.

@@ -148,21 +148,25 @@ func (x *exchange) get() {
 		}
 		// A request that insists on the origin's answer doesn't take another's, nor does one with credentials.
 		share := !x.rd.noCache && !x.rd.noStore && x.r.Header["Authorization"] == nil && turn < maxTurns
-		f, first, err := p.join(x.r, x.uri, "", s, share)
-		if err != nil {
-			x.refused(err)
-			return
-		}
-		if x.land(f, first, s, reason) {
+		if x.join("", s, share, reason) {
 			return
 		}
 	}
 }
 
-// land answers from a flight; false: look again.
-func (x *exchange) land(f *flight, started bool, old *response, reason string) bool {
+// join answers from the flight for the whole or, with rng, for that range; false: look again.
+func (x *exchange) join(rng string, old *response, share bool, reason string) bool {
+	trace, informed := x.informed()
+	defer informed()
+	f, started, err := x.p.join(x.r, x.uri, rng, old, share, trace)
+	if err != nil {
+		x.refused(err)
+		return true
+	}
 	select {
 	case <-f.known:
+		informed()
+		return x.land(f, started, old, reason)
 	case <-x.r.Context().Done():
 		if started {
 			f.leave()
@@ -170,6 +174,10 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 		x.how = "gone"
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// land answers from a flight of which it is known what comes.
+func (x *exchange) land(f *flight, started bool, old *response, reason string) bool {
 	if x.own = nil; started {
 		x.own = f.own
 	}
@@ -375,8 +383,8 @@ func (x *exchange) forward(reason string, s *response) {
 		out.Body, out.ContentLength = x.content, x.r.ContentLength
 	}
 	asked := x.p.now()
-	out, informed := x.informed(out)
-	res, err := x.p.transport.RoundTrip(out)
+	trace, informed := x.informed()
+	res, err := x.p.transport.RoundTrip(out.WithContext(httptrace.WithClientTrace(out.Context(), trace)))
 	informed()
 	if err != nil {
 		if x.content != nil && x.content.tooLate() {
@@ -410,34 +418,30 @@ func (x *exchange) forward(reason string, s *response) {
 	x.relay(res, "pass", "fwd="+reason+"; fwd-status="+strconv.Itoa(res.StatusCode))
 }
 
-// informed has interim responses to out passed on (RFC 9110 section 15.2), but for 100,
-// which is ours to send, and 101. Call done when the round trip is over: the transport
-// may still read what its caller doesn't wait for any more.
-func (x *exchange) informed(out *http.Request) (_ *http.Request, done func()) {
-	if !x.r.ProtoAtLeast(1, 1) {
-		return out, func() {}
-	}
+// informed has a round trip's interim responses passed on (RFC 9110 section 15.2), but
+// for 100, which is ours to send, and 101. Call done when it is over: the transport may
+// still read what its caller doesn't wait for any more.
+func (x *exchange) informed() (trace *httptrace.ClientTrace, done func()) {
 	var mu sync.Mutex
-	over := false
-	trace := &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if over || status <= http.StatusSwitchingProtocols {
+	over := !x.r.ProtoAtLeast(1, 1)
+	return &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if over || status <= http.StatusSwitchingProtocols {
+				return nil
+			}
+			h := x.w.Header()
+			own := h.Clone()
+			maps.Copy(h, endToEnd(http.Header(fields)))
+			x.w.WriteHeader(status)
+			clear(h) // net/http keeps them for the last response
+			maps.Copy(h, own)
 			return nil
+		}}, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			over = true
 		}
-		h := x.w.Header()
-		own := h.Clone()
-		maps.Copy(h, endToEnd(http.Header(fields)))
-		x.w.WriteHeader(status)
-		clear(h) // net/http keeps them for the last response
-		maps.Copy(h, own)
-		return nil
-	}}
-	return out.WithContext(httptrace.WithClientTrace(out.Context(), trace)), func() {
-		mu.Lock()
-		defer mu.Unlock()
-		over = true
-	}
 }
 
 func safe(method string) bool {
@@ -520,7 +524,7 @@ func (b *relayed) Bytes(context.Context, int64) ([]byte, error) {
 // revalidate asks the origin about a stale response that is being used (RFC 5861
 // section 3), once however many use it.
 func (p *Proxy) revalidate(r *http.Request, uri string, s *response) {
-	f, started, err := p.join(r, uri, "", s, true)
+	f, started, err := p.join(r, uri, "", s, true, &httptrace.ClientTrace{})
 	if err == nil && started {
 		f.leave()
 	}
