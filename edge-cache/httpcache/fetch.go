@@ -195,10 +195,12 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 	if piece != nil && r.Header["Range"] != nil {
 		status = http.StatusOK // what holds for the whole holds for the part
 	}
-	if !storable(r, requestDirectives(r.Header), status, res.Header, terms) || !fits || !p.reserve(reserve) {
+	may := storable(r, requestDirectives(r.Header), status, res.Header, terms)
+	if !may || !fits || !p.reserve(reserve) {
 		p.land(f)
-		if res.StatusCode < 500 && f.key == f.uri {
-			p.index.pass(uri, answered)
+		// That there is no room now says nothing about the next time.
+		if (!may || !fits) && res.StatusCode < 500 && f.key == f.uri {
+			p.index.pass(uri, may && size > p.cfg.MaxObject, answered)
 		}
 		f.give(res)
 		close(f.known)
@@ -221,7 +223,7 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 	late.Stop()
 	switch {
 	case errors.Is(err, errOverflow):
-		p.index.pass(uri, p.now())
+		p.index.pass(uri, true, p.now())
 		if body.abandoned() {
 			f.cancel()
 		}

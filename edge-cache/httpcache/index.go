@@ -34,8 +34,10 @@ type entry struct {
 	uri       string
 	responses []*response // newest first
 	bytes     int64
-	// passUntil: requests aren't collapsed before.
+	// passUntil: requests aren't collapsed before; where the whole is only too large,
+	// those for parts are.
 	passUntil time.Time
+	large     bool
 }
 
 func newIndex(capacity int64) *index {
@@ -87,18 +89,24 @@ func (x *index) has(uri string) bool {
 	return ok
 }
 
-func (x *index) passing(uri string, now time.Time) bool {
+func (x *index) passing(uri string, part bool, now time.Time) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	el, ok := x.byURI[uri]
-	return ok && now.Before(el.Value.(*entry).passUntil)
+	if !ok {
+		return false
+	}
+	e := el.Value.(*entry)
+	return now.Before(e.passUntil) && !(part && e.large)
 }
 
-// pass says that the URI's answers can't be shared.
-func (x *index) pass(uri string, now time.Time) {
+// pass says that the URI's answers can't be shared; large: only because they are larger
+// than what is kept.
+func (x *index) pass(uri string, large bool, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.entry(uri).passUntil = now.Add(passFor)
+	e := x.entry(uri)
+	e.passUntil, e.large = now.Add(passFor), large
 	x.trim()
 }
 
@@ -120,7 +128,9 @@ func (x *index) put(uri string, s, old *response) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.entry(uri)
-	e.passUntil = time.Time{}
+	if s.part == nil {
+		e.passUntil = time.Time{}
+	}
 	if old != nil && !slices.Contains(e.responses, old) {
 		return // purged meanwhile, or superseded: an update of it is no news
 	}

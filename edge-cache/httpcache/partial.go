@@ -72,16 +72,11 @@ func widened(spec string, limit int64) (string, bool) {
 	return "bytes=" + strconv.FormatInt(wa, 10) + "-" + strconv.FormatInt(wb, 10), true
 }
 
-// getRange answers a range of what isn't stored as a whole, from stored parts or
-// the origin; false: look again.
-func (x *exchange) getRange(reason string, turn int) bool {
+// servePart answers a range from a stored part; false: none has it.
+func (x *exchange) servePart() bool {
 	p := x.p
-	for _, name := range conditions {
-		// With other conditions the origin decides.
-		if name != "Range" && x.r.Header[name] != nil && !(name == "If-Range" && strings.HasPrefix(x.r.Header.Get(name), `"`)) {
-			x.forward(reason, nil)
-			return true
-		}
+	if x.r.Method != http.MethodGet || x.r.Header["Range"] == nil || x.conditional() {
+		return false
 	}
 	spec := strings.Join(x.r.Header["Range"], ",")
 	for _, s := range p.index.parts(x.uri, x.r.Header) {
@@ -95,8 +90,24 @@ func (x *exchange) getRange(reason string, turn int) bool {
 			return true
 		}
 	}
+	return false
+}
+
+// conditional reports whether a range has a condition that only the origin can decide
+// without the whole.
+func (x *exchange) conditional() bool {
+	return slices.ContainsFunc(conditions, func(name string) bool {
+		v := x.r.Header[name]
+		return v != nil && name != "Range" && !(name == "If-Range" && strings.HasPrefix(v[0], `"`))
+	})
+}
+
+// getRange has the origin asked for a range of what isn't here; false: look again.
+func (x *exchange) getRange(reason string, turn int) bool {
+	p := x.p
+	spec := strings.Join(x.r.Header["Range"], ",")
 	rng, ok := widened(spec, p.cfg.MaxObject)
-	if !ok || x.r.Header["If-Range"] != nil || x.r.Header["Authorization"] != nil || x.rd.noCache || turn >= maxTurns {
+	if !ok || x.conditional() || x.r.Header["If-Range"] != nil || x.r.Header["Authorization"] != nil || x.rd.noCache || turn >= maxTurns {
 		x.forward(reason, nil)
 		return true
 	}

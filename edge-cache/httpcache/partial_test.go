@@ -122,6 +122,39 @@ func TestPartsObeyTheirTerms(t *testing.T) {
 	require.Equal(t, before, x.count())
 }
 
+// TestPartsOfLargeBodies: the whole is larger than what is kept, its parts aren't.
+func TestPartsOfLargeBodies(t *testing.T) {
+	for name, known := range map[string]bool{"length known": true, "length unknown": false} {
+		t.Run(name, func(t *testing.T) {
+			x := newRig(t, nil)
+			want, answer := film(3<<20, `"a"`)
+			x.set(func(w http.ResponseWriter, r *http.Request) {
+				if known || r.Header.Get("Range") != "" {
+					answer(w, r)
+					return
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				_, _ = w.Write(want)
+			})
+			_, got := x.send("GET", "/film", nil)
+			require.True(t, string(want) == got)
+			x.settle()
+			for i, asked := range []int{1, 0} {
+				before := x.count()
+				res, got := x.send("GET", "/film", fields{fmt.Sprintf("Range: bytes=%d-%d", 1000+i, 2000)})
+				x.settle()
+				require.Equal(t, http.StatusPartialContent, res.StatusCode)
+				require.True(t, string(want[1000+i:2001]) == got)
+				require.Equal(t, before+asked, x.count(), res.Header.Get("Cache-Status"))
+			}
+			before := x.count()
+			_, got = x.send("GET", "/film", nil)
+			require.True(t, string(want) == got)
+			require.Equal(t, before+1, x.count())
+		})
+	}
+}
+
 // FuzzContentRange: what an origin says of a part lies in the representation, or isn't
 // taken for a part.
 func FuzzContentRange(f *testing.F) {

@@ -132,11 +132,14 @@ func (x *exchange) get() {
 		case known:
 			reason = "vary-miss"
 		}
+		if s == nil && x.servePart() {
+			return
+		}
 		if x.rd.onlyIfCached {
 			x.fail(http.StatusGatewayTimeout, "only-if-cached", nil)
 			return
 		}
-		if x.r.Method == http.MethodHead || s == nil && (x.rd.noStore || p.index.passing(x.uri, p.now())) {
+		if x.r.Method == http.MethodHead || s == nil && (x.rd.noStore || p.index.passing(x.uri, x.r.Header["Range"] != nil, p.now())) {
 			x.forward(reason, s)
 			return
 		}

@@ -95,7 +95,7 @@ func TestNotShared(t *testing.T) {
 		<-both
 	}
 	wg.Wait()
-	require.True(t, x.proxy.index.passing(strings.TrimPrefix(x.base, "http://")+" /a", x.clock.Now()), "nobody waits for what isn't shared")
+	require.True(t, x.proxy.index.passing(strings.TrimPrefix(x.base, "http://")+" /a", false, x.clock.Now()), "nobody waits for what isn't shared")
 }
 
 // TestBrokenBodies: what broke off is neither stored nor taken for whole.
@@ -146,6 +146,24 @@ func TestLargeBodies(t *testing.T) {
 			require.True(t, got == body)
 		}
 		require.Equal(t, 2, x.count())
+	}
+}
+
+// TestNoRoom: what isn't kept for want of room is kept when there is some.
+func TestNoRoom(t *testing.T) {
+	x := newRig(t, nil)
+	x.set(reply(200, "a body", fields{"Cache-Control: max-age=60"}))
+	room := x.proxy.room
+	require.True(t, x.proxy.reserve(room))
+	for _, asked := range []int{1, 2} {
+		_, got := x.send("GET", "/a", nil)
+		require.Equal(t, "a body", got)
+		require.Equal(t, asked, x.count())
+	}
+	x.proxy.release(room)
+	for range 2 {
+		x.send("GET", "/a", nil)
+		require.Equal(t, 3, x.count())
 	}
 }
 

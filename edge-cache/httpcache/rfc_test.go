@@ -75,7 +75,10 @@ func TestRFC(t *testing.T) {
 			"if-range of another":      {{response: with(`Etag: "a"`), want: "miss"}, {request: fields{"Range: bytes=0-1", `If-Range: "b"`}, want: "hit"}},
 			"if-range, weak":           {{response: with(`Etag: W/"a"`), want: "miss"}, {request: fields{"Range: bytes=0-1", `If-Range: W/"a"`}, want: "hit"}},
 			"206 is no whole response": {{request: fields{"Range: bytes=0-1"}, status: 206, response: with("Content-Range: bytes 0-1/6"), body: "bo", want: "miss"}, {response: fresh, want: "miss"}},
-			"404 has no ranges":        {{status: 404, response: fresh, want: "miss"}, {request: fields{"Range: bytes=0-1"}, want: "hit", wantStatus: 404}},
+			"only-if-cached, of a part": {{request: fields{"Range: bytes=0-3"}, status: 206, response: with("Content-Range: bytes 0-3/6"), body: "body", want: "miss"},
+				{request: fields{"Range: bytes=1-2", "Cache-Control: only-if-cached"}, want: "hit", wantStatus: 206, wantFields: fields{"Content-Range: bytes 1-2/6"}},
+				{request: fields{"Range: bytes=1-4", "Cache-Control: only-if-cached"}, want: "refused", wantStatus: 504}},
+			"404 has no ranges": {{status: 404, response: fresh, want: "miss"}, {request: fields{"Range: bytes=0-1"}, want: "hit", wantStatus: 404}},
 		},
 		"3.5 authorization": {
 			"not stored":             {{request: fields{"Authorization: a"}, response: fresh, want: "miss"}, {response: fresh, want: "miss"}},
