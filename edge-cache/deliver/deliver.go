@@ -186,13 +186,16 @@ func (o *output) copy(b Body, s Span) {
 // multipart answers several ranges (RFC 9110 section 14.6).
 func (o *output) multipart(c *Content, spans []Span) {
 	h := o.w.Header()
-	mime := h.Get("Content-Type")
+	kind := ""
+	if mime := h.Get("Content-Type"); mime != "" {
+		kind = "Content-Type: " + mime + "\r\n"
+	}
 	boundary := rand.Text()
 	heads := make([]string, len(spans))
 	end := "\r\n--" + boundary + "--\r\n"
 	length := int64(len(end))
 	for i, s := range spans {
-		heads[i] = fmt.Sprintf("\r\n--%s\r\nContent-Type: %s\r\nContent-Range: %s\r\n\r\n", boundary, mime, s.ContentRange(c.Size))
+		heads[i] = fmt.Sprintf("\r\n--%s\r\n%sContent-Range: %s\r\n\r\n", boundary, kind, s.ContentRange(c.Size))
 		if i == 0 {
 			heads[i] = heads[i][2:]
 		}

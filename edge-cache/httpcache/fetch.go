@@ -340,6 +340,7 @@ func (p *Proxy) outgoing(r *http.Request, whole bool) *http.Request {
 		for _, name := range conditions {
 			delete(out.Header, name)
 		}
+		delete(out.Header, "Expect") // it has no content
 	}
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = nil // not net/http's own

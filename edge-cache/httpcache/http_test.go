@@ -129,6 +129,12 @@ func TestManyRanges(t *testing.T) {
 		require.Equal(t, "200 300000 ", fmt.Sprint(res.StatusCode, res.ContentLength, b, " "))
 	}
 	require.Equal(t, before, x.count())
+
+	x.set(reply(200, "0123456789", fields{"Cache-Control: max-age=60", "Content-Type: -"}))
+	x.send("GET", "/untyped", nil)
+	_, b = x.send("GET", "/untyped", fields{"Range: bytes=0-1,8-"})
+	require.Contains(t, b, "\r\nContent-Range: bytes 8-9/10\r\n\r\n89")
+	require.NotContains(t, b, "Content-Type")
 }
 
 // TestIfRangeByDate: a date is strong when the origin gave the response at least a
@@ -175,7 +181,10 @@ func TestCacheStatus(t *testing.T) {
 	ask("edge; fwd=stale; fwd-status=503; detail=stale-if-error")
 	x.set(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	ask("edge; hit; ttl=-10; detail=origin-failed")
-	ask("edge; fwd=bypass; detail=only-if-cached", "Cache-Control: only-if-cached", "Foo: 2")
+	ask("edge; detail=only-if-cached", "Cache-Control: only-if-cached", "Foo: 2")
+	ask("edge; fwd=vary-miss; detail=origin", "Foo: 2")
+	x.set(reply(501, "", nil))
+	ask("edge; fwd=stale; fwd-status=501") // no error of RFC 5861
 	x.set(reply(200, "a", fields{"Cache-Control: no-store", "Cache-Status: inner; hit"}))
 	ask("inner; hit, edge; fwd=vary-miss; fwd-status=200", "Foo: 3")
 	res, _ := x.send("POST", "/a", nil)

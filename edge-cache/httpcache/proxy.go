@@ -95,6 +95,7 @@ type exchange struct {
 	rd      directives
 	how     string
 	sent    deliver.Sent
+	fwd     string      // why the origin was asked; empty while it wasn't
 	own     http.Header // fields of the response that nobody else gets
 	content *content    // of the request; nil without
 }
@@ -166,6 +167,7 @@ func (x *exchange) join(rng string, old *response, share bool, reason string) bo
 		x.refused(err)
 		return true
 	}
+	x.fwd = reason
 	select {
 	case <-f.known:
 		informed()
@@ -184,7 +186,7 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 	if x.own = nil; started {
 		x.own = f.own
 	}
-	failed := f.err != nil || f.status >= 500 && f.stored == nil
+	failed := f.err != nil || f.stored == nil && isFailure(f.status)
 	if failed && old != nil {
 		age := old.age(x.p.now())
 		if old.onError(x.rd, age, x.p.cfg.StaleFor, f.err == nil) {
@@ -250,6 +252,15 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 	x.how = how
 	x.deliver(f.stored, body, f.stored.size)
 	return true
+}
+
+// isFailure reports whether an origin's answer is an error of RFC 5861 section 4.
+func isFailure(status int) bool {
+	switch status {
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
 
 func isTimeout(err error) bool {
@@ -358,7 +369,11 @@ func (x *exchange) fail(status int, detail string, err error) {
 	h := x.w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	x.mark(h, "fwd=bypass; detail="+detail)
+	came := "detail=" + detail
+	if x.fwd != "" {
+		came = "fwd=" + x.fwd + "; " + came
+	}
+	x.mark(h, came)
 	switch status {
 	case http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusTooManyRequests:
 		h.Set("Retry-After", "1")
@@ -385,6 +400,7 @@ func (x *exchange) forward(reason string, s *response) {
 	if x.content != nil {
 		out.Body, out.ContentLength = x.content, x.r.ContentLength
 	}
+	x.fwd = reason
 	asked := x.p.now()
 	trace, informed := x.informed()
 	res, err := x.p.transport.RoundTrip(out.WithContext(httptrace.WithClientTrace(out.Context(), trace)))

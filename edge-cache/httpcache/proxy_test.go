@@ -247,6 +247,8 @@ func TestLoopsAndMethods(t *testing.T) {
 	require.Equal(t, "1.1 edge2, 1.1 edge", x.last().Header.Get("Via"))
 	require.Equal(t, "127.0.0.1", x.last().Header.Get("X-Forwarded-For"))
 	require.Equal(t, "1.1 edge", res.Header.Get("Via"))
+	x.send("GET", "/b", fields{"Expect: 100-continue"})
+	require.Empty(t, x.last().Header["Expect"], "a request without content")
 
 	x.set(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
