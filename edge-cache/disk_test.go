@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/edge-cache/cache"
+	"github.com/meridian-video/meridian/edge-cache/load"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/testenv"
 )
@@ -116,6 +117,7 @@ func TestSentFromDisk(t *testing.T) {
 	fast := func() float64 {
 		return testutil.ToFloat64(w.edge.handler.metrics.fast.WithLabelValues(kindSegment.String(), string(cache.Disk)))
 	}
+	w.edge.handler.meter = load.New() // whatever else runs here
 	require.Zero(t, w.proxies[0].gets(segKey(1)))
 	require.Equal(t, 200, must(w.get("/v/-/"+asset+"/r1/v1080/index.m3u8")).StatusCode)
 	// By a connection of its own: one that net/http has may stay there. It is counted once

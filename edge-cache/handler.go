@@ -296,10 +296,17 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	return serveContent(w, r, c, a)
 }
 
+// aheadBelow is the load above which the rest is for what is asked for.
+const aheadBelow = 0.8
+
 // ahead brings the next segment before it is asked for: of a viewer who was the
 // first here, or had the one brought before, the next will be asked for in a
-// segment's time. It doesn't wait, and keeps none of t's strings.
+// segment's time. Only capacity that nobody asks for is taken for it. It doesn't wait,
+// and keeps none of t's strings.
 func (h *handler) ahead(t target, p objects.Placement) {
+	if h.meter.Load() > aheadBelow {
+		return
+	}
 	next, ok := h.composer.Next(t.asset, t.run, t.rendition, t.object)
 	if !ok {
 		return
