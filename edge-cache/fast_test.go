@@ -132,7 +132,7 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 			before := fast()
 			require.Equal(t, slow, w.raw(c.path, c.fields))
 			if !c.fast {
-				require.Equal(t, before, fast())
+				require.False(t, responds(w.edge.handler, c.path, c.fields))
 				return
 			}
 			require.Regexp(t, `^HTTP/1.1 (200|206|304) `, slow)
@@ -169,6 +169,22 @@ func TestFastPathAnswersTheSame(t *testing.T) {
 		}
 		require.Equal(t, starved+201, testutil.ToFloat64(w.edge.handler.metrics.players.starved))
 	})
+}
+
+// responds reports whether the fast path answers a request.
+func responds(h *handler, target, fields string) bool {
+	path, head := strings.CutPrefix(target, "HEAD ")
+	var r fastpath.Request
+	plain := r.Begin([]byte(path), []byte("x"), head)
+	for line := range strings.Lines(fields) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		plain = plain && r.Add([]byte(strings.ToLower(name)), []byte(value))
+	}
+	if !plain {
+		return false
+	}
+	_, ok := newFast(h).Respond(&r)
+	return ok
 }
 
 // known is a finder that never looks.

@@ -219,7 +219,10 @@ func (p *Proxy) fetch(r *http.Request, f *flight, old *response) {
 	late := time.AfterFunc(p.cfg.BodyTimeout, f.cancel)
 	silent := time.AfterFunc(p.cfg.SilenceTimeout, f.cancel)
 	defer silent.Stop()
-	err = body.fill(&watched{res.Body, silent, p.cfg.SilenceTimeout}, size, p.cfg.MaxObject, func(b []byte) { p.keep(f, s, b) })
+	err = body.fill(&watched{res.Body, silent, p.cfg.SilenceTimeout}, size, p.cfg.MaxObject, func(b []byte) {
+		p.keep(f, s, b)
+		f.cancel() // it counts for its client no more when that has the last byte
+	})
 	late.Stop()
 	switch {
 	case errors.Is(err, errOverflow):

@@ -117,6 +117,7 @@ func TestPartsObeyTheirTerms(t *testing.T) {
 	res, got := x.send("GET", "/plain", fields{"Range: bytes=1-3"})
 	require.Equal(t, 206, res.StatusCode)
 	require.Equal(t, "xxx", got)
+	x.settle()
 	before := x.count()
 	x.send("GET", "/plain", nil)
 	require.Equal(t, before, x.count())
