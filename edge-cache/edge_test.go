@@ -144,6 +144,11 @@ func TestStoreLostIsReadElsewhere(t *testing.T) {
 	res, b = w.get(healthPath)
 	require.Equal(t, 200, res.StatusCode)
 	require.Len(t, b, objects.HealthSize)
+
+	// What a region may have that doesn't answer isn't said to be nowhere.
+	res, b = w.get(segURL("-", 9))
+	require.Equal(t, 503, res.StatusCode, string(b))
+	require.Equal(t, "1", res.Header.Get("Retry-After"))
 }
 
 func TestHungStoreCostsLittle(t *testing.T) {

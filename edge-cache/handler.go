@@ -15,6 +15,7 @@ import (
 	"github.com/meridian-video/meridian/edge-cache/cache"
 	"github.com/meridian-video/meridian/edge-cache/deliver"
 	"github.com/meridian-video/meridian/edge-cache/load"
+	"github.com/meridian-video/meridian/edge-cache/origin"
 	"github.com/meridian-video/meridian/edge-cache/peer"
 	"github.com/meridian-video/meridian/internal/geo/health"
 	"github.com/meridian-video/meridian/internal/hls"
@@ -266,7 +267,11 @@ func (h *handler) object(w http.ResponseWriter, r *http.Request, a *answer, key 
 	}
 	o, out, err := h.cache.Get(r.Context(), key, src)
 	a.cache = label(out)
-	if err != nil {
+	switch known := a.target.kind == kindSegment || a.target.kind == kindInit; {
+	case known && errors.Is(err, cache.ErrNotFound) && errors.Is(err, origin.ErrUnavailable):
+		// A playlist named it, and players don't ask again for what they are told is nowhere.
+		return errDown
+	case err != nil:
 		return err
 	}
 	defer o.Release()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -237,11 +238,15 @@ func (s *Set) try(o *Origin, key string, offset int64, hedge bool) attempt {
 	return a
 }
 
-// verdict is cache.ErrNotFound when an origin said so, ErrUnavailable when none answered.
+// verdict is cache.ErrNotFound when an origin said so, ErrUnavailable when none
+// answered, and both when one that didn't answer might have it.
 func verdict(ctx context.Context, key string, missing bool, errs []error) error {
+	silent := slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, cache.ErrNotFound) && !errors.Is(err, ErrNotHere) })
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", key, ctx.Err())
+	case missing && silent:
+		return fmt.Errorf("%s: %w, but %w: %w", key, cache.ErrNotFound, ErrUnavailable, errors.Join(errs...))
 	case missing:
 		return fmt.Errorf("%s: %w", key, cache.ErrNotFound)
 	default:

@@ -391,13 +391,20 @@ func TestBrokenBodiesTripTheBreaker(t *testing.T) {
 
 func TestVerdicts(t *testing.T) {
 	missing, down := newServer(t, http.NotFound), newServer(t, reset)
-	require.ErrorIs(t, read(t, newWorld(t, missing, down), "k"), cache.ErrNotFound)
+	for _, servers := range [][]*server{{missing, down}, {down, missing}} {
+		err := read(t, newWorld(t, servers...), "k")
+		require.ErrorIs(t, err, cache.ErrNotFound)
+		require.ErrorIs(t, err, ErrUnavailable, "who is down may have it")
+	}
+	err := read(t, newWorld(t, missing, newServer(t, http.NotFound)), "k")
+	require.ErrorIs(t, err, cache.ErrNotFound)
+	require.NotErrorIs(t, err, ErrUnavailable)
 	require.ErrorIs(t, read(t, newWorld(t, down), "k"), ErrUnavailable)
 	require.ErrorIs(t, read(t, newWorld(t), "k"), ErrUnavailable)
 	w := newWorld(t, newServer(t, stall))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, _, err := w.set.Open(ctx, "k", 0, w.origins)
+	_, _, err = w.set.Open(ctx, "k", 0, w.origins)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	w.set.Close()
 	require.Error(t, read(t, w, "k"))
