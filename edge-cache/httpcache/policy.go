@@ -121,6 +121,12 @@ func (f *freshness) decide(rd directives, age time.Duration) use {
 	return useValidate
 }
 
+// reusable reports whether the response may ever answer a request that the origin isn't
+// asked about.
+func (f *freshness) reusable() bool {
+	return !f.noCache && (f.lifetime > 0 || f.staleWhileRevalidate > 0)
+}
+
 // strict: never to be used stale (sections 5.2.2.2, 5.2.2.8, 5.2.2.10).
 func (f *freshness) strict() bool {
 	return f.mustRevalidate || f.proxyRevalidate || f.noCache || f.sMaxAge >= 0

@@ -150,8 +150,9 @@ func (x *exchange) get() {
 			}
 			continue
 		}
-		// A request that insists on the origin's answer doesn't take another's, nor does one with credentials.
-		share := !x.rd.noCache && !x.rd.noStore && x.r.Header["Authorization"] == nil && turn < maxTurns
+		// A request that insists on the origin's answer doesn't take another's, nor does one
+		// with credentials, and what each request has to be validated for isn't waited for.
+		share := !x.rd.noCache && !x.rd.noStore && x.r.Header["Authorization"] == nil && turn < maxTurns && (s == nil || s.reusable())
 		if x.join("", s, share, reason) {
 			return
 		}
@@ -222,7 +223,7 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 		defer f.cancel()
 		x.relay(res, "miss", "fwd="+reason+"; fwd-status="+strconv.Itoa(res.StatusCode))
 		return true
-	case !started && !f.stored.matches(x.r.Header):
+	case !started && (!f.stored.matches(x.r.Header) || f.stored.decide(x.rd, f.stored.age(x.p.now())) == useValidate):
 		return false
 	case f.validated:
 		how, status := "validated", "fwd="+reason+"; fwd-status=304"

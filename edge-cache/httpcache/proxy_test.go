@@ -129,6 +129,57 @@ func TestBrokenBodies(t *testing.T) {
 	}
 }
 
+// TestWhoMayShare: a response that must be validated for each request answers only the
+// one it was made for, however many wait (RFC 9111 section 4).
+func TestWhoMayShare(t *testing.T) {
+	const clients = 10
+	for _, control := range []string{"max-age=60, no-cache", "max-age=0", "s-maxage=0, must-revalidate", "no-cache"} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, stored %v", control, stored), func(t *testing.T) {
+				x := newRig(t, nil)
+				all := make(chan struct{})
+				var here atomic.Int64
+				answer := reply(200, "body", fields{"Cache-Control: " + control, `Etag: "a"`})
+				if stored {
+					x.set(answer)
+					x.send("GET", "/a", nil)
+					x.clock.advance(5 * time.Minute)
+				}
+				before := x.count()
+				x.set(func(w http.ResponseWriter, r *http.Request) {
+					n := here.Add(1)
+					if n == clients {
+						close(all)
+					}
+					if n > 1 || stored { // only the first, where nothing is known, is waited for
+						select {
+						case <-all:
+						case <-time.After(10 * time.Second):
+							t.Error("one waits for another")
+						}
+					}
+					answer(w, r)
+				})
+				var done sync.WaitGroup
+				for range clients {
+					done.Go(func() {
+						res, err := x.front.Get(x.base + "/a")
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if b, err := io.ReadAll(res.Body); err != nil || string(b) != "body" || res.Body.Close() != nil {
+							t.Errorf("%v %q %v", res, b, err)
+						}
+					})
+				}
+				done.Wait()
+				require.Equal(t, before+clients, x.count())
+			})
+		}
+	}
+}
+
 func TestLargeBodies(t *testing.T) {
 	body := strings.Repeat("0123456789abcdef", 3<<20/16) // three times what is kept
 	for _, known := range []bool{true, false} {
