@@ -15,8 +15,9 @@ const (
 )
 
 // precondition evaluates a GET or HEAD's conditions in the order of RFC 9110
-// section 13.2.2. etag is quoted; modified is zero when it isn't known.
-func precondition(h http.Header, etag string, modified time.Time) verdict {
+// section 13.2.2. etag is quoted; modified is zero when it isn't known: If-Modified-Since
+// is then about when it was made (RFC 9111 section 4.3.2), where that is.
+func precondition(h http.Header, etag string, modified, made time.Time) verdict {
 	if im := h.Values("If-Match"); len(im) > 0 {
 		if !anyTag(im, etag, false) {
 			return failed
@@ -29,6 +30,9 @@ func precondition(h http.Header, etag string, modified time.Time) verdict {
 			return notModified
 		}
 		return proceed
+	}
+	if modified.IsZero() {
+		modified = made
 	}
 	if t, ok := date(h.Get("If-Modified-Since")); ok && !modified.IsZero() && !modified.Truncate(time.Second).After(t) {
 		return notModified

@@ -70,7 +70,7 @@ func (c *Content) Serve(w http.ResponseWriter, r *http.Request, sent *Sent) erro
 	if c.Status != 0 && c.Status != http.StatusOK {
 		status = c.Status
 	} else {
-		switch precondition(r.Header, c.ETag, c.Modified) {
+		switch precondition(r.Header, c.ETag, c.Modified, c.Date) {
 		case notModified:
 			h.Del("Content-Type")
 			sent.Status = http.StatusNotModified

@@ -129,11 +129,11 @@ func FuzzConditions(f *testing.F) {
 		if strong && strings.HasPrefix(etag, "W/") && !strings.Contains(list, "*") {
 			t.Fatalf("%q matches %q strongly", list, etag)
 		}
-		none := precondition(http.Header{"If-None-Match": lines}, etag, modified)
+		none := precondition(http.Header{"If-None-Match": lines}, etag, modified, time.Time{})
 		if (none == notModified) != weak || none == failed {
 			t.Fatalf("If-None-Match %q of %q: %v", list, etag, none)
 		}
-		if (precondition(http.Header{"If-Match": lines}, etag, modified) == failed) == strong {
+		if (precondition(http.Header{"If-Match": lines}, etag, modified, time.Time{}) == failed) == strong {
 			t.Fatalf("If-Match %q of %q", list, etag)
 		}
 		allowed := rangeAllowed(http.Header{"If-Range": {list}}, etag, modified, time.Time{})

@@ -34,6 +34,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer x.content.finish()
 	}
 	switch {
+	case r.Method == http.MethodOptions && r.URL.Path == "*":
+		x.options()
 	case r.Method == http.MethodConnect || r.URL.Path == "*":
 		x.fail(http.StatusNotImplemented, "method", nil)
 	case p.loops(r.Header["Via"]):
@@ -74,15 +76,24 @@ func (x *exchange) lastHop() bool {
 		x.r.Header["Max-Forwards"] = []string{strconv.FormatInt(int64(n/time.Second)-1, 10)}
 		return false
 	}
-	x.w.Header()["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 	if x.r.Method == http.MethodTrace {
+		x.w.Header()["Allow"] = allowed
 		x.fail(http.StatusMethodNotAllowed, "max-forwards", nil)
 		return true
 	}
-	x.how, x.sent.Status = "local", http.StatusNoContent
-	x.mark(x.w.Header(), "detail=max-forwards")
-	x.w.WriteHeader(http.StatusNoContent)
+	x.options()
 	return true
+}
+
+// allowed is shared between responses: never changed.
+var allowed = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
+
+// options answers an OPTIONS that is about this server.
+func (x *exchange) options() {
+	x.how, x.sent.Status = "local", http.StatusNoContent
+	x.w.Header()["Allow"] = allowed
+	x.mark(x.w.Header(), "detail=local")
+	x.w.WriteHeader(http.StatusNoContent)
 }
 
 // exchange is one request being answered.
@@ -205,11 +216,7 @@ func (x *exchange) land(f *flight, started bool, old *response, reason string) b
 	}
 	switch {
 	case f.err != nil:
-		if errors.Is(f.err, context.DeadlineExceeded) || isTimeout(f.err) {
-			x.fail(http.StatusGatewayTimeout, "origin-timeout", f.err)
-		} else {
-			x.fail(http.StatusBadGateway, "origin", f.err)
-		}
+		x.unreachable(f.err, old)
 		return true
 	case f.stored == nil:
 		if !started {
@@ -388,6 +395,18 @@ func (x *exchange) fail(status int, detail string, err error) {
 	}
 }
 
+// unreachable answers for an origin that didn't: s is what is stored, nil without.
+func (x *exchange) unreachable(err error, s *response) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		x.fail(http.StatusGatewayTimeout, "origin-timeout", err)
+	case s != nil && s.strict(): // which must not be used (section 5.2.2.2)
+		x.fail(http.StatusGatewayTimeout, "origin", err)
+	default:
+		x.fail(http.StatusBadGateway, "origin", err)
+	}
+}
+
 // forward passes a request on without storing, and obeys what its answer means
 // for what is stored: s is the response a HEAD speaks about.
 func (x *exchange) forward(reason string, s *response) {
@@ -419,11 +438,7 @@ func (x *exchange) forward(reason string, s *response) {
 		if s != nil && s.onError(x.rd, s.age(x.p.now()), x.p.cfg.StaleFor, false) && x.serveStored(s, "stale", "hit; detail=origin-failed") {
 			return
 		}
-		if isTimeout(err) {
-			x.fail(http.StatusGatewayTimeout, "origin-timeout", err)
-		} else {
-			x.fail(http.StatusBadGateway, "origin", err)
-		}
+		x.unreachable(err, s)
 		return
 	}
 	switch {

@@ -141,13 +141,15 @@ func TestRFC(t *testing.T) {
 		"4.2.4 stale": {
 			"origin down, not allowed": {{response: fields{"Cache-Control: max-age=1"}, want: "miss"}, {after: 5, down: true, want: "miss", wantStatus: 502}},
 			"must-revalidate": {{response: fields{"Cache-Control: max-age=1, must-revalidate, stale-if-error=60"}, want: "miss"},
-				{after: 5, down: true, want: "miss", wantStatus: 502}},
+				{after: 5, down: true, want: "miss", wantStatus: 504}},
 		},
 		"4.3 validation": {
 			"stored condition is kept":   {{response: with(`Etag: "a"`), want: "miss"}, {request: fields{`If-None-Match: "a"`}, want: "hit", wantStatus: 304, wantFields: fields{`Etag: "a"`}}},
 			"weak match":                 {{response: with(`Etag: "a"`), want: "miss"}, {request: fields{`If-None-Match: W/"a"`}, want: "hit", wantStatus: 304}},
 			"another tag":                {{response: with(`Etag: "a"`), want: "miss"}, {request: fields{`If-None-Match: "b"`}, want: "hit"}},
 			"since":                      {{response: with("Last-Modified: " + at(-100)), want: "miss"}, {request: fields{"If-Modified-Since: " + at(-100)}, want: "hit", wantStatus: 304}},
+			"since, by Date":             {{response: fresh, want: "miss"}, {after: 10, request: fields{"If-Modified-Since: " + at(0)}, want: "hit", wantStatus: 304}, {request: fields{"If-Modified-Since: " + at(-1)}, want: "hit"}},
+			"no range by Date":           {{response: fresh, want: "miss"}, {after: 10, request: fields{"Range: bytes=0-1", "If-Range: " + at(0)}, want: "hit"}},
 			"If-Match":                   {{response: with(`Etag: "a"`), want: "miss"}, {request: fields{`If-Match: "b"`}, want: "hit", wantStatus: 412}},
 			"client's isn't forwarded":   {{request: fields{`If-None-Match: "x"`, "If-Modified-Since: " + at(0)}, response: with(`Etag: "a"`), want: "miss", sent: fields{"If-None-Match: -", "If-Modified-Since: -"}}, {want: "hit"}},
 			"client's on a first answer": {{request: fields{`If-None-Match: "a"`}, response: with(`Etag: "a"`), want: "miss", wantStatus: 304}, {request: fields{`If-None-Match: "a"`}, want: "hit", wantStatus: 304}},
