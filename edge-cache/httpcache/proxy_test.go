@@ -2,6 +2,7 @@ package httpcache
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -62,6 +63,62 @@ func TestOneRequestForAll(t *testing.T) {
 			res, got := x.send("GET", "/a", nil)
 			require.Contains(t, res.Header.Get("Cache-Status"), "edge; hit")
 			require.Equal(t, body, got)
+		})
+	}
+}
+
+// TestWhoAskedFirstLeaves, before the head or within the body: the others read on, and
+// the origin is asked once.
+func TestWhoAskedFirstLeaves(t *testing.T) {
+	body := strings.Repeat("0123456789", 50_000)
+	for name, early := range map[string]bool{"before the head": true, "within the body": false} {
+		t.Run(name, func(t *testing.T) {
+			x := newRig(t, nil)
+			asked, goOn := make(chan struct{}), make(chan struct{})
+			x.set(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				close(asked)
+				if early {
+					<-goOn
+				}
+				_, _ = io.WriteString(w, body[:1000])
+				_ = http.NewResponseController(w).Flush()
+				if !early {
+					<-goOn
+				}
+				_, _ = io.WriteString(w, body[1000:])
+			})
+			ctx, leave := context.WithCancel(t.Context())
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.base+"/a", nil)
+			require.NoError(t, err)
+			first := make(chan error, 1)
+			go func() {
+				res, err := x.front.Do(req)
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+					_ = res.Body.Close()
+				}
+				first <- err
+			}()
+			<-asked
+			second := make(chan string, 1)
+			go func() {
+				res, err := x.front.Get(x.base + "/a")
+				if err != nil {
+					second <- err.Error()
+					return
+				}
+				b, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				second <- string(b) + fmt.Sprint(err)
+			}()
+			leave()
+			require.ErrorIs(t, <-first, context.Canceled)
+			close(goOn)
+			require.True(t, <-second == body+"<nil>")
+			require.Equal(t, 1, x.count())
+			res, _ := x.send("GET", "/a", nil)
+			require.Contains(t, res.Header.Get("Cache-Status"), "edge; hit")
 		})
 	}
 }
