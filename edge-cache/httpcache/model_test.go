@@ -28,6 +28,9 @@ type resource struct {
 
 const modelBody = 3000
 
+// beyond is past the end of all of them.
+const beyond = 2 * modelBody
+
 // text is a version's body, which names path, language and version throughout.
 func (r *resource) text(lang string, version int) string {
 	if !r.varies {
@@ -73,6 +76,11 @@ func TestModel(t *testing.T) {
 				tag = strconv.Quote(fmt.Sprintf("%s-%d", lang, res.version))
 			}
 			w.Header().Set("Etag", tag)
+			var from int
+			if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil && from >= beyond {
+				w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) // with all fields, unlike ServeContent's
+				return
+			}
 			http.ServeContent(w, r, "x.txt", time.Time{}, strings.NewReader(res.text(lang, res.version)))
 		})
 		pick := func(t *rapid.T) (*resource, string) {
@@ -120,6 +128,15 @@ func TestModel(t *testing.T) {
 					t.Fatalf("%s: status %d, %d bytes of %d", r.path, res.StatusCode, len(b), z-a+1)
 				}
 				check(t, r, lang, b, a, false)
+			},
+			"range beyond the end": func(t *rapid.T) {
+				r, lang := pick(t)
+				spec := rapid.SampledFrom([]string{"Range: bytes=%d-", "Range: bytes=%d-90000"}).Draw(t, "range")
+				res, _ := x.send(http.MethodGet, r.path, fields{"Accept-Language: " + lang, fmt.Sprintf(spec, beyond)})
+				x.settle()
+				if res.StatusCode != 416 && !(down && res.StatusCode >= 500) {
+					t.Fatalf("%s: status %d", r.path, res.StatusCode)
+				}
 			},
 			"head": func(t *rapid.T) {
 				r, lang := pick(t)
