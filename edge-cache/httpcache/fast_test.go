@@ -168,3 +168,19 @@ func TestDiskAnswersTheSame(t *testing.T) {
 		})
 	}
 }
+
+// TestHitAllocatesNothing on its way from the request to what is written.
+func TestHitAllocatesNothing(t *testing.T) {
+	x := newRig(t, nil)
+	x.set(reply(200, "a body", fields{"Cache-Control: max-age=60", `Etag: "a"`}))
+	x.send("GET", "/a", nil)
+	r := &fastpath.Request{Target: []byte("/a"), Host: []byte(strings.TrimPrefix(x.base, "http://")), Fields: []fastpath.Field{{Name: []byte("User-Agent"), Value: []byte("x")}}}
+	_, ok := x.proxy.Respond(r) // which prepares the head
+	require.True(t, ok)
+	require.Zero(t, testing.AllocsPerRun(200, func() {
+		a, found := x.proxy.Respond(r)
+		ok = ok && found
+		x.proxy.Responded(&a, 6, time.Millisecond, nil)
+	}))
+	require.True(t, ok)
+}
