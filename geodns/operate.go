@@ -42,7 +42,15 @@ type Operator struct {
 	RecordKey     service.Secret `help:"Private key that signs records; @FILE." required:"" env:"MERIDIAN_RECORD_KEY"`
 	Regions       string         `help:"Region table (YAML); without --router." default:"regions.yaml" env:"MERIDIAN_REGIONS" placeholder:"FILE"`
 	RootPublicKey service.Secret `help:"Root public key; @FILE; without --router." env:"MERIDIAN_ROOT_PUBLIC_KEY"`
-	S3            objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+	S3            operatorStores `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
+}
+
+// operatorStores is objects.Config for those who may go without: a router that is
+// asked to write has the keys.
+type operatorStores struct {
+	AccessKey service.Secret `help:"S3 access key; without --router." env:"ACCESS_KEY"`
+	SecretKey service.Secret `help:"S3 secret key; @FILE; without --router." env:"SECRET_KEY"`
+	Bucket    string         `help:"S3 bucket; without --router." default:"meridian" env:"BUCKET"`
 }
 
 // operatorTimeout bounds one command.
@@ -60,11 +68,18 @@ func (o *Operator) change(ctx context.Context, out io.Writer, change func(*journ
 		return asker{Router: o.Router}.change(ctx, out, signer, change)
 	}
 	root, rerr := token.ParsePublic(o.RootPublicKey.Reveal())
+	if rerr != nil {
+		rerr = fmt.Errorf("--root-public-key: %w", rerr)
+	}
 	table, terr := region.Load(o.Regions)
-	if err := errors.Join(rerr, terr); err != nil {
+	var serr error
+	if o.S3.AccessKey == "" || o.S3.SecretKey == "" {
+		serr = errors.New("--s3-access-key, --s3-secret-key: want both")
+	}
+	if err := errors.Join(rerr, terr, serr); err != nil {
 		return fmt.Errorf("without --router: %w", err)
 	}
-	store, err := objects.New(table, table.Regions[0].Name, o.S3, slog.New(slog.DiscardHandler))
+	store, err := objects.New(table, table.Regions[0].Name, objects.Config(o.S3), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

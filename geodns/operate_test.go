@@ -9,11 +9,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -33,7 +36,7 @@ func TestOperatorsRoute(t *testing.T) {
 	p := newPlatform(t)
 	s := p.start(t, "eu")
 	p.publish(t, playback.Record{Asset: asset, N: 1, State: "ready", Run: "r1", Master: 1, Visibility: playback.Public, Duration: 10})
-	op := Operator{Regions: filepath.Join(p.dir, "regions.yaml"), RecordKey: service.Secret(p.read(t, token.RecordKeyFile)), S3: p.cfg, RootPublicKey: s.cfg.RootPublicKey}
+	op := Operator{Regions: filepath.Join(p.dir, "regions.yaml"), RecordKey: service.Secret(p.read(t, token.RecordKeyFile)), S3: operatorStores(p.cfg), RootPublicKey: s.cfg.RootPublicKey}
 	america := viewerFrom(t, "127.12.0.1")
 	through := Operator{Router: "http://" + s.webAddr.String() + "/", RecordKey: op.RecordKey}
 	turn := 0
@@ -42,11 +45,14 @@ func TestOperatorsRoute(t *testing.T) {
 		turn++
 		require.NoError(t, []*Operator{&op, &through}[turn%2].change(t.Context(), &bytes.Buffer{}, f))
 	}
+	var all []time.Duration
 	obeyed := func(want, address string) {
 		t.Helper()
 		began := time.Now()
 		require.Eventually(t, func() bool { return named(t, s, "127.12.0.1") == address }, 20*time.Second, 10*time.Millisecond)
-		t.Logf("obeyed after %v", time.Since(began).Round(time.Millisecond))
+		took := time.Since(began)
+		all = append(all, took)
+		t.Logf("obeyed after %v", took.Round(time.Millisecond))
 		require.Equal(t, want, sentTo(t, s, america))
 	}
 	select { // the key set was published after the start
@@ -79,6 +85,8 @@ func TestOperatorsRoute(t *testing.T) {
 		return override(r, netip.MustParsePrefix("127.12.0.0/24"), "")
 	})
 	obeyed("us", "127.2.0.1")
+	slices.Sort(all)
+	require.LessOrEqual(t, all[1], 2*time.Second, "the middle one of three, on a machine that may be busy")
 
 	require.ErrorContains(t, op.change(t.Context(), &out, func(r *journal.Routing) error {
 		return edit(r, "mars", func(g *journal.RegionRouting) { g.Drained = true })
@@ -95,6 +103,33 @@ func TestOperatorsRoute(t *testing.T) {
 		w := -1.0
 		return edit(r, "us", func(g *journal.RegionRouting) { g.Weight = &w })
 	}), "want 0 to 100")
+}
+
+// TestOperatorsNeedOneWay: a record key and a router are enough, and so are the
+// stores; who has neither is told all that is missing.
+func TestOperatorsNeedOneWay(t *testing.T) {
+	for _, name := range []string{"MERIDIAN_ROUTER", "MERIDIAN_RECORD_KEY", "MERIDIAN_S3_ACCESS_KEY", "MERIDIAN_S3_SECRET_KEY"} {
+		t.Setenv(name, "")
+		require.NoError(t, os.Unsetenv(name))
+	}
+	signer, err := token.NewSigner("record-1")
+	require.NoError(t, err)
+	parse := func(args ...string) error {
+		k, err := kong.New(&Commands{}, kong.Bind(t.Context()), kong.BindTo(t.Context(), (*context.Context)(nil)))
+		require.NoError(t, err)
+		c, err := k.Parse(append(args, "--record-key", signer.Reveal()))
+		require.NoError(t, err)
+		return c.Run(t.Context())
+	}
+	router := httptest.NewServer(http.NotFoundHandler())
+	defer router.Close()
+	for _, args := range [][]string{{"drain", "us"}, {"undrain", "us"}, {"weight", "us", "0.5"}, {"override", "192.0.2.0/24", "us"}} {
+		require.ErrorContains(t, parse(append(args, "--router", router.URL)...), "router: 404", "%v", args)
+		err := parse(append(args, "--regions", "/nonexistent")...)
+		for _, want := range []string{"without --router", "--root-public-key", "region table", "--s3-access-key"} {
+			require.ErrorContains(t, err, want, "%v", args)
+		}
+	}
 }
 
 // TestRoutingRaces: of two entries with one number one is refused.
