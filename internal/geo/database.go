@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -148,22 +149,37 @@ func (d *Database) Locate(addr netip.Addr) Location {
 		return Location{Why: WhyTransition, Network: netip.PrefixFrom(addr, addr.BitLen())}
 	}
 	found := d.reader.Lookup(addr)
-	var c geoip2.City
-	if err := found.Decode(&c); err != nil {
+	l, err := locationOf(found)
+	if err != nil {
 		return Location{Why: WhyNotFound, Network: netip.PrefixFrom(addr, addr.BitLen())}
 	}
-	l := locationOf(&c)
 	l.Network = found.Prefix()
 	return l
 }
 
+// hidden are traits of networks whose users are elsewhere than the network. City
+// databases have had them for as long as there were any, enterprise ones the first
+// still; the reader's own type of a city record leaves them out.
+type hidden struct {
+	Traits struct {
+		Anonymous bool `maxminddb:"is_anonymous"`
+		Proxy     bool `maxminddb:"is_anonymous_proxy"`
+		Satellite bool `maxminddb:"is_satellite_provider"`
+	} `maxminddb:"traits"`
+}
+
 // locationOf says what a record knows.
-func locationOf(c *geoip2.City) Location {
+func locationOf(found maxminddb.Result) (Location, error) {
+	var c geoip2.City
+	var h hidden
+	if err := errors.Join(found.Decode(&c), found.Decode(&h)); err != nil {
+		return Location{}, err
+	}
 	l := Location{Continent: c.Continent.Code, Country: c.Country.ISOCode, City: c.City.Names.English}
 	switch {
 	case !c.HasData():
 		l.Why = WhyNotFound
-	case c.Country.ISOCode == "A1" || c.Country.ISOCode == "A2":
+	case c.Country.ISOCode == "A1" || c.Country.ISOCode == "A2", h.Traits.Anonymous, h.Traits.Proxy, h.Traits.Satellite:
 		l.Why = WhyAnonymous
 	case c.Traits.IsAnycast:
 		l.Why = WhyAnycast
@@ -176,7 +192,7 @@ func locationOf(c *geoip2.City) Location {
 	default:
 		l.Known, l.Point = true, Point{*c.Location.Latitude, *c.Location.Longitude}
 	}
-	return l
+	return l, nil
 }
 
 // Same reports whether both hold the same bytes.

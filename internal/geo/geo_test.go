@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/maxmind/mmdbwriter"
+	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -92,6 +95,58 @@ func TestPublicAddresses(t *testing.T) {
 		d := Decide(s, Query{Addr: netip.MustParseAddr(addr)})
 		require.Equal(t, want.why, d.Location.Why, addr)
 		require.Equal(t, want.first, d.Choices[0].Region.Name, addr)
+	}
+}
+
+// TestLocationsThatSayTooLittle: each record lies in Ashburn by its coordinates, and
+// none of them is believed.
+func TestLocationsThatSayTooLittle(t *testing.T) {
+	ashburn := func(change func(mmdbtype.Map)) mmdbtype.Map {
+		m := mmdbtype.Map{
+			"city":     mmdbtype.Map{"names": mmdbtype.Map{"en": mmdbtype.String("Ashburn")}},
+			"country":  mmdbtype.Map{"iso_code": mmdbtype.String("US")},
+			"location": mmdbtype.Map{"latitude": mmdbtype.Float64(39.04), "longitude": mmdbtype.Float64(-77.49), "accuracy_radius": mmdbtype.Uint16(10)},
+		}
+		change(m)
+		return m
+	}
+	trait := func(name string) func(mmdbtype.Map) {
+		return func(m mmdbtype.Map) { m["traits"] = mmdbtype.Map{mmdbtype.String(name): mmdbtype.Bool(true)} }
+	}
+	cases := []struct {
+		network, why string
+		change       func(mmdbtype.Map)
+	}{
+		{"10.0.0.0/16", "", func(mmdbtype.Map) {}},
+		{"10.1.0.0/16", WhyAnonymous, trait("is_anonymous")},
+		{"10.2.0.0/16", WhyAnonymous, trait("is_anonymous_proxy")},
+		{"10.3.0.0/16", WhyAnonymous, trait("is_satellite_provider")},
+		{"10.4.0.0/16", WhyAnonymous, func(m mmdbtype.Map) { m["country"] = mmdbtype.Map{"iso_code": mmdbtype.String("A1")} }},
+		{"10.5.0.0/16", WhyAnycast, trait("is_anycast")},
+		{"10.6.0.0/16", WhyCountryOnly, func(m mmdbtype.Map) { delete(m, "city") }},
+		{"10.7.0.0/16", WhyCountryOnly, func(m mmdbtype.Map) { delete(m, "location") }},
+		{"10.8.0.0/16", WhyImprecise, func(m mmdbtype.Map) {
+			m["location"].(mmdbtype.Map)["accuracy_radius"] = mmdbtype.Uint16(maxAccuracyKm + 1)
+		}},
+		{"10.9.0.0/16", WhyNotFound, func(m mmdbtype.Map) { clear(m) }},
+	}
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Test-City", IPVersion: 6, IncludeReservedNetworks: true, RecordSize: 24})
+	require.NoError(t, err)
+	for _, c := range cases {
+		_, n, err := net.ParseCIDR(c.network)
+		require.NoError(t, err)
+		require.NoError(t, tree.Insert(n, ashburn(c.change)))
+	}
+	var b bytes.Buffer
+	_, err = tree.WriteTo(&b)
+	require.NoError(t, err)
+	db, err := ParseDatabase(b.Bytes())
+	require.NoError(t, err)
+	s := withOrders(t, db)
+	for _, c := range cases {
+		d := Decide(s, Query{Addr: netip.MustParsePrefix(c.network).Addr()})
+		require.Equal(t, c.why, d.Location.Why, c.network)
+		require.Equal(t, map[bool]string{true: "us", false: "eu"}[c.why == ""], d.Choices[0].Region.Name, c.network)
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
-
-	"github.com/oschwald/geoip2-golang/v2"
 )
 
 // Order is how regions stand by distance alone, before health, load and the
@@ -164,10 +162,9 @@ func NewOrders(db *Database, places []Point) (*Orders, error) {
 			}
 			id, ok := seen[found.Offset()]
 			if !ok {
-				var c geoip2.City
-				l := Location{}
-				if found.Decode(&c) == nil { // as Locate does
-					l = locationOf(&c)
+				l, err := locationOf(found)
+				if err != nil {
+					l = Location{} // as Locate has it
 				}
 				if id, err = o.intern(orderOf(l, places)); err != nil {
 					return nil, err
