@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/region"
 )
 
 func testZone(t testing.TB, b *geo.Board) *zone {
@@ -227,7 +228,7 @@ func dig(t *testing.T, hostport string, args ...string) string {
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "dig", append([]string{"@" + host, "-p", port, "+tries=2", "+time=3"}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "dig", append([]string{"@" + host, "-p", port, "+tries=2", "+time=8"}, args...)...).CombinedOutput()
 	require.NoError(t, err, string(out))
 	return string(out)
 }
@@ -253,6 +254,47 @@ func TestWildcardListenerAnswersFromTheAddressAsked(t *testing.T) {
 	require.NoError(t, err)
 	// dig refuses an answer from another address than it asked.
 	require.Equal(t, "127.1.0.1\n127.2.0.1\n", dig(t, net.JoinHostPort("127.5.6.7", port), "+short", "play.meridian.test", "A"))
+}
+
+// TestBothFamilies: a zone whose name servers, routers and edges have addresses of
+// both families names both, and answers over both.
+func TestBothFamilies(t *testing.T) {
+	tab, err := region.Loopback()
+	require.NoError(t, err)
+	for i := range tab.Regions {
+		r := &tab.Regions[i]
+		r.Router.Addresses = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::53", i+1))}
+		for j := range r.Edges {
+			r.Edges[j].Addresses = append(r.Edges[j].Addresses, netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::%d", i+1, j+1)))
+		}
+	}
+	b := boardOf(t, tab)
+	at := serveNames(t, testZone(t, b), "[::]:0")
+	_, port, err := net.SplitHostPort(at)
+	require.NoError(t, err)
+	for _, host := range []string{"::1", "127.5.6.7"} {
+		at := net.JoinHostPort(host, port)
+		for _, c := range []struct{ args, want string }{
+			{"play.meridian.test A", "127.2.0.1\n127.1.0.1\n"},
+			{"play.meridian.test AAAA", "2001:db8:2::53\n2001:db8:1::53\n"},
+			{"+tcp play.meridian.test AAAA", "2001:db8:2::53\n2001:db8:1::53\n"},
+			{"ap.play.meridian.test AAAA", "2001:db8:3::53\n"},
+			{"eu.ns.meridian.test AAAA", "2001:db8:1::53\n"},
+			{"eu-2.edge.meridian.test AAAA", "2001:db8:1::2\n"},
+		} {
+			require.Equal(t, c.want, dig(t, at, append([]string{"+short", "+subnet=127.12.3.0/24"}, strings.Fields(c.args)...)...), "%s %s", host, c.args)
+		}
+		edges := strings.Fields(dig(t, at, "+short", "+subnet=127.12.3.0/24", "edge.meridian.test", "AAAA"))
+		require.ElementsMatch(t, []string{"2001:db8:2::1", "2001:db8:2::2"}, edges[:2])
+		require.ElementsMatch(t, []string{"2001:db8:1::1", "2001:db8:1::2"}, edges[2:])
+		glue := dig(t, at, "meridian.test", "NS")
+		for n := range 3 {
+			require.Contains(t, glue, fmt.Sprintf("127.%d.0.1", n+1))
+			require.Contains(t, glue, fmt.Sprintf("2001:db8:%d::53", n+1))
+		}
+	}
+	b.Update(func(s *geo.Snapshot) { s.Region("us").Router = geo.Health{Down: true, Why: "refused"} })
+	require.Equal(t, "2001:db8:1::53\n2001:db8:3::53\n", dig(t, at, "+short", "+subnet=127.12.3.0/24", "play.meridian.test", "AAAA"))
 }
 
 func TestDNSSurvivesGarbage(t *testing.T) {

@@ -62,7 +62,10 @@ func TestDoubtIsWaitedFor(t *testing.T) {
 			setDown(b, true, testNow, "us-1", "us-2")
 			end := doubt(b, time.Minute)
 			answer := make(chan string, 1)
-			go func() { answer <- ask() }()
+			go func() {
+				defer close(answer) // also when asking failed the test
+				answer <- ask()
+			}()
 			select {
 			case a := <-answer:
 				t.Fatalf("it didn't wait: %s", a)

@@ -93,6 +93,12 @@ func testBoard(t testing.TB) *geo.Board {
 	t.Helper()
 	tab, err := region.Loopback()
 	require.NoError(t, err)
+	return boardOf(t, tab)
+}
+
+// boardOf is testBoard of another table.
+func boardOf(t testing.TB, tab *region.Table) *geo.Board {
+	t.Helper()
 	var b bytes.Buffer
 	require.NoError(t, geo.BuildDevelopment(&b))
 	db, err := geo.ParseDatabase(b.Bytes())

@@ -116,10 +116,11 @@ func (z *zone) fixed(s *geo.Snapshot) {
 		ns := r.Name + ".ns." + z.name
 		z.ns = append(z.ns, ns)
 		apex.put(&dns.NS{Hdr: header(z.name, dns.TypeNS, ttlFixed), Ns: ns})
-		z.add(ns).addresses(ttlFixed, r.NameServer)
-		routers, routerURLs = append(routers, r.RouterAddress), append(routerURLs, r.RouterURL)
+		z.add(ns).addresses(ttlFixed, append([]netip.Addr{r.NameServer}, r.Further...)...)
+		own := append([]netip.Addr{r.RouterAddress}, r.Further...)
+		routers, routerURLs = append(routers, own...), append(routerURLs, r.RouterURL)
 		n := z.add(r.Name + ".play." + z.name)
-		n.addresses(ttlFixed, r.RouterAddress)
+		n.addresses(ttlFixed, own...)
 		n.https(ttlFixed, httpsPort(r.RouterURL))
 		edge.byEdge = edge.byEdge || len(r.Edges) > 1
 		for _, e := range r.Edges {
@@ -254,17 +255,21 @@ func (n *node) chosenSet(t uint16, d *geo.Decision) []dns.RR {
 
 // routerAddresses are those of the best regions' routers that answer.
 func routerAddresses(d *geo.Decision) []netip.Addr {
-	var up, down []netip.Addr
+	var up, down []*geo.Region
 	for i := range d.Choices {
-		c := &d.Choices[i]
-		if c.Region.Router.Down {
-			down = append(down, c.Region.RouterAddress)
+		r := d.Choices[i].Region
+		if r.Router.Down {
+			down = append(down, r)
 		} else {
-			up = append(up, c.Region.RouterAddress)
+			up = append(up, r)
 		}
 	}
 	all := append(up, down...)
-	return all[:min(regionsPerAnswer, len(all))]
+	var out []netip.Addr
+	for _, r := range all[:min(regionsPerAnswer, len(all))] {
+		out = append(append(out, r.RouterAddress), r.Further...)
+	}
+	return out
 }
 
 // edgeAddresses are those of the best regions' edges; edges that are down only

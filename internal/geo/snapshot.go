@@ -44,6 +44,8 @@ type Region struct {
 	RouterAddress netip.Addr
 	// NameServer is the address of its DNS server.
 	NameServer netip.Addr
+	// Further addresses of both.
+	Further []netip.Addr
 	Router     Health
 	Edges      []Edge
 	// Weight below 1 is the share of its own viewers the region takes; 0 takes it
@@ -174,6 +176,9 @@ func NewSnapshot(t *region.Table) *Snapshot {
 		g := Region{Name: r.Name, Place: r.Place, At: Point{r.Latitude, r.Longitude}, RouterURL: r.Router.URL, Weight: 1}
 		if ap, err := netip.ParseAddrPort(r.Router.DNS); err == nil {
 			g.NameServer = ap.Addr().Unmap()
+		}
+		for _, a := range r.Router.Addresses {
+			g.Further = append(g.Further, a.Unmap())
 		}
 		g.RouterAddress = g.NameServer
 		if u, err := url.Parse(r.Router.URL); err == nil {

@@ -64,6 +64,9 @@ type Router struct {
 	URL string `yaml:"url"`
 	// DNS is the host:port of the authoritative name server (UDP and TCP).
 	DNS string `yaml:"dns"`
+	// Addresses are further public ones at which both answer on the same ports, those
+	// of the other family as a rule. The name server names them with the first.
+	Addresses []netip.Addr `yaml:"addresses,omitempty"`
 }
 
 // Edge is one edge cache. A pathway is an edge, so Name is also a PATHWAY-ID.
@@ -158,6 +161,11 @@ func (t *Table) Validate() error {
 		}
 		if r.Router.DNS == "" {
 			bad("%s: router.dns: want host:port", at)
+		}
+		for _, a := range r.Router.Addresses {
+			if !a.IsValid() || a.IsUnspecified() || a.Zone() != "" {
+				bad("%s: router.addresses: %v: want an address others can reach", at, a)
+			}
 		}
 		if r.Control {
 			control++

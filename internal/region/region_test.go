@@ -43,13 +43,13 @@ regions:
   - name: EU
     latitude: 99
     api: 127.0.0.1
-    router: {url: "http://a:1/", dns: ""}
+    router: {url: "http://a:1/", dns: "", addresses: ["::"]}
     s3: http://127.0.0.1:9000
     nats: http://127.0.0.1
     edges: [{name: e_1, url: "http://x:1"}]
     rtt: {us: 1ms}
 `))
-	for _, want := range []string{"zone", "DNS label", "latitude", "api", "router.url", "router.dns", "nats", `edge "e_1"`,
+	for _, want := range []string{"zone", "DNS label", "latitude", "api", "router.url", "router.dns", "router.addresses", "nats", `edge "e_1"`,
 		"addresses", `no other region "us"`, "control: true"} {
 		require.ErrorContains(t, err, want)
 	}
