@@ -167,6 +167,9 @@ func (w *worker) find(client netip.Addr) (code, scope int, t *tail) {
 	if q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR {
 		return dns.RcodeRefused, 0, nil
 	}
+	if q.qtype == typeNXName {
+		return dns.RcodeFormatError, 0, nil // stands in NSEC records alone (RFC 9824, 3.5)
+	}
 	now := w.now.Unix()
 	do := q.do && z.signer != nil
 	n, ok := z.lookup(name)

@@ -322,30 +322,50 @@ func TestDNSSurvivesGarbage(t *testing.T) {
 }
 
 func FuzzDNSPacket(f *testing.F) {
-	z := testZone(f, testBoard(f))
+	zone := signedZone(f)
+	zone.limits = limits{large: defaultLimits(f).large} // and nothing dropped
+	plain, signed, tcp := testZone(f, testBoard(f)).newWorker("udp", 1), zone.newWorker("udp", 1), zone.newWorker("tcp", 1)
 	for _, m := range []*dns.Msg{query("play.meridian.test.", dns.TypeA, "127.12.0.0/16"), query("edge.meridian.test.", dns.TypeAAAA, "2001:db8::/48"),
-		query("meridian.test.", dns.TypeNS, ""), query("x.meridian.test.", dns.TypeANY, "")} {
-		b, err := m.Pack()
-		require.NoError(f, err)
-		f.Add(b)
+		query("meridian.test.", dns.TypeNS, ""), query("x.meridian.test.", dns.TypeANY, ""), query(longName(f, 255, 'a'), dns.TypeA, "")} {
+		for range 2 {
+			b, err := m.Pack()
+			require.NoError(f, err)
+			f.Add(b)
+			m.SetEdns0(1232, true)
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		out := z.packet(b, netip.MustParseAddr("127.12.0.1"))
-		if out == nil {
-			return
+		fuzzPacket(t, plain, b)
+		out := fuzzPacket(t, signed, b)
+		if len(out) > amplification*len(b) {
+			t.Fatalf("%d bytes to %d of an address that isn't proved", len(out), len(b))
 		}
-		var r dns.Msg
-		if err := r.Unpack(out); err != nil {
-			t.Fatalf("answer %x to %x: %v", out, b, err)
-		}
-		if out[0] != b[0] || out[1] != b[1] || !r.Response || len(out) > maxUDP {
-			t.Fatalf("answer %v to %x", &r, b)
-		}
-		var q dns.Msg
-		if q.Unpack(b) == nil && q.IsEdns0() == nil && len(out) > minUDP {
-			t.Fatalf("%d bytes to a client without EDNS", len(out))
+		if out := tcp.answer(b, someone); out != nil {
+			var r dns.Msg
+			if err := r.Unpack(out); err != nil {
+				t.Fatalf("answer %x to %x: %v", out, b, err)
+			}
 		}
 	})
+}
+
+func fuzzPacket(t *testing.T, w *worker, b []byte) []byte {
+	out := w.answer(b, netip.MustParseAddr("127.12.0.1"))
+	if out == nil {
+		return nil
+	}
+	var r dns.Msg
+	if err := r.Unpack(out); err != nil {
+		t.Fatalf("answer %x to %x: %v", out, b, err)
+	}
+	if out[0] != b[0] || out[1] != b[1] || !r.Response || len(out) > maxUDP {
+		t.Fatalf("answer %v to %x", &r, b)
+	}
+	var q dns.Msg
+	if q.Unpack(b) == nil && q.IsEdns0() == nil && len(out) > minUDP {
+		t.Fatalf("%d bytes to a client without EDNS", len(out))
+	}
+	return out
 }
 
 func BenchmarkPacket(b *testing.B) {

@@ -1,6 +1,7 @@
 package geodns
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -90,10 +91,57 @@ func (s *signer) published(zone string) []dns.RR {
 
 // nsec says which types a name has, and that nothing lies between it and the
 // smallest name behind it (RFC 4470, RFC 9824).
-func (s *signer) nsec(name string, types []uint16) dns.RR {
+func (s *signer) nsec(name string, types []uint16) (dns.RR, error) {
 	bitmap := append(slices.Clone(types), dns.TypeRRSIG, dns.TypeNSEC)
 	slices.Sort(bitmap)
-	return &dns.NSEC{Hdr: header(name, dns.TypeNSEC, ttlChosen), NextDomain: `\000.` + name, TypeBitMap: slices.Compact(bitmap)}
+	next, err := successor(name, s.key.Hdr.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &dns.NSEC{Hdr: header(name, dns.TypeNSEC, ttlChosen), NextDomain: next, TypeBitMap: slices.Compact(bitmap)}, nil
+}
+
+// successor is the smallest name behind one of a zone in canonical order (RFC 4034,
+// 6.1): its first child, where there is room for one (RFC 4471, 3.1.2).
+func successor(name, zone string) (string, error) {
+	w, err := wireName(name)
+	if err != nil {
+		return "", err
+	}
+	z, err := wireName(zone)
+	if err != nil {
+		return "", err
+	}
+	if len(w)+2 <= maxName {
+		return `\000.` + dns.CanonicalName(name), nil
+	}
+	if w[0] < maxLabel && len(w) < maxName {
+		w = slices.Insert(w, 1+int(w[0]), 0)
+		w[0]++
+	} else {
+		w = behind(w, z)
+	}
+	next, _, err := dns.UnpackDomainName(w, 0)
+	return next, err
+}
+
+// behind is the smallest name behind another and all below it; the zone's own, which
+// the order begins with, behind the last. It works in w.
+func behind(w, zone []byte) []byte {
+	for len(w) > len(zone) {
+		label, above := w[1:1+int(w[0])], w[1+int(w[0]):]
+		label = bytes.TrimRight(label, "\xff")
+		if len(label) == 0 {
+			w = above
+			continue
+		}
+		last := &label[len(label)-1]
+		if *last++; *last == 'A' { // no capitals in canonical names
+			*last = 'Z' + 1
+		}
+		return slices.Concat([]byte{byte(len(label))}, label, above)
+	}
+	return zone
 }
 
 // sign returns the records of a section with a signature behind each set, and

@@ -1,6 +1,7 @@
 package geodns
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
@@ -513,10 +514,67 @@ func TestDNSSECVerifies(t *testing.T) {
 	require.Equal(t, dns.RcodeSuccess, m.Rcode)
 	verify(m, m.Ns)
 	require.Equal(t, []uint16{dns.TypeRRSIG, dns.TypeNSEC, typeNXName}, m.Ns[2].(*dns.NSEC).TypeBitMap)
+	// Who asks for the denial itself gets it as the answer.
+	for _, name := range []string{"play.meridian.test.", "ns.meridian.test.", "no.meridian.test."} {
+		m = do(name, dns.TypeNSEC, "127.11.0.1")
+		verify(m, m.Answer)
+		require.Len(t, m.Answer, 2, name)
+		require.Empty(t, m.Ns, name)
+	}
+	m = ask(t, z, query("play.meridian.test.", dns.TypeNSEC, ""), "127.11.0.1")
+	require.Len(t, m.Answer, 1, "RFC 4035 3.1: without DO only when asked for")
+	// RFC 9824 3.5.
+	require.Equal(t, dns.RcodeFormatError, do("no.meridian.test.", typeNXName, "127.11.0.1").Rcode)
 	// Without DO nothing is signed.
 	m = ask(t, z, query("no.meridian.test.", dns.TypeA, ""), "127.11.0.1")
 	require.Equal(t, dns.RcodeNameError, m.Rcode)
 	require.Len(t, m.Ns, 1)
+}
+
+// longName is a name in wire form, so many octets long, whose first label is full of one.
+func longName(t testing.TB, octets int, fill byte) string {
+	t.Helper()
+	zone, err := wireName("meridian.test.")
+	require.NoError(t, err)
+	var w []byte
+	for room := octets - len(zone); room > 0; {
+		n := min(maxLabel, room-1)
+		if room-1-n == 1 {
+			n-- // the next has room for nothing
+		}
+		c := fill
+		if len(w) > 0 {
+			c = 'm'
+		}
+		w = append(append(w, byte(n)), bytes.Repeat([]byte{c}, n)...)
+		room -= n + 1
+	}
+	name, _, err := dns.UnpackDomainName(append(w, zone...), 0)
+	require.NoError(t, err)
+	return name
+}
+
+// TestSuccessor: the name behind one, and nothing fits between.
+func TestSuccessor(t *testing.T) {
+	full := strings.Repeat(`\255`, maxLabel)
+	for name, want := range map[string]string{
+		"play.meridian.test.":      `\000.play.meridian.test.`,
+		"PLAY.meridian.test.":      `\000.play.meridian.test.`,
+		longName(t, 253, 'a'):      `\000.` + longName(t, 253, 'a'),
+		longName(t, 255, 'a'):      strings.Replace(longName(t, 255, 'a'), "a.", "b.", 1),
+		longName(t, 255, '@'):      strings.Replace(longName(t, 255, '@'), `\@.`, "[.", 1),
+		longName(t, 255, 255):      strings.Replace(longName(t, 255, 255), full+"."+strings.Repeat("m", maxLabel), strings.Repeat("m", maxLabel-1)+"n", 1),
+		longName(t, 254, 'a'):      strings.Replace(longName(t, 254, 'a'), "a.", "b.", 1), // its label is full
+		longName(t, 254, 'a')[62:]: `\000.` + longName(t, 254, 'a')[62:],
+	} {
+		got, err := successor(name, "meridian.test.")
+		require.NoError(t, err)
+		require.Equal(t, want, got, name)
+	}
+	short := "s." + longName(t, 252, 'a') // 254 octets, and room in the label
+	got, err := successor(short, "meridian.test.")
+	require.NoError(t, err)
+	require.Equal(t, `s\000`+short[1:], got)
 }
 
 func TestDNSSECSignsAnewInTime(t *testing.T) {
@@ -555,10 +613,11 @@ func TestDelv(t *testing.T) {
 		return string(out)
 	}
 	for _, args := range [][]string{{"play.meridian.test", "A"}, {"edge.meridian.test", "A"}, {"meridian.test", "SOA"}, {"meridian.test", "NS"}, {"meridian.test", "CAA"},
-		{"eu-1.edge.meridian.test", "A"}, {"_acme-challenge.play.meridian.test", "TXT"}, {"mail.meridian.test", "AAAA"}} {
+		{"eu-1.edge.meridian.test", "A"}, {"_acme-challenge.play.meridian.test", "TXT"}, {"mail.meridian.test", "AAAA"}, {"play.meridian.test", "NSEC"}} {
 		require.Contains(t, delv(args...), "; fully validated", "%v", args)
 	}
-	for _, args := range [][]string{{"play.meridian.test", "AAAA"}, {"meridian.test", "SRV"}, {"no.meridian.test", "A"}, {"a.b.c.meridian.test", "MX"}, {"ns.meridian.test", "A"}} {
+	for _, args := range [][]string{{"play.meridian.test", "AAAA"}, {"meridian.test", "SRV"}, {"no.meridian.test", "A"}, {"a.b.c.meridian.test", "MX"}, {"ns.meridian.test", "A"},
+		{longName(t, 254, 'a'), "A"}, {longName(t, 255, 'a'), "A"}} {
 		out := delv(args...)
 		require.Contains(t, out, "negative response, fully validated", "%v", args)
 	}

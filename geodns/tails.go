@@ -131,7 +131,7 @@ func (z *zone) fixedTail(n *node, qtype uint16, do bool, now int64) *tail {
 	}
 	var t *tail
 	switch {
-	case !ok:
+	case !ok, qtype == dns.TypeNSEC:
 		t = z.noneTail(n, qtype, do, now)
 	case qtype == dns.TypeANY:
 		// RFC 8482, 4.2: a small answer instead of everything.
@@ -160,13 +160,26 @@ func (z *zone) glue(name string) []dns.RR {
 
 // noneTail says that a name has no records of a type.
 func (z *zone) noneTail(n *node, qtype uint16, do bool, now int64) *tail {
-	m := &dns.Msg{Ns: []dns.RR{z.soa}}
-	if do && z.signer != nil {
+	if z.signer != nil && (do || qtype == dns.TypeNSEC) {
 		// A name may have a type for others and not for this viewer.
 		types := slices.DeleteFunc(n.types(), func(t uint16) bool { return t == qtype })
-		m.Ns = append(m.Ns, z.signer.nsec(n.name, types))
+		return z.denial(n.name, qtype, types, do, now)
 	}
-	return z.pack(n.name, qtype, m, do, now)
+	return z.pack(n.name, qtype, &dns.Msg{Ns: []dns.RR{z.soa}}, do, now)
+}
+
+// denial is an answer by an NSEC record with the types a name has. Who asks for that
+// very record gets it as the answer: it can't deny itself.
+func (z *zone) denial(name string, qtype uint16, types []uint16, do bool, now int64) *tail {
+	nsec, err := z.signer.nsec(name, types)
+	if err != nil {
+		return &tail{rcode: dns.RcodeServerFailure}
+	}
+	m := &dns.Msg{Ns: []dns.RR{z.soa, nsec}}
+	if qtype == dns.TypeNSEC {
+		m = &dns.Msg{Answer: []dns.RR{nsec}}
+	}
+	return z.pack(name, qtype, m, do, now)
 }
 
 // nameTail says that a name doesn't exist. With DNSSEC it is an NSEC record made
@@ -179,7 +192,7 @@ func (z *zone) nameTail(q *request, do bool, now int64) *tail {
 	if err != nil {
 		return &tail{rcode: dns.RcodeServerFailure}
 	}
-	return z.pack(name, q.qtype, &dns.Msg{Ns: []dns.RR{z.soa, z.signer.nsec(name, []uint16{typeNXName})}}, true, now)
+	return z.denial(name, q.qtype, []uint16{typeNXName}, do, now)
 }
 
 // appendSOA writes the zone's SOA record for the authority section of an answer

@@ -220,7 +220,7 @@ func (n *node) https(ttl uint32, port uint16) {
 
 // prepare makes the places of prepared answers.
 func (n *node) prepare() {
-	n.ready = map[uint16]*[2]atomic.Pointer[tail]{dns.TypeANY: {}}
+	n.ready = map[uint16]*[2]atomic.Pointer[tail]{dns.TypeANY: {}, dns.TypeNSEC: {}}
 	for t := range n.sets {
 		n.ready[t] = &[2]atomic.Pointer[tail]{}
 	}
