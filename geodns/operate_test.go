@@ -192,6 +192,38 @@ func TestSlowPathwaysArePenalisedOnce(t *testing.T) {
 	require.Equal(t, http.StatusOK, get(rt, "/steer?x=eu-1.zz,mars.1,.,eu-1.99999999999999999999", "127.11.0.1").Code)
 }
 
+// TestReturnToALargerWeight is as gentle as that to a region that works again: new
+// viewers come at once, sessions over a minute.
+func TestReturnToALargerWeight(t *testing.T) {
+	b := testBoard(t)
+	rt := testRouter(t, b)
+	s := &Server{board: b, log: rt.log}
+	for _, from := range []float64{0, 0.01} {
+		require.NoError(t, s.applyRouting(journal.Routing{N: 1, Regions: map[string]journal.RegionRouting{"us": {Weight: &from}}}))
+		rt.now = time.Now
+		require.Equal(t, "eu", steer(t, rt, "a="+asset+"&s=x", "127.12.0.1").Priority[0][:2])
+		require.NoError(t, s.applyRouting(journal.Routing{N: 2}))
+		require.Equal(t, "us", steer(t, rt, "a="+asset+"&s=x", "127.12.0.1").Priority[0][:2])
+		grew := b.Load().Region("us").GrewSince
+		back := func(after time.Duration) (n int) {
+			rt.now = func() time.Time { return grew.Add(after) }
+			for i := range 200 {
+				m := steer(t, rt, fmt.Sprintf("a=%s&s=session%d&p=us-1,us-2,eu-1,ap-1&_HLS_pathway=eu-1", asset, i), "127.12.0.1")
+				if strings.HasPrefix(m.Priority[0], "us") {
+					n++
+				}
+			}
+			return n
+		}
+		require.LessOrEqual(t, back(0), 4, "weight %v", from)
+		require.InDelta(t, 100, back(returnOver/2), 40, "weight %v", from)
+		require.Equal(t, 200, back(returnOver), "weight %v", from)
+		// Other regions' sessions, and a smaller weight, are nobody's reason to wait.
+		require.NoError(t, s.applyRouting(journal.Routing{N: 3, Regions: map[string]journal.RegionRouting{"us": {Weight: &from}}}))
+		require.Equal(t, grew, b.Load().Region("us").GrewSince)
+	}
+}
+
 // routesFake is a routing journal in memory.
 type routesFake struct {
 	current  journal.Routing

@@ -183,10 +183,14 @@ func (s *Server) applyRouting(r journal.Routing) error {
 			if g.Drained != want.Drained {
 				g.DrainedSince = time.Now()
 			}
-			g.Drained, g.Weight = want.Drained, 1
+			weight := 1.0
 			if want.Weight != nil {
-				g.Weight = *want.Weight
+				weight = *want.Weight
 			}
+			if weight > g.Weight {
+				g.GrewSince = time.Now()
+			}
+			g.Drained, g.Weight = want.Drained, weight
 		}
 	})
 	return err

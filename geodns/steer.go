@@ -143,7 +143,8 @@ func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.S
 
 // prioritise orders a session's pathways: those that work first, near ones
 // first. A session stays at its edge while that is in the best region, and goes
-// back to an edge that has recovered when its turn has come. A region that turns
+// back to an edge that has recovered, or whose region takes more again, when its turn
+// has come. A region that turns
 // new viewers away keeps those it has; one that was drained loses them over a minute.
 func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 	type way struct {
@@ -169,8 +170,12 @@ func prioritise(d geo.Decision, q steerQuery, now time.Time) []string {
 		}
 		for i := range ways {
 			since := ways[i].edge.Health.Since
-			if r := ways[i].of.Region; !r.Drained && r.DrainedSince.After(since) {
+			r := ways[i].of.Region
+			if !r.Drained && r.DrainedSince.After(since) {
 				since = r.DrainedSince
+			}
+			if r.GrewSince.After(since) {
+				since = r.GrewSince
 			}
 			ways[i].waits = i != current && !turn(q.session, since, now)
 		}

@@ -46,12 +46,13 @@ type Region struct {
 	NameServer netip.Addr
 	// Further addresses of both.
 	Further []netip.Addr
-	Router     Health
-	Edges      []Edge
+	Router  Health
+	Edges   []Edge
 	// Weight below 1 is the share of its own viewers the region takes; 0 takes it
 	// out of rotation until nothing else is left. Between regions equally far away
-	// the larger weight goes first.
-	Weight float64
+	// the larger weight goes first. GrewSince is when it last became larger.
+	Weight    float64
+	GrewSince time.Time
 	// Drained regions are offered after all others that work. DrainedSince is when
 	// that last changed.
 	Drained      bool
