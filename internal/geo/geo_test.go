@@ -150,6 +150,25 @@ func TestLocationsThatSayTooLittle(t *testing.T) {
 	}
 }
 
+// TestDamageAnywhereIsFound: a file may be whole where it is looked at first, and have
+// a block of something else further on.
+func TestDamageAnywhereIsFound(t *testing.T) {
+	good, err := os.ReadFile(testDatabase)
+	require.NoError(t, err)
+	places := snapshot(t, nil).places()
+	for _, name := range []string{"Milton", "Changchun", "Linköping"} {
+		b := slices.Clone(good)
+		i := bytes.Index(b, append([]byte{2<<5 | byte(len(name))}, name...)) // a string
+		require.Positive(t, i, name)
+		b[i] = 0 // an extended type that there is not
+		db, err := ParseDatabase(b)
+		if err == nil {
+			_, err = NewOrders(db, places)
+		}
+		require.Error(t, err, name)
+	}
+}
+
 func TestNoDatabase(t *testing.T) {
 	d := Decide(snapshot(t, nil), Query{Addr: netip.MustParseAddr("81.2.69.142")})
 	require.Equal(t, WhyNoDatabase, d.Location.Why)

@@ -146,7 +146,8 @@ func span(p netip.Prefix) (first, last uint128) {
 	return first, last
 }
 
-// NewOrders computes the orders of every network in db, which may be nil.
+// NewOrders computes the orders of every network in db, which may be nil. It reads
+// all of it, and refuses one of which any record is damaged.
 func NewOrders(db *Database, places []Point) (*Orders, error) {
 	o := &Orders{ids: map[string]uint16{}}
 	unknown, err := o.intern(orderOf(Location{}, places))
@@ -164,7 +165,7 @@ func NewOrders(db *Database, places []Point) (*Orders, error) {
 			if !ok {
 				l, err := locationOf(found)
 				if err != nil {
-					l = Location{} // as Locate has it
+					return nil, fmt.Errorf("geo database: the record of %v: %w", found.Prefix(), err)
 				}
 				if id, err = o.intern(orderOf(l, places)); err != nil {
 					return nil, err
