@@ -97,6 +97,12 @@ func TestDNSAnswers(t *testing.T) {
 	show("a region is down", query("play.meridian.test.", dns.TypeA, ""), "127.12.0.1")
 	b.Update(func(s *geo.Snapshot) { s.Region("eu").Router = geo.Health{Down: true, Why: "refused"} })
 	show("and another region's router", query("play.meridian.test.", dns.TypeA, ""), "127.12.0.1")
+	setDown(b, true, time.Time{}, "ap-1", "ap-2")
+	b.Update(func(s *geo.Snapshot) { s.Region("ap").Router = geo.Health{Down: true, Why: "refused"} })
+	show("one region is left", query("edge.meridian.test.", dns.TypeA, ""), "127.12.0.1")
+	show("and one router", query("play.meridian.test.", dns.TypeA, ""), "127.13.0.1")
+	setDown(b, true, time.Time{}, "eu-1", "eu-2")
+	show("no region is left: all are better than none", query("edge.meridian.test.", dns.TypeA, ""), "127.12.0.1")
 	golden(t, "dns.txt", out.String())
 }
 

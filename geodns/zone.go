@@ -253,7 +253,7 @@ func (n *node) chosenSet(t uint16, d *geo.Decision) []dns.RR {
 	return out
 }
 
-// routerAddresses are those of the best regions' routers that answer.
+// routerAddresses are those of the best regions' routers that answer, of all if none does.
 func routerAddresses(d *geo.Decision) []netip.Addr {
 	var up, down []*geo.Region
 	for i := range d.Choices {
@@ -264,21 +264,27 @@ func routerAddresses(d *geo.Decision) []netip.Addr {
 			up = append(up, r)
 		}
 	}
-	all := append(up, down...)
+	if len(up) == 0 {
+		up = down
+	}
 	var out []netip.Addr
-	for _, r := range all[:min(regionsPerAnswer, len(all))] {
+	for _, r := range up[:min(regionsPerAnswer, len(up))] {
 		out = append(append(out, r.RouterAddress), r.Further...)
 	}
 	return out
 }
 
-// edgeAddresses are those of the best regions' edges; edges that are down only
-// when the whole region is.
+// edgeAddresses are those of the best regions' edges; those that are down only when
+// all are. Resolvers change the order of addresses, so one that is last here is
+// some clients' first.
 func edgeAddresses(d *geo.Decision) []netip.Addr {
 	var out []netip.Addr
 	for i := range d.Choices[:min(regionsPerAnswer, len(d.Choices))] {
 		c := &d.Choices[i]
 		up := c.Up()
+		if !up && len(out) > 0 && d.Choices[0].Up() {
+			break
+		}
 		n := 0
 		for _, e := range c.Edges {
 			if up && e.Health.Down || n == edgesPerRegion {
