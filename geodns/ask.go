@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -65,6 +66,9 @@ type ExplainCommand struct {
 
 // Run prints the explanation.
 func (c *ExplainCommand) Run(ctx context.Context) error {
+	if c.IP == "" { // a router would explain the asker's own
+		return errors.New("ip: want an IPv4 or IPv6 address")
+	}
 	q := url.Values{"ip": {c.IP}, "format": {"line"}}
 	if c.Asset != "" {
 		q.Set("asset", c.Asset)

@@ -121,7 +121,7 @@ func (e explanation) line() string {
 		fmt.Fprintf(&b, "%s (%s)", r.Name, r.Reason)
 	}
 	if e.Name != "" {
-		b.WriteString("; DNS: " + strings.Join(e.Answer, ", "))
+		b.WriteString("; DNS: " + strings.Join(brief(e.Answer), ", "))
 	}
 	if e.Alone {
 		b.WriteString("; no other router is heard")
@@ -168,6 +168,16 @@ func explainDecision(d geo.Decision) explanation {
 		e.Pathways = append(e.Pathways, x.Name)
 	}
 	return e
+}
+
+// brief leaves out of records what they all share: name, TTL and class.
+func brief(records []string) []string {
+	out := make([]string, len(records))
+	for i, rr := range records {
+		fields := strings.SplitN(rr, "\t", 4)
+		out[i] = strings.ReplaceAll(fields[len(fields)-1], "\t", " ")
+	}
+	return out
 }
 
 // text is one line for the viewer and one for each region.

@@ -79,7 +79,8 @@ func TestOperatorsRoute(t *testing.T) {
 	require.Equal(t, "routing 2\neu  in service  weight 1\nus  in service  weight 1\nap  in service  weight 1\n127.12.0.0/24  to ap\n", out.String())
 	out.Reset()
 	require.NoError(t, ask.do(t.Context(), http.MethodGet, "/explain", map[string][]string{"ip": {"127.12.0.9"}, "format": {"line"}, "name": {"play.meridian.test"}}, nil, &out))
-	require.Contains(t, out.String(), "127.12.0.9 Ashburn, US → ap (the operator's override for this network), then us (farther 0 km), then eu (farther 6549 km)")
+	require.Contains(t, out.String(), "127.12.0.9 Ashburn, US → ap (the operator's override for this network), then us (farther 0 km), then eu (farther 6549 km); DNS: A 127.3.0.1, A 127.2.0.1")
+	require.ErrorContains(t, (&ExplainCommand{asker: ask}).Run(t.Context()), "ip: want an IPv4 or IPv6 address")
 	require.ErrorContains(t, ask.do(t.Context(), http.MethodGet, "/explain", map[string][]string{"ip": {"mars"}}, nil, &out), "ip: want an IPv4 or IPv6 address")
 	change(func(r *journal.Routing) error {
 		return override(r, netip.MustParsePrefix("127.12.0.0/24"), "")

@@ -242,6 +242,7 @@ func TestRedirectHonoursPlacement(t *testing.T) {
 	for range 2 {
 		w := get(rt, "/v/-/"+pinned+"/master.m3u8", "127.11.0.1")
 		require.Regexp(t, `^http://127\.3\.0\.\d:8082/.*p=ap-\d,ap-\d&r=eu$`, w.Header().Get("Location"))
+		require.ElementsMatch(t, []string{"ap-1", "ap-2"}, steer(t, rt, "a="+pinned+"&s=x", "127.11.0.1").Priority, "without its list")
 		setDown(b, true, time.Time{}, "ap-1", "ap-2") // still never elsewhere
 	}
 }
@@ -500,6 +501,7 @@ func TestTransportsAgree(t *testing.T) {
 	for _, down := range [][]string{nil, {"eu-1"}, {"eu-1", "eu-2"}, {"us-1", "us-2", "ap-1"}} {
 		setDown(b, true, time.Time{}, down...)
 		for _, from := range []string{"127.11.0.1", "127.12.0.1", "127.13.0.1", "127.0.0.1"} {
+			require.Equal(t, 4, len(steer(t, rt, "a="+slow+"&s=x", from).Priority), "no store answers")
 			u, err := url.Parse(get(rt, "/v/-/"+asset+"/master.m3u8", from).Header().Get("Location"))
 			require.NoError(t, err)
 			p := strings.Split(u.Query().Get("p"), ",")
@@ -548,7 +550,7 @@ func FuzzSteer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query string) {
 		s := b.Load()
 		q := parseSteer(query, func(n string) bool { e, _ := s.Edge(n); return e != nil })
-		m := rt.manifest(s, q, netip.MustParseAddr("127.11.0.1"))
+		m := rt.manifest(s, q, netip.MustParseAddr("127.11.0.1"), nil)
 		if _, err := m.Encode(); err != nil {
 			t.Fatal(err)
 		}

@@ -94,7 +94,14 @@ func (q *steerQuery) penalise(now time.Time) {
 func (rt *router) steer(w http.ResponseWriter, r *http.Request) {
 	s := rt.board.Settled(r.Context())
 	q := parseSteer(r.URL.RawQuery, func(n string) bool { e, _ := s.Edge(n); return e != nil })
-	m := rt.manifest(s, q, viewer(r, rt.proxies))
+	var only []string
+	if len(q.pathways) == 0 && q.asset != "" {
+		// Placement holds for who has lost the list, too.
+		if rec, _, refused := rt.record(r.Context(), q.asset); refused == nil {
+			only = allowed(rec)
+		}
+	}
+	m := rt.manifest(s, q, viewer(r, rt.proxies), only)
 	b, err := m.Encode()
 	if err != nil {
 		problem(w, http.StatusInternalServerError, "no pathway is known")
@@ -108,8 +115,10 @@ func (rt *router) steer(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b) // the client has gone
 }
 
-func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr) hls.Steering {
-	d := geo.Decide(s, geo.Query{Addr: addr, Key: q.asset})
+// manifest is the answer to a steering request; only names the regions the asset is
+// pinned to, for a player that doesn't say its pathways.
+func (rt *router) manifest(s *geo.Snapshot, q steerQuery, addr netip.Addr, only []string) hls.Steering {
+	d := geo.Decide(s, geo.Query{Addr: addr, Key: q.asset, Allowed: only})
 	rt.decided(viaSteer, &d)
 	if len(q.pathways) == 0 {
 		// A player that lost its list: the one a new session would get.
