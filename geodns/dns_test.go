@@ -106,6 +106,24 @@ func TestDNSAnswers(t *testing.T) {
 	golden(t, "dns.txt", out.String())
 }
 
+// TestLoadsLeaveAnswersPrepared: edges say with every probe how busy they are, and
+// nothing has to be made anew for that.
+func TestLoadsLeaveAnswersPrepared(t *testing.T) {
+	b := testBoard(t)
+	z := testZone(t, b)
+	first := func() string {
+		return ask(t, z, query("edge.meridian.test.", dns.TypeA, ""), "127.12.0.1").Answer[0].String()
+	}
+	before, n := first(), z.nodes["\x04edge\x08meridian\x04test\x00"]
+	prepared := n.board.Load()
+	b.UpdateLoads(func(s *geo.Snapshot) { s.Region("us").Edges[0].Load = 0.5 })
+	require.Equal(t, before, first())
+	require.Same(t, prepared, n.board.Load())
+	b.Update(func(s *geo.Snapshot) { s.Region("us").Drained = true })
+	require.NotEqual(t, before, first())
+	require.NotSame(t, prepared, n.board.Load())
+}
+
 func TestDNSRefusals(t *testing.T) {
 	z := testZone(t, testBoard(t))
 	edns := func(change func(*dns.Msg, *dns.OPT)) *dns.Msg {

@@ -31,12 +31,12 @@ type tail struct {
 	region string
 }
 
-// boardTails are the answers of a chosen name for one snapshot, made when first
-// asked for.
+// boardTails are the answers of a chosen name for one generation of the snapshot,
+// made when first asked for.
 type boardTails struct {
-	snap   *geo.Snapshot
-	shares bool // answers depend on the viewer's share spot
-	orders []atomic.Pointer[spotTails]
+	generation uint64
+	shares     bool // answers depend on the viewer's share spot
+	orders     []atomic.Pointer[spotTails]
 }
 
 // spotTails are those of one order, by type, spots and DNSSEC.
@@ -51,8 +51,8 @@ func (z *zone) chosenTail(n *node, typeIndex int, do bool, who netip.Addr, now i
 		return z.decisionTail(n, n.chosenTypes[typeIndex], do, &d, now), scope(n, who, d.Network.Bits(), s.Shares())
 	}
 	b := n.board.Load()
-	if b == nil || b.snap != s {
-		b = &boardTails{snap: s, shares: s.Shares(), orders: make([]atomic.Pointer[spotTails], s.Orders.Len())}
+	if b == nil || b.generation != s.Generation {
+		b = &boardTails{generation: s.Generation, shares: s.Shares(), orders: make([]atomic.Pointer[spotTails], s.Orders.Len())}
 		n.board.Store(b)
 	}
 	id, bits := s.Orders.Lookup(who)

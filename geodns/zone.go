@@ -47,7 +47,7 @@ type node struct {
 	// types that aren't there.
 	ready map[uint16]*[2]atomic.Pointer[tail]
 	none  [2]atomic.Pointer[tail]
-	// board holds the prepared answers of the current snapshot.
+	// board holds the prepared answers of the current generation of snapshots.
 	board atomic.Pointer[boardTails]
 }
 

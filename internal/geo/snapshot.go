@@ -153,6 +153,8 @@ type Snapshot struct {
 	// Alone is set while no other region's router is heard although there are
 	// some, so health is this router's own view.
 	Alone bool
+	// Generation is another whenever a decision may be: not after UpdateLoads.
+	Generation uint64
 	// Doubt is there while this router may be the one that is cut off: whoever asks
 	// it waits for the end of that.
 	Doubt *Doubt
@@ -305,6 +307,15 @@ func (b *Board) Settled(ctx context.Context) *Snapshot {
 // Update publishes a copy of the current snapshot that change has edited.
 // Slices inside edges (addresses) are shared and must be replaced, not edited.
 func (b *Board) Update(change func(*Snapshot)) {
+	b.UpdateLoads(func(s *Snapshot) {
+		s.Generation++
+		change(s)
+	})
+}
+
+// UpdateLoads is Update for a change of nothing but edges' loads, which are there to
+// be seen: what regions turn viewers away for them is another change.
+func (b *Board) UpdateLoads(change func(*Snapshot)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := b.current.Load().clone()

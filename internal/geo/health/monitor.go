@@ -340,8 +340,12 @@ func (m *Monitor) apply(ctx context.Context, st *state) {
 		st.stepped = now
 		changed = m.shares(st, now) || changed
 	}
-	if changed || m.loadsDiffer(st) {
+	switch {
+	case changed:
 		m.board.Update(func(s *geo.Snapshot) { m.write(s, st) })
+	case m.loadsDiffer(st):
+		// With every probe on a busy day; answers prepared for the others stay good.
+		m.board.UpdateLoads(func(s *geo.Snapshot) { m.write(s, st) })
 	}
 	st.line.settle()
 }

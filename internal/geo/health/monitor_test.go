@@ -69,6 +69,9 @@ func startEdge(t *testing.T, addr string) *fakeEdge {
 			_, _ = w.Write(body)
 		case "503":
 			w.WriteHeader(http.StatusServiceUnavailable)
+		case "busy":
+			w.Header().Set(LoadHeader, "0.75")
+			_, _ = w.Write(body)
 		default:
 			w.Header().Set(LoadHeader, "0.25")
 			_, _ = w.Write(body)
@@ -172,7 +175,17 @@ func TestConnectionIsKept(t *testing.T) {
 	b := start(t, "us", nil, target(e, "eu-1", "eu"))
 	eventually(t, func() bool { return e.hits.Load() >= 8 }, "probes")
 	require.LessOrEqual(t, e.conn.Load(), int64(2), "connections for %d probes", e.hits.Load())
-	eventually(t, func() bool { g, _ := b.Load().Edge("eu-1"); return g.Load == 0.25 }, "load")
+	load := func(want float64) func() bool {
+		return func() bool { g, _ := b.Load().Edge("eu-1"); return g.Load == want }
+	}
+	eventually(t, load(0.25), "load")
+	generation := b.Load().Generation
+	e.mode.Store("busy")
+	eventually(t, load(0.75), "another load")
+	require.Equal(t, generation, b.Load().Generation, "decisions are the same")
+	e.mode.Store("503")
+	eventually(t, func() bool { return down(b, "eu-1") }, "down")
+	require.NotEqual(t, generation, b.Load().Generation)
 }
 
 // TestFarAway: connecting and answering may each take as long as a probe, and only
