@@ -3,10 +3,13 @@ package geodns
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/meridian-video/meridian/internal/region"
 )
 
 // recordTypes may be added to the zone. Not among them: what the router makes
@@ -52,4 +55,33 @@ func parseRecords(zone, text string) ([]dns.RR, error) {
 		errs = append(errs, fmt.Errorf("records: %w", err))
 	}
 	return out, errors.Join(errs...)
+}
+
+// withoutAddress returns the hosts of the region table's URLs that lie in the zone
+// and have no address there. Those of routers and edges come from the table if they
+// are named as they should be; those of APIs are the operator's to add.
+func (z *zone) withoutAddress(t *region.Table) []string {
+	var out []string
+	look := func(raw string) {
+		u, err := url.Parse(raw)
+		if err != nil || !dns.IsSubDomain(z.name, dns.CanonicalName(u.Hostname())) {
+			return
+		}
+		w, err := wireName(u.Hostname())
+		if err != nil {
+			return
+		}
+		n := z.nodes[string(w)]
+		if n == nil || n.chosen == nil && len(n.sets[dns.TypeA])+len(n.sets[dns.TypeAAAA]) == 0 {
+			out = append(out, u.Hostname())
+		}
+	}
+	for _, r := range t.Regions {
+		look(r.API)
+		look(r.Router.URL)
+		for _, e := range r.Edges {
+			look(e.URL)
+		}
+	}
+	return out
 }

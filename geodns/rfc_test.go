@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/region"
 )
 
 const zoneRecords = `
@@ -426,6 +427,20 @@ func TestRecords(t *testing.T) {
 		_, err = newZone("meridian.test", testBoard(t), testMetrics(t), zoneOptions{records: rrs})
 		require.ErrorContains(t, err, "comes from the region table", text)
 	}
+}
+
+// TestHostsWithoutAddress: what the table's URLs name, and nobody could find.
+func TestHostsWithoutAddress(t *testing.T) {
+	tab, err := region.Loopback()
+	require.NoError(t, err)
+	tab.Regions[0].API = "https://mail.meridian.test" // has one, by a record
+	tab.Regions[0].Router.URL = "https://eu.play.meridian.test:8444"
+	tab.Regions[1].API = "https://us.api.meridian.test"
+	tab.Regions[1].Router.URL = "https://play.meridian.test"
+	tab.Regions[1].Edges[0].URL = "https://US-1.edge.meridian.test"
+	tab.Regions[1].Edges[1].URL = "https://us2.edge.meridian.test"
+	tab.Regions[2].API = "https://api.example.org"
+	require.Equal(t, []string{"us.api.meridian.test", "us2.edge.meridian.test"}, optZone(t, zoneOptions{}).withoutAddress(tab))
 }
 
 func TestRFC7766Connections(t *testing.T) {

@@ -79,6 +79,9 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	if s.zone, err = c.zone(s.board, s.metrics); err != nil {
 		return nil, err
 	}
+	for _, name := range s.zone.withoutAddress(rt.Table) {
+		s.log.Warn("a URL of the region table names a host that has no address in the zone: add it to the records", "host", name)
+	}
 	s.routes = journal.NewRoutes(store, s.keys, s.applyRouting, rt.Log)
 	s.router = &router{
 		table: rt.Table, routes: storedRoutes{s.routes, store, s.keys}, board: s.board, zone: s.zone, self: rt.Region.Name, records: playback.NewFinder(store, s.keys.Current, rt.Log),
