@@ -31,7 +31,8 @@ func streamed(t testing.TB, name string, args ...string) []byte {
 var containers = map[string][]string{
 	"film.ts":       nil,
 	"film.mkv":      nil,
-	"fragments.mp4": {"-movflags", "+frag_keyframe+empty_moov"},
+	// Fragments that begin anywhere, with several keyframes in each.
+	"fragments.mp4": {"-movflags", "+empty_moov", "-frag_duration", "2700000"},
 	"film.webm":     {"-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "3M", "-minrate", "3M", "-g", "30", "-c:a", "libopus"},
 }
 

@@ -50,6 +50,8 @@ type Growth struct {
 type Key struct {
 	PTS  int64 `json:"pts"`
 	Unit int64 `json:"unit"`
+	// Inside says that the unit has frames before it.
+	Inside bool `json:"inside,omitempty"`
 }
 
 // ErrChanged: the source isn't what its beginning promised.
@@ -217,7 +219,7 @@ func Extend(p catalog.Plan, frames []probe.Frame, next int64, whole *probe.Sourc
 
 // add takes frames over.
 func (g *Growth) add(frames []probe.Frame, t Timeline) error {
-	for _, f := range frames {
+	for i, f := range frames {
 		if f.PTS < t.Zero || f.PTS-t.Zero > math.MaxInt64/(4*t.Num*(t.Scale/t.Den)) {
 			return fmt.Errorf("%w: a frame is shown before its first", ErrChanged)
 		}
@@ -225,7 +227,7 @@ func (g *Growth) add(frames []probe.Frame, t Timeline) error {
 			g.Last, g.Lasts = f.PTS, max(f.Duration, 1)
 		}
 		if f.Key {
-			k := Key{f.PTS, f.Unit}
+			k := Key{f.PTS, f.Unit, i > 0 && frames[i-1].Unit == f.Unit}
 			g.Keys = append(g.Keys, k)
 			if g.Marks = append(g.Marks, k); len(g.Marks) > maxMarks {
 				n := 0
@@ -340,17 +342,22 @@ func (g *Growth) chunk(pts []int64, starts []int, segment, n int, end int64, las
 	pc, c := chunkOf(pts, starts, segment, n, to, t)
 	c.Segment, c.Last, c.Seeks = g.Segment+segment, last && segment+n == len(starts), []int64{-1}
 	c.Bytes = &Bytes{From: -1, To: g.Next}
-	// Frames shown before a keyframe may come after it, but before the next one.
-	after := 0
+	// Frames shown before a keyframe may come after it, but before the next one; which they may
+	// share a unit with.
+	after, shared := 0, int64(-1)
 	for _, k := range g.Keys {
 		if k.PTS <= c.Start {
 			c.Bytes.From = k.Unit
 		}
-		if k.PTS >= to {
-			if after++; after == 2 {
-				c.Bytes.To = k.Unit
-				break
-			}
+		if k.PTS < to {
+			continue
+		}
+		if after++; after == 2 && k.Inside {
+			shared = k.Unit
+		}
+		if after >= 2 && k.Unit > shared {
+			c.Bytes.To = k.Unit
+			break
 		}
 	}
 	if c.Bytes.From < 0 || c.Bytes.To <= c.Bytes.From {

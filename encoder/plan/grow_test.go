@@ -96,17 +96,19 @@ func growsDensely(t testing.TB, p catalog.Plan, frames []probe.Frame) {
 const maxLooks = 4
 
 // looksOf are frames as bytes tell: how long each is shown, whether it is a keyframe, swapped
-// with the one before, and whether a look ends before it, one of the first.
+// with the one before, begins a unit otherwise than keyframes do as a rule, and whether a look
+// ends before it, one of the first.
 func looksOf(b []byte) (looks [][]probe.Frame) {
 	pts, unit := int64(0), int64(100)
 	for i, c := range b {
 		f := probe.Frame{PTS: pts, Duration: []int64{40, 40, 33, 500}[c&3], Size: 1000, Key: i == 0 || c&12 == 12}
-		if f.Key {
+		begins := f.Key != (c&0x80 != 0) || i == 0
+		if begins {
 			unit += 1000
 		}
 		f.Unit = unit
 		pts += f.Duration
-		if i == 0 || f.Key && c&0x40 != 0 && len(looks) < maxLooks {
+		if i == 0 || f.Key && begins && c&0x40 != 0 && len(looks) < maxLooks {
 			looks = append(looks, nil)
 		}
 		look := &looks[len(looks)-1]
@@ -131,6 +133,9 @@ func FuzzGrow(f *testing.F) {
 	f.Add(looks)
 	uneven := bytes.Repeat([]byte{0x4c, 0, 1, 2, 0x30, 0, 0x31, 0, 2, 0x32}, 40)
 	f.Add(uneven)
+	// Keyframes only, seven in a unit; and units that begin anywhere.
+	f.Add(bytes.Repeat(append([]byte{0x4c}, bytes.Repeat([]byte{0x8c}, 6)...), 80))
+	f.Add(bytes.Repeat([]byte{0x8c, 0, 0, 0x80, 0, 0x30, 0}, 70))
 	f.Add(append(slices.Clone(steady), bytes.Repeat([]byte{3}, 20)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 || len(b) > 600 {
