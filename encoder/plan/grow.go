@@ -63,10 +63,6 @@ var ErrShort = errors.New("too little of the source is there")
 // maxPending bounds the frames that wait for a chunk: two minutes of the fastest rate.
 const maxPending = 30_000
 
-// impossible is more frames per second than any film has: what ffmpeg makes of times that
-// were before.
-const impossible = 2000
-
 // maxMarks bounds Growth.Marks; when there are more, every second one goes.
 const maxMarks = 256
 
@@ -180,7 +176,7 @@ func Extend(p catalog.Plan, frames []probe.Frame, next int64, whole *probe.Sourc
 	}
 	pts := slices.Clone(g.PTS)
 	slices.Sort(pts)
-	if err := g.check(pts, t, p.Target, whole == nil); err != nil {
+	if err := g.check(pts, t, run.Params, whole == nil); err != nil {
 		return p, err
 	}
 	promised := p.Tracks[0].Renditions[0].FrameRate.Float()
@@ -245,19 +241,22 @@ func (g *Growth) add(frames []probe.Frame, t Timeline) error {
 }
 
 // check compares frames that wait, in order, with what was promised.
-func (g *Growth) check(pts []int64, t Timeline, target int, more bool) error {
+func (g *Growth) check(pts []int64, t Timeline, p Profile, more bool) error {
+	target := p.SegmentSeconds
 	if more && len(pts) > maxPending {
 		return fmt.Errorf("%w: its keyframes are too far apart", ErrChanged)
 	}
-	if fastest(pts, t) > impossible {
-		return fmt.Errorf("%w: its times begin anew", ErrChanged)
+	// What ffmpeg makes of times that were before is far faster than any film; frames of bursts
+	// are left out of what is planned as a whole.
+	if rate := fastest(pts, t); rate > burstRate*float64(p.MaxFrameRate) {
+		return fmt.Errorf("%w: its times begin anew, or it shows %.0f frames per second for a while", ErrChanged, rate)
 	}
 	step := int64(target) * t.Scale
-	for i, p := range pts {
-		if i > 0 && p == pts[i-1] {
+	for i, at := range pts {
+		if i > 0 && at == pts[i-1] {
 			return fmt.Errorf("%w: frames have the same time", ErrChanged)
 		}
-		if i > 0 && t.At(p)-t.At(pts[i-1]) > maxGap*t.Scale {
+		if i > 0 && t.At(at)-t.At(pts[i-1]) > maxGap*t.Scale {
 			return fmt.Errorf("%w: its times jump", ErrChanged)
 		}
 	}

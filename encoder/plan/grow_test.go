@@ -15,10 +15,10 @@ import (
 	"github.com/meridian-video/meridian/internal/hls"
 )
 
-// grown plans a source whose frames come in several looks; it returns the plan and the
+// grown plans a source of a rate, if that is told, whose frames come in several looks; it returns the plan and the
 // frames of it, or why there is none.
-func grown(t testing.TB, looks [][]probe.Frame) (catalog.Plan, error) {
-	src := source(640, 360, 1000, hls.Rational{})
+func grown(t testing.TB, rate hls.Rational, looks [][]probe.Frame) (catalog.Plan, error) {
+	src := source(640, 360, 1000, rate)
 	profile := Default(1)
 	profile.MaxChunk = 5
 	layout := probe.Layout{Kind: probe.Matroska, Head: 100}
@@ -95,6 +95,36 @@ func growsDensely(t testing.TB, p catalog.Plan, frames []probe.Frame) {
 // maxLooks keeps a fuzzed run short: a plan is written and read anew for each.
 const maxLooks = 4
 
+// More frames at a time than anything shows are left out where all is planned at once. A plan
+// that grows can't, so there is none; also where all frames together are as many as is told.
+func TestGrowBursts(t *testing.T) {
+	told := hls.Rational{Num: 25, Den: 1}
+	for name, c := range map[string]struct {
+		rate  hls.Rational
+		burst func(frame int) bool
+		want  error
+	}{
+		"none":             {told, func(int) bool { return false }, nil},
+		"at the beginning": {told, func(n int) bool { return n >= 30 && n < 40 }, ErrChanged},
+		"no rate is told":  {hls.Rational{}, func(n int) bool { return n >= 30 && n < 40 }, ErrChanged},
+		"later":            {told, func(n int) bool { return n >= 1030 && n < 1040 }, ErrChanged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var frames []probe.Frame
+			for n, pts := 0, int64(0); n < 1500; n++ {
+				f := probe.Frame{PTS: pts, Duration: 40, Size: 1000, Key: n%25 == 0, Unit: 100 + int64(n/25)*1000}
+				if c.burst(n) {
+					f.Duration = 2
+				}
+				pts += f.Duration
+				frames = append(frames, f)
+			}
+			_, err := grown(t, c.rate, [][]probe.Frame{frames[:500], frames[500:]})
+			require.ErrorIs(t, err, c.want)
+		})
+	}
+}
+
 // looksOf are frames as bytes tell: how long each is shown, whether it is a keyframe, swapped
 // with the one before, begins a unit otherwise than keyframes do as a rule, and whether a look
 // ends before it, one of the first.
@@ -143,14 +173,14 @@ func FuzzGrow(f *testing.F) {
 		}
 		looks := looksOf(b)
 		all := slices.Concat(looks...)
-		p, err := grown(t, looks)
+		p, err := grown(t, hls.Rational{}, looks)
 		var bad *probe.InputError
 		if err != nil {
 			require.True(t, errors.Is(err, ErrShort) || errors.Is(err, ErrChanged) || errors.Is(err, probe.ErrUnfit) || errors.As(err, &bad), "%v", err)
 		} else {
 			growsDensely(t, p, all)
 		}
-		once, oerr := grown(t, [][]probe.Frame{all})
+		once, oerr := grown(t, hls.Rational{}, [][]probe.Frame{all})
 		if oerr == nil {
 			growsDensely(t, once, all)
 		}
