@@ -52,6 +52,9 @@ func (e *Encoder) beginning(ctx context.Context, t Task, in *input, l probe.Layo
 	if err != nil {
 		return catalog.Plan{}, err
 	}
+	if frames, err = e.prober.Shown(ctx, url, *src.Video, frames); err != nil {
+		return catalog.Plan{}, err
+	}
 	return plan.Begin(src, false, plan.Growth{Layout: l, Next: next}, frames, profile, e.currentSpeed())
 }
 

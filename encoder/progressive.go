@@ -295,6 +295,11 @@ func (r *remuxer) add(ctx context.Context, p piece) error {
 	if p.file != nil {
 		r.pieces = append(r.pieces, p)
 	}
+	if r.end == 0 && r.plan == nil && p.file != nil {
+		if err := r.shown(ctx, p); err != nil {
+			return err
+		}
+	}
 	r.end = p.end
 	if r.n < len(r.stored) {
 		defer r.drop()
@@ -305,6 +310,14 @@ func (r *remuxer) add(ctx context.Context, p piece) error {
 		return nil
 	}
 	return r.grow(ctx, p.last)
+}
+
+// shown leaves out frames that can't be decoded. The first piece has them, if there are any.
+func (r *remuxer) shown(ctx context.Context, p piece) (err error) {
+	s := r.e.serve(localFile{p.file, p.size})
+	defer s.hide()
+	r.frames, err = r.e.prober.Shown(ctx, s.url, *r.src.Video, r.frames)
+	return err
 }
 
 // grow plans the frames that are known and commits that.

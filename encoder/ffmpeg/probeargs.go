@@ -22,6 +22,11 @@ func IndexArgs(url string, stream int, decode bool) []string {
 	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", what, "-of", "compact=p=0:nk=0", "-o", OutputPath(0))
 }
 
+// FirstArgs are as those of IndexArgs for frames, of which they list the first few.
+func FirstArgs(url string, stream int) []string {
+	return append(IndexArgs(url, stream, true), "-read_intervals", "%+#64")
+}
+
 // AudioEndArgs are ffprobe's arguments to list when a stream's packets start
 // and how long they last.
 func AudioEndArgs(url string, stream int) []string {

@@ -94,3 +94,17 @@ func (p Prober) Frames(ctx context.Context, url string, f File, l Layout, from, 
 	}
 	return frames, next, nil
 }
+
+// Shown leaves out those of a file's first frames, in the order of decoding, that nobody can
+// decode. url shows the file's beginning at least.
+func (p Prober) Shown(ctx context.Context, url string, v Video, frames []Frame) ([]Frame, error) {
+	if len(frames) == 0 || !slices.ContainsFunc(frames, func(f Frame) bool { return f.PTS < frames[0].PTS }) {
+		return frames, nil
+	}
+	first, err := p.firstShown(ctx, url, v)
+	if err != nil {
+		return nil, err
+	}
+	first = min(first, frames[0].PTS)
+	return slices.DeleteFunc(slices.Clone(frames), func(f Frame) bool { return f.PTS < first }), nil
+}

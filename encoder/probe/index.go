@@ -50,6 +50,51 @@ type File interface {
 // Index reads the frame index of s's video. ErrRemux means that the container
 // turned out to need a remux. Of a file that is arriving only sample tables are read.
 func (p Prober) Index(ctx context.Context, url string, f File, s Source) (Index, error) {
+	x, err := p.index(ctx, url, f, s)
+	if err != nil || len(x.Keys) == 0 || x.PTS[0] >= x.Keys[0] {
+		return x, err
+	}
+	if arriving(f) {
+		return Index{}, errNoTables
+	}
+	first, err := p.firstShown(ctx, url, *s.Video)
+	x.begin(min(first, x.Keys[0]))
+	return x, err
+}
+
+// begin leaves out what is before a time.
+func (x *Index) begin(at int64) {
+	n, _ := slices.BinarySearch(x.PTS, at)
+	x.PTS = x.PTS[n:]
+	if x.Sizes != nil {
+		x.Sizes = x.Sizes[n:]
+	}
+}
+
+// firstShown is when the first frame is shown that can be decoded: a file that was cut may begin
+// with a keyframe before which frames are shown that come after it, and need others before it.
+func (p Prober) firstShown(ctx context.Context, url string, v Video) (int64, error) {
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffprobe", Args: ffmpeg.FirstArgs(url, v.Stream), Outputs: 1, Limits: p.Process})
+	if err != nil {
+		return 0, err
+	}
+	first := int64(math.MinInt64) // unknown, which leaves nothing out
+	rerr := readPackets(proc.Output(0), func(l indexLine) error {
+		if l.timed && first == math.MinInt64 {
+			first = l.pts
+		}
+		return nil
+	})
+	if rerr != nil {
+		proc.Kill(rerr)
+	}
+	if err := proc.Wait(); err != nil && rerr == nil {
+		return 0, classify(err)
+	}
+	return first, rerr
+}
+
+func (p Prober) index(ctx context.Context, url string, f File, s Source) (Index, error) {
 	if strings.Contains(s.Format, "mp4") {
 		x, err := readMP4(ctx, f, *s.Video)
 		if err == nil || !errors.Is(err, errNoTables) {
