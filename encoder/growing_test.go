@@ -29,8 +29,8 @@ func streamed(t testing.TB, name string, args ...string) []byte {
 
 // containers whose frames are known only as they come.
 var containers = map[string][]string{
-	"film.ts":       nil,
-	"film.mkv":      nil,
+	"film.ts":  nil,
+	"film.mkv": nil,
 	// Fragments that begin anywhere, with several keyframes in each.
 	"fragments.mp4": {"-movflags", "+empty_moov", "-frag_duration", "2700000"},
 	"film.webm":     {"-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "3M", "-minrate", "3M", "-g", "30", "-c:a", "libopus"},

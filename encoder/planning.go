@@ -94,7 +94,7 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 // look examines the upload, for the profile the run asks for.
 func (e *Encoder) look(ctx context.Context, t Task, in *input) (p plan.Profile, x examined, err error) {
 	if p, err = e.profile(ctx, t); err == nil {
-		x, err = e.examine(ctx, t, in.served, in, p)
+		x, err = e.examine(ctx, t, in.served, in, p, false)
 	}
 	return p, x, err
 }
@@ -177,8 +177,8 @@ type examined struct {
 }
 
 // examine probes, indexes and measures a file. probe.ErrRemux comes with the source
-// as far as it is known.
-func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, p plan.Profile) (examined, error) {
+// as far as it is known. interlaced is what a copy may have lost.
+func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, p plan.Profile, interlaced bool) (examined, error) {
 	began := time.Now()
 	src, err := e.prober.Probe(ctx, s.part(), f.Size())
 	e.metrics.stage("probe", time.Since(began))
@@ -195,6 +195,7 @@ func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, 
 		}
 		return x, err
 	}
+	src.Video.Interlaced = src.Video.Interlaced || interlaced
 	began = time.Now()
 	index, err := e.prober.Index(ctx, s.url, f, src)
 	e.metrics.stage("index", time.Since(began))
@@ -271,7 +272,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	if s.movie, err = probe.ReadMovie(ctx, local); err != nil {
 		return fail(err)
 	}
-	x, err := e.examine(ctx, t, s, local, p)
+	x, err := e.examine(ctx, t, s, local, p, src.Video.Interlaced)
 	if err != nil {
 		if errors.Is(err, probe.ErrRemux) {
 			err = &probe.InputError{Code: probe.CodeDamaged, Detail: "the frames have no usable times"}
@@ -283,7 +284,6 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 		return fail(&probe.InputError{Code: probe.CodeDamaged, Detail: "no video frame could be read"})
 	}
 	// The copy has lost what only the original container says.
-	out.Video.Interlaced = out.Video.Interlaced || src.Video.Interlaced
 	for i := range out.Audio {
 		if i < len(src.Audio) && out.Audio[i].Language == "" {
 			out.Audio[i].Language, out.Audio[i].Title = src.Audio[i].Language, src.Audio[i].Title

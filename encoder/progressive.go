@@ -189,8 +189,9 @@ func (r *remuxer) cut(ctx context.Context, from *fmp4.Reader, s *spool, out chan
 		return err
 	}
 	r.shows(int64(moov.Trak.Mdia.Mdhd.Timescale), s.end)
+	fields, unit := fmp4.NewFields(moov), s.end
 	for n := 0; ; {
-		unit := s.end
+		begins := s.end
 		samples, err := from.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -199,6 +200,15 @@ func (r *remuxer) cut(ctx context.Context, from *fmp4.Reader, s *spool, out chan
 			return err
 		}
 		for i, f := range samples {
+			if fields.Second(f.Data) {
+				if last := len(s.frames) - 1; last >= 0 {
+					s.frames[last].Duration += f.Duration
+				}
+				continue
+			}
+			if i == 0 {
+				unit = begins // where a frame is divided, no unit begins
+			}
 			// Where every frame is a keyframe, a fragment has several: chunks are read from
 			// the beginning of one, to that of another.
 			s.frames = append(s.frames, probe.Frame{PTS: f.PTS, Duration: f.Duration, Size: int32(len(f.Data)), Key: f.Sync && i == 0, Unit: unit})

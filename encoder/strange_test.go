@@ -46,6 +46,9 @@ type strange struct {
 	reference string
 	languages []string
 	silent    bool
+	// fields is H.264 whose fields are coded each for itself; vf divides pictures, of 25 frames per
+	// second, and args are of the sound.
+	fields bool
 	// often rows run always, the others in long tests only.
 	often bool
 }
@@ -126,9 +129,13 @@ func (s strange) source(t testing.TB) string {
 	if length == 0 {
 		length = 5
 	}
-	vf := fmt.Sprintf("testsrc2=s=%s:r=%s:d=%v,drawbox=x=0:y=0:w=%d:h=%d:color=black:t=fill", size, s.rate, length, boxes*box, box)
+	high := box
+	if s.fields {
+		high *= 2 // whole macroblocks of a field
+	}
+	vf := fmt.Sprintf("testsrc2=s=%s:r=%s:d=%v,drawbox=x=0:y=0:w=%d:h=%d:color=black:t=fill", size, s.rate, length, boxes*box, high)
 	for bit := range boxes {
-		vf += fmt.Sprintf(",drawbox=x=%d:y=0:w=%d:h=%d:color=white:t=fill:enable='mod(floor(n/%d)\\,2)'", bit*box, box, box, 1<<bit)
+		vf += fmt.Sprintf(",drawbox=x=%d:y=0:w=%d:h=%d:color=white:t=fill:enable='mod(floor(n/%d)\\,2)'", bit*box, box, high, 1<<bit)
 	}
 	if s.vf != "" {
 		vf += "," + s.vf
@@ -136,6 +143,11 @@ func (s strange) source(t testing.TB) string {
 	af := fmt.Sprintf("aevalsrc='if(lt(mod(t\\,1)\\,0.05)\\,0.5*sin(2*PI*1000*t)\\,0)':s=48000:d=%v", length)
 	if s.af != "" {
 		af += "," + s.af
+	}
+	if s.fields {
+		coded := filepath.Join(t.TempDir(), "fields.h264")
+		require.NoError(t, os.WriteFile(coded, fieldCoded(t, readFile(t, makeFile(t, "pictures.h264", append([]string{"-f", "lavfi", "-i", vf}, separate...)...))), 0o600))
+		return makeFile(t, s.name, append([]string{"-framerate", "50", "-i", coded, "-f", "lavfi", "-i", af, "-c:v", "copy", "-bsf:v", "setts=ts=N*90000/50"}, s.args...)...)
 	}
 	name := s.name
 	if s.then != nil {

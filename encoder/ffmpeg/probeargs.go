@@ -22,9 +22,12 @@ func IndexArgs(url string, stream int, decode bool) []string {
 	return append(a, "-select_streams", strconv.Itoa(stream), "-show_entries", what, "-of", "compact=p=0:nk=0", "-o", OutputPath(0))
 }
 
-// FirstArgs are as those of IndexArgs for frames, of which they list the first few.
+// FirstPackets is how many packets FirstArgs are about.
+const FirstPackets = 64
+
+// FirstArgs are as those of IndexArgs for decoded frames, of a stream's first packets.
 func FirstArgs(url string, stream int) []string {
-	return append(IndexArgs(url, stream, true), "-read_intervals", "%+#64")
+	return append(IndexArgs(url, stream, true), "-read_intervals", "%+#"+strconv.Itoa(FirstPackets))
 }
 
 // AudioEndArgs are ffprobe's arguments to list when a stream's packets start

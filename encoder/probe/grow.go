@@ -101,7 +101,7 @@ func (p Prober) Shown(ctx context.Context, url string, v Video, frames []Frame) 
 	if len(frames) == 0 || !slices.ContainsFunc(frames, func(f Frame) bool { return f.PTS < frames[0].PTS }) {
 		return frames, nil
 	}
-	first, err := p.firstShown(ctx, url, v)
+	first, _, err := p.firstShown(ctx, url, v)
 	if err != nil {
 		return nil, err
 	}

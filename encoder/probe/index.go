@@ -57,7 +57,7 @@ func (p Prober) Index(ctx context.Context, url string, f File, s Source) (Index,
 	if arriving(f) {
 		return Index{}, errNoTables
 	}
-	first, err := p.firstShown(ctx, url, *s.Video)
+	first, _, err := p.firstShown(ctx, url, *s.Video)
 	x.begin(min(first, x.Keys[0]))
 	return x, err
 }
@@ -73,13 +73,15 @@ func (x *Index) begin(at int64) {
 
 // firstShown is when the first frame is shown that can be decoded: a file that was cut may begin
 // with a keyframe before which frames are shown that come after it, and need others before it.
-func (p Prober) firstShown(ctx context.Context, url string, v Video) (int64, error) {
+// frames is how many the first ffmpeg.FirstPackets packets have.
+func (p Prober) firstShown(ctx context.Context, url string, v Video) (first int64, frames int, err error) {
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffprobe", Args: ffmpeg.FirstArgs(url, v.Stream), Outputs: 1, Limits: p.Process})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	first := int64(math.MinInt64) // unknown, which leaves nothing out
+	first = math.MinInt64 // unknown, which leaves nothing out
 	rerr := readPackets(proc.Output(0), func(l indexLine) error {
+		frames++
 		if l.timed && first == math.MinInt64 {
 			first = l.pts
 		}
@@ -89,19 +91,20 @@ func (p Prober) firstShown(ctx context.Context, url string, v Video) (int64, err
 		proc.Kill(rerr)
 	}
 	if err := proc.Wait(); err != nil && rerr == nil {
-		return 0, classify(err)
+		return 0, 0, classify(err)
 	}
-	return first, rerr
+	return first, frames, rerr
 }
 
 func (p Prober) index(ctx context.Context, url string, f File, s Source) (Index, error) {
+	x, err := Index{}, errNoTables
 	if strings.Contains(s.Format, "mp4") {
-		x, err := readMP4(ctx, f, *s.Video)
-		if err == nil || !errors.Is(err, errNoTables) {
+		x, err = readMP4(ctx, f, *s.Video)
+		if err != nil && !errors.Is(err, errNoTables) {
 			return x, err
 		}
 	}
-	if arriving(f) {
+	if err != nil && arriving(f) {
 		return Index{}, errNoTables
 	}
 	if strings.Contains(s.Format, "matroska") {
@@ -109,7 +112,21 @@ func (p Prober) index(ctx context.Context, url string, f File, s Source) (Index,
 			return Index{}, errors.Join(err, fmt.Errorf("%w: matroska without cues", ErrRemux))
 		}
 	}
-	return p.packets(ctx, url, *s.Video)
+	halves, herr := p.halves(ctx, url, f, *s.Video)
+	if herr != nil || err == nil && !halves {
+		return x, herr
+	}
+	return p.packets(ctx, url, *s.Video, halves)
+}
+
+// halves says whether each packet of an interlaced picture is a field, of which two make a
+// frame, as ffmpeg divides those of MPEG-TS.
+func (p Prober) halves(ctx context.Context, url string, f File, v Video) (bool, error) {
+	if v.Codec != "h264" || !v.Interlaced || arriving(f) {
+		return false, nil
+	}
+	_, frames, err := p.firstShown(ctx, url, v)
+	return frames > 0 && 3*frames < 2*ffmpeg.FirstPackets, err
 }
 
 // ErrRemux asks for a remux before the source is indexed.
@@ -117,14 +134,17 @@ var ErrRemux = errors.New("container needs a remux")
 
 // packets builds the index from the stream's packets, or from its decoded
 // frames where packets are not frames.
-func (p Prober) packets(ctx context.Context, url string, v Video) (Index, error) {
+func (p Prober) packets(ctx context.Context, url string, v Video, halves bool) (Index, error) {
 	// VP8 stores invisible reference frames as packets of their own.
-	decode := v.Codec == "vp8"
+	decode := halves || v.Codec == "vp8"
 	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffprobe", Args: ffmpeg.IndexArgs(url, v.Stream, decode), Outputs: 1, Limits: p.Process})
 	if err != nil {
 		return Index{}, err
 	}
 	x, perr := parseIndex(proc.Output(0), v)
+	if halves && perr == nil {
+		x.End += x.End - x.PTS[len(x.PTS)-1] // it was told of a field
+	}
 	if perr != nil {
 		proc.Kill(perr)
 	}

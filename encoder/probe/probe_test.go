@@ -61,7 +61,7 @@ func TestTablesAgreeWithPackets(t *testing.T) {
 			require.NoError(t, err)
 			fast, err := readMP4(t.Context(), f, *s.Video)
 			require.NoError(t, err)
-			slow, err := prober().packets(t.Context(), url, *s.Video)
+			slow, err := prober().packets(t.Context(), url, *s.Video, false)
 			require.NoError(t, err)
 			require.Len(t, fast.PTS, frames)
 			require.Equal(t, slow.PTS, fast.PTS)
