@@ -124,12 +124,14 @@ func TestDiskIsFull(t *testing.T) {
 	q := newQueue(t)
 	q.janitor(t)
 	// Both have no index, and are copied into a container with one; of one of the
-	// two containers ffmpeg's end is good when the disk is full.
-	pattern := []string{"-f", "lavfi", "-i", "testsrc2=s=320x180:r=25:d=5"}
+	// two containers ffmpeg's end is good when the disk is full. The larger one is planned
+	// meanwhile, at first: then it's the worker that writes.
+	pattern := func(size string) []string { return []string{"-f", "lavfi", "-i", "testsrc2=r=25:d=5:s=" + size} }
 	large := map[string][]byte{
-		"film.ts":  readFile(t, makeFile(t, "film.ts", append(pattern, "-c:v", "mpeg2video", "-q:v", "2")...)),
-		"film.flv": readFile(t, makeFile(t, "film.flv", append(pattern, "-c:v", "flv1", "-q:v", "2")...)),
+		"film.ts":  readFile(t, makeFile(t, "film.ts", append(pattern("640x360"), "-c:v", "mpeg2video", "-q:v", "2")...)),
+		"film.flv": readFile(t, makeFile(t, "film.flv", append(pattern("320x180"), "-c:v", "flv1", "-q:v", "2")...)),
 	}
+	require.Greater(t, len(large["film.ts"]), firstPart)
 	w := q.command(t, "eu")
 	w.small(t)
 	w.start(t)
