@@ -30,6 +30,10 @@ type Task struct {
 	Claim
 }
 
+// again says that an attempt before has failed by itself, not for its worker was lost: what is
+// found wrong now is seen twice, and the source's fault.
+func (t Task) again() bool { return t.Failures > 0 && !t.Lost }
+
 // Claim is what an attempt reads and commits, fenced.
 type Claim interface {
 	Source(ctx context.Context) (catalog.Source, error)

@@ -265,7 +265,10 @@ func TestDamagedSource(t *testing.T) {
 	require.ErrorContains(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", 1, 1)), "index")
 	require.Empty(t, b.board.chunks["v0"])
 	b.board.failures = 1
-	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", 1, 2)))
+	other := b.task(catalog.KindVideo, "v0", 1, 2)
+	other.Lost = true
+	require.ErrorContains(t, b.Handle(t.Context(), other), "index", "a worker that was lost has seen nothing")
+	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindVideo, "v0", 1, 3)))
 	r := b.board.chunks["v0"][1]
 	require.Equal(t, tr.Chunks[1].Start, r.Start)
 	require.Equal(t, tr.Chunks[1].End, r.End())

@@ -59,7 +59,7 @@ func (e *Encoder) gain(ctx context.Context, t Task, in *input, spec plan.AudioTr
 		return gain{}, context.Cause(ctx)
 	case in.Err() != nil || in.Missing() != nil:
 		return gain{}, errors.Join(in.Err(), in.Missing())
-	case whole && errors.As(err, &child) && child.Reason != ffmpeg.ReasonExit && t.Failures == 0:
+	case whole && errors.As(err, &child) && child.Reason != ffmpeg.ReasonExit && !t.again():
 		return gain{}, err // the worker may be at fault
 	case errors.As(err, &child) || errors.Is(err, ffmpeg.ErrNoLoudness):
 		e.log.Warn("loudness can't be measured, the track keeps its level", "task", t.ID, "asset", t.Asset, "error", err)

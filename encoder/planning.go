@@ -299,7 +299,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 // of it could be had.
 func copyFailed(ctx context.Context, t Task, err error) error {
 	var fe *ffmpeg.Error
-	if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && ctx.Err() == nil && t.Failures > 0 {
+	if errors.As(err, &fe) && fe.Reason == ffmpeg.ReasonExit && ctx.Err() == nil && t.again() {
 		// Twice the same: the file is at fault.
 		return &probe.InputError{Code: probe.CodeDamaged, Detail: "the file's streams can't be read to their end"}
 	}

@@ -46,7 +46,7 @@ func (j *extraJob) preview(pub *publisher) error {
 		float64(shown)/float64(j.track.Timescale), maxPreview)
 	var child *ffmpeg.Error
 	switch {
-	case errors.Is(err, errLarge) || errors.As(err, &child) && pub.ctx.Err() == nil && j.t.Failures > 0:
+	case errors.Is(err, errLarge) || errors.As(err, &child) && pub.ctx.Err() == nil && j.t.again():
 		// Posters are worth having without it.
 		j.e.log.Warn("the preview can't be made, it is left out", "task", j.t.ID, "asset", j.t.Asset, "error", err)
 		return nil

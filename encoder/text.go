@@ -92,7 +92,7 @@ func (e *Encoder) cues(ctx context.Context, t Task, in *input, spec plan.TextTra
 		cues, err = vtt.Parse(out)
 	}
 	var child *ffmpeg.Error
-	if errors.As(err, &child) && child.Reason == ffmpeg.ReasonStart || err != nil && t.Failures == 0 {
+	if errors.As(err, &child) && child.Reason == ffmpeg.ReasonStart || err != nil && !t.again() {
 		return nil, err // the worker may be at fault
 	}
 	if err != nil {

@@ -442,7 +442,7 @@ func (j *videoJob) verify(c *chunk) error {
 		switch {
 		case len(r.pts) == 0:
 			return &probe.InputError{Code: probe.CodeDamaged, Detail: "a part of the video can't be decoded"}
-		case j.t.Failures == 0 || int64(len(r.pts)) > c.frames:
+		case !j.t.again() || int64(len(r.pts)) > c.frames:
 			return err
 		case j.run.Growth != nil:
 			// Another run, of all of the source, may know better.

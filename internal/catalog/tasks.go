@@ -411,9 +411,12 @@ func (c *Catalog) LeaveWorker(ctx context.Context, id string) error {
 	return c.direct(ctx, "leave worker", func(ctx context.Context, q *db.Queries) error { return q.LeaveWorker(ctx, id) })
 }
 
+// lostCode is how the queries note that an attempt's lease ran out.
+const lostCode = "lost"
+
 func taskOf(r db.Task) Task {
 	return Task{ID: r.ID, Asset: r.Asset, Run: int(r.Run), Owner: r.Owner, Class: Class(r.Class), Kind: Kind(r.Kind), Track: r.Track,
-		Chunk: int(r.Chunk), Spec: r.Spec, Attempt: int(r.Attempt), Failures: int(r.Failures), Placement: pinnedTo(r.Pinned)}
+		Chunk: int(r.Chunk), Spec: r.Spec, Attempt: int(r.Attempt), Failures: int(r.Failures), Lost: r.ErrorCode == lostCode, Placement: pinnedTo(r.Pinned)}
 }
 
 func nonNil[T any](s []T) []T {

@@ -166,7 +166,7 @@ func TestExpiredTasksAreQueuedAgainAndInTheEndFail(t *testing.T) {
 	ctx := t.Context()
 	id := upload(t, c)
 	for n := 1; n <= MaxFailures; n++ {
-		claim(t, c, id+"/r1/plan")
+		require.Equal(t, n > 1, claim(t, c, id+"/r1/plan").Lost)
 		requeued, failed, err := c.RequeueExpired(ctx, time.Second)
 		require.NoError(t, err)
 		require.Zero(t, requeued+failed, "its lease stands")

@@ -318,7 +318,10 @@ type Task struct {
 	Spec json.RawMessage
 	// Attempt fences results; Failures counts attempts that ended badly.
 	Attempt, Failures int
-	Placement         objects.Placement
+	// Lost says that the last of the failures tells nothing of the source: the worker stopped
+	// renewing its lease.
+	Lost      bool
+	Placement objects.Placement
 }
 
 // RunName is the run's id in object keys and records.

@@ -260,7 +260,7 @@ func TestTakeOverFromAFrozenWorker(t *testing.T) {
 	close(wake)
 	require.ErrorIs(t, <-woken, catalog.ErrFenced)
 	require.Equal(t, 2, sql[int](e, "SELECT attempt FROM chunks WHERE track = 'v0' AND chunk = 1"))
-	require.Equal(t, 1, sql[int](e, "SELECT failures FROM tasks WHERE track = 'v0' AND chunk = 1"))
+	require.Equal(t, 1, sql[int](e, "SELECT failures FROM tasks WHERE track = 'v0' AND chunk = 1 AND error_code = 'lost'"))
 	require.Equal(t, 6, sql[int](e, "SELECT count(*) FROM chunks"))
 }
 

@@ -153,6 +153,7 @@ const claimTask = `-- name: ClaimTask :one
 WITH held AS (
     UPDATE tasks t SET attempt = attempt + 1, state = 'running', worker = $1, started_at = now(), begun_at = coalesce(begun_at, now()),
         failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
+        error_code = CASE WHEN state = 'running' THEN 'lost' ELSE error_code END,
         lease_until = now() + $2::interval
     WHERE t.id = $3 AND t.failures < $4::integer
       AND (t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())

@@ -31,6 +31,7 @@ SELECT * FROM tasks WHERE id = @id;
 WITH held AS (
     UPDATE tasks t SET attempt = attempt + 1, state = 'running', worker = @worker, started_at = now(), begun_at = coalesce(begun_at, now()),
         failures = failures + (CASE WHEN state = 'running' THEN 1 ELSE 0 END),
+        error_code = CASE WHEN state = 'running' THEN 'lost' ELSE error_code END,
         lease_until = now() + @lease::interval
     WHERE t.id = @id AND t.failures < @max_failures::integer
       AND (t.state = 'queued' AND t.needs = 0 AND t.not_before <= now() OR t.state = 'running' AND t.lease_until < now())
