@@ -150,8 +150,9 @@ func lockDead(ctx context.Context, q *db.Queries, task string) (db.Task, db.Asse
 	return t, a, err
 }
 
-// FailStuck fails runs whose tasks made no progress for longer than deadline,
-// and returns how many there were. Their tasks are dead then, and can be replayed.
+// FailStuck fails runs whose tasks made no progress for longer than deadline, and runs that
+// have been idle for so long, which wait for nothing and yet aren't complete. It returns how
+// many there were. A task of each is dead then, and can be replayed.
 func (c *Catalog) FailStuck(ctx context.Context, deadline time.Duration) (int, error) {
 	var stuck []db.Task
 	err := c.direct(ctx, "stuck tasks", func(ctx context.Context, q *db.Queries) error {
@@ -162,11 +163,14 @@ func (c *Catalog) FailStuck(ctx context.Context, deadline time.Duration) (int, e
 	n := 0
 	for _, t := range stuck {
 		f := Failure{Code: InternalFailure, Detail: fmt.Sprintf("No encoder has worked on it for %v.", deadline)}
+		if t.State != "queued" {
+			f.Detail = fmt.Sprintf("Nothing has been left to do for it for %v, and it isn't complete.", deadline)
+		}
 		ferr := c.write(ctx, "fail "+t.ID, func(q *db.Queries) error {
 			if _, err := q.LockAsset(ctx, t.Asset); err != nil {
 				return err
 			}
-			failed, err := q.FailWaiting(ctx, f.Code, f.Detail, t.ID)
+			failed, err := q.FailStuck(ctx, f.Code, f.Detail, t.ID)
 			if err != nil {
 				return err
 			}
@@ -188,7 +192,7 @@ func (c *Catalog) FailStuck(ctx context.Context, deadline time.Duration) (int, e
 // oldest.
 type WaitingFor struct {
 	// What is "asset received", "asset playable", "task queued", "task running",
-	// "outbox row", "clean-up" or "dead task".
+	// "idle run", "outbox row", "clean-up" or "dead task".
 	What   string
 	N      int64
 	Oldest time.Duration

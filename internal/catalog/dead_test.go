@@ -103,3 +103,68 @@ func TestStuckRunsFail(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, tasks)
 }
+
+// A run that nothing is left to do for, and that isn't complete, can't be: should it be all
+// the same, it is seen at once, and fails in the end.
+func TestIdleRunsFail(t *testing.T) {
+	c := fresh(t)
+	ctx := t.Context()
+	idle, published := planned(t, c, false), planned(t, c, false)
+	exec := func(query string, args ...any) {
+		t.Helper()
+		_, err := c.leader.pool().Exec(ctx, query, args...)
+		require.NoError(t, err)
+	}
+	exec("UPDATE outbox SET done_at = now(), sent_at = now()")
+	exec("UPDATE assets SET state = 'playable', playable_at = now() - interval '2 days', received_at = now() - interval '2 days'")
+	exec("UPDATE runs SET state = 'playable', created_at = now() - interval '2 days'")
+	ends := func(ago string) {
+		exec("UPDATE tasks SET state = 'done', created_at = now() - $1::interval, started_at = now() - $1::interval, ended_at = now() - $1::interval WHERE kind <> 'cleanup'", ago)
+		exec("UPDATE tasks SET created_at = created_at - interval '1 minute' WHERE kind = 'plan'")
+	}
+	measured := func() (w WaitingFor) {
+		t.Helper()
+		list, err := c.Oldest(ctx)
+		require.NoError(t, err)
+		for _, l := range list {
+			if l.What == "idle run" {
+				w = l
+			}
+		}
+		require.Equal(t, "idle run", w.What, "it is told of when there is none, too")
+		return w
+	}
+	fails := func(want int) {
+		t.Helper()
+		n, err := c.FailStuck(ctx, 24*time.Hour)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	require.Zero(t, measured().N, "both have tasks that wait")
+	ends("23 hours")
+	// What is to be published may be all that another waits for, however long.
+	exec("INSERT INTO outbox (lane, asset) VALUES ($1, $1)", published)
+	require.EqualValues(t, 1, measured().N)
+	require.InDelta(t, (23 * time.Hour).Seconds(), measured().Oldest.Seconds(), 60)
+	fails(0)
+
+	ends("25 hours")
+	fails(1)
+	fails(0)
+	a, err := c.GetAsset(ctx, "ann", idle)
+	require.NoError(t, err)
+	require.Equal(t, Failed, a.State)
+	require.Contains(t, a.Failure.Detail, "Nothing has been left to do")
+	a, err = c.GetAsset(ctx, "ann", published)
+	require.NoError(t, err)
+	require.Equal(t, Playable, a.State)
+	require.Zero(t, measured().N)
+	// It is dead, and can be replayed.
+	dead, err := c.Unburied(ctx)
+	require.NoError(t, err)
+	require.Len(t, dead, 1)
+	require.Equal(t, idle+"/r1/plan", dead[0].ID)
+	run, err := c.Replay(ctx, dead[0].ID)
+	require.NoError(t, err)
+	require.Equal(t, 2, run)
+}

@@ -71,4 +71,13 @@ func TestWhatWaitsForTooLong(t *testing.T) {
 	require.NoError(t, j.overdue(t.Context()))
 	require.EqualValues(t, 1, testutil.ToFloat64(m.waiting.WithLabelValues("dead task")), "until somebody replays or discards it")
 	require.EqualValues(t, 0, testutil.ToFloat64(m.waiting.WithLabelValues("asset received")))
+	require.EqualValues(t, 0, testutil.ToFloat64(m.waiting.WithLabelValues("idle run")))
+
+	// A run without a task, as there should be none.
+	e.upload("ann")
+	sql[int](e, `WITH o AS (UPDATE outbox SET done_at = now()),
+		t AS (UPDATE tasks SET state = 'done', ended_at = now() - $1::interval WHERE state = 'queued' AND kind = 'plan') SELECT 1`, alarmAfter+time.Minute)
+	require.NoError(t, j.overdue(t.Context()))
+	require.Contains(t, alarms(t, &log), alarm{Level: "WARN", Msg: slow, What: "idle run", Number: 1})
+	require.InDelta(t, (alarmAfter + time.Minute).Seconds(), oldest("idle run"), 30)
 }

@@ -79,12 +79,17 @@ func (q *Queries) DeadTasks(ctx context.Context, maxRows int32) ([]Task, error) 
 	return items, nil
 }
 
-const failWaiting = `-- name: FailWaiting :execrows
-UPDATE tasks SET state = 'failed', ended_at = now(), error_code = $1, error_detail = $2 WHERE id = $3 AND state = 'queued'
+const failStuck = `-- name: FailStuck :execrows
+UPDATE tasks t SET state = 'failed', ended_at = now(), error_code = $1, error_detail = $2
+WHERE t.id = $3 AND (t.state = 'queued' OR NOT EXISTS (
+    SELECT 1 FROM tasks x WHERE x.asset = t.asset AND x.run = t.run AND x.kind <> 'cleanup' AND x.state IN ('queued', 'running'))
+  AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = t.asset AND o.done_at IS NULL)
+  AND EXISTS (SELECT 1 FROM runs r WHERE r.asset = t.asset AND r.n = t.run AND r.state IN ('planned', 'encoding', 'playable')))
 `
 
-func (q *Queries) FailWaiting(ctx context.Context, code string, detail string, iD string) (int64, error) {
-	result, err := q.db.Exec(ctx, failWaiting, code, detail, iD)
+// Fails a task that waits, or one that has ended of a run that waits for nothing.
+func (q *Queries) FailStuck(ctx context.Context, code string, detail string, iD string) (int64, error) {
+	result, err := q.db.Exec(ctx, failStuck, code, detail, iD)
 	if err != nil {
 		return 0, err
 	}
@@ -124,6 +129,12 @@ UNION ALL
 SELECT 'task ' || state, count(*), coalesce(max(extract(epoch FROM now() - CASE state WHEN 'running' THEN started_at ELSE greatest(created_at, not_before, started_at) END)), 0)::float8
 FROM tasks WHERE state IN ('queued', 'running') AND kind <> 'cleanup' AND needs = 0 AND not_before <= now() GROUP BY state
 UNION ALL
+SELECT 'idle run', count(*), coalesce(max(extract(epoch FROM now() - coalesce((
+    SELECT max(t.ended_at) FROM tasks t WHERE t.asset = r.asset AND t.run = r.n AND t.kind <> 'cleanup'), r.created_at))), 0)::float8
+FROM runs r WHERE r.state IN ('planned', 'encoding', 'playable')
+  AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.asset = r.asset AND t.run = r.n AND t.kind <> 'cleanup' AND t.state IN ('queued', 'running'))
+  AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = r.asset AND o.done_at IS NULL)
+UNION ALL
 SELECT 'outbox row', count(*), coalesce(max(extract(epoch FROM now() - created_at)), 0)::float8 FROM outbox WHERE done_at IS NULL
 UNION ALL
 SELECT 'clean-up', count(*), coalesce(max(extract(epoch FROM now() - not_before)), 0)::float8
@@ -140,6 +151,7 @@ type OldestRow struct {
 }
 
 // How many things are in each state that must end, and the age of the oldest in seconds.
+// It should be complete, or have failed: nothing is left to do for it, and nothing to publish.
 func (q *Queries) Oldest(ctx context.Context) ([]OldestRow, error) {
 	rows, err := q.db.Query(ctx, oldest)
 	if err != nil {
@@ -190,15 +202,17 @@ func (q *Queries) ReviveTask(ctx context.Context, id string) (int64, error) {
 const stuckTasks = `-- name: StuckTasks :many
 SELECT DISTINCT ON (r.asset, r.n) t.id, t.asset, t.run, t.owner, t.class, t.kind, t.track, t.chunk, t.spec, t.state, t.attempt, t.failures, t.lease_until, t.worker, t.region, t.pinned, t.dispatch, t.dispatched_at, t.dispatched_to, t.not_before, t.frames, t.frames_total, t.error_code, t.error_detail, t.created_at, t.started_at, t.ended_at, t.buried_at, t.needs, t.begun_at FROM runs r
 JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - $1::interval
-JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
+JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text')
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - $1::interval
   AND NOT EXISTS (
-    SELECT 1 FROM tasks x WHERE x.asset = r.asset AND x.run = r.n
+    SELECT 1 FROM tasks x WHERE x.asset = r.asset AND x.run = r.n AND x.kind <> 'cleanup'
       AND (x.state = 'running' OR greatest(x.created_at, x.started_at, x.ended_at) > now() - $1::interval))
-ORDER BY r.asset, r.n, t.created_at, t.id LIMIT $2
+  AND (t.state = 'queued' OR NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = r.asset AND o.done_at IS NULL))
+ORDER BY r.asset, r.n, t.state <> 'queued', t.created_at, t.id LIMIT $2
 `
 
-// Of every run without any progress for so long, the task that waits longest.
+// Of every run without any progress for so long, the task that waits longest; of one that
+// nothing is left to do for, and nothing to publish, the first.
 func (q *Queries) StuckTasks(ctx context.Context, deadline time.Duration, maxRows int32) ([]Task, error) {
 	rows, err := q.db.Query(ctx, stuckTasks, deadline, maxRows)
 	if err != nil {

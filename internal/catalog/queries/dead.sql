@@ -29,18 +29,25 @@ UPDATE tasks SET state = 'cancelled', ended_at = now() WHERE id = @id AND kind =
 UPDATE tasks SET not_before = now() WHERE id = @id AND kind = 'cleanup' AND state = 'queued' AND not_before > now();
 
 -- name: StuckTasks :many
--- Of every run without any progress for so long, the task that waits longest.
+-- Of every run without any progress for so long, the task that waits longest; of one that
+-- nothing is left to do for, and nothing to publish, the first.
 SELECT DISTINCT ON (r.asset, r.n) t.* FROM runs r
 JOIN assets a ON a.id = r.asset AND coalesce(a.received_at, now()) < now() - @deadline::interval
-JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text') AND t.state = 'queued'
+JOIN tasks t ON t.asset = r.asset AND t.run = r.n AND t.kind IN ('plan', 'video', 'audio', 'text')
 WHERE r.state IN ('planned', 'encoding', 'playable') AND r.created_at < now() - @deadline::interval
   AND NOT EXISTS (
-    SELECT 1 FROM tasks x WHERE x.asset = r.asset AND x.run = r.n
+    SELECT 1 FROM tasks x WHERE x.asset = r.asset AND x.run = r.n AND x.kind <> 'cleanup'
       AND (x.state = 'running' OR greatest(x.created_at, x.started_at, x.ended_at) > now() - @deadline::interval))
-ORDER BY r.asset, r.n, t.created_at, t.id LIMIT @max_rows;
+  AND (t.state = 'queued' OR NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = r.asset AND o.done_at IS NULL))
+ORDER BY r.asset, r.n, t.state <> 'queued', t.created_at, t.id LIMIT @max_rows;
 
--- name: FailWaiting :execrows
-UPDATE tasks SET state = 'failed', ended_at = now(), error_code = @code, error_detail = @detail WHERE id = @id AND state = 'queued';
+-- name: FailStuck :execrows
+-- Fails a task that waits, or one that has ended of a run that waits for nothing.
+UPDATE tasks t SET state = 'failed', ended_at = now(), error_code = @code, error_detail = @detail
+WHERE t.id = @id AND (t.state = 'queued' OR NOT EXISTS (
+    SELECT 1 FROM tasks x WHERE x.asset = t.asset AND x.run = t.run AND x.kind <> 'cleanup' AND x.state IN ('queued', 'running'))
+  AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = t.asset AND o.done_at IS NULL)
+  AND EXISTS (SELECT 1 FROM runs r WHERE r.asset = t.asset AND r.n = t.run AND r.state IN ('planned', 'encoding', 'playable')));
 
 -- name: Oldest :many
 -- How many things are in each state that must end, and the age of the oldest in seconds.
@@ -50,6 +57,13 @@ FROM assets WHERE state IN ('received', 'playable') AND deleted_at IS NULL GROUP
 UNION ALL
 SELECT 'task ' || state, count(*), coalesce(max(extract(epoch FROM now() - CASE state WHEN 'running' THEN started_at ELSE greatest(created_at, not_before, started_at) END)), 0)::float8
 FROM tasks WHERE state IN ('queued', 'running') AND kind <> 'cleanup' AND needs = 0 AND not_before <= now() GROUP BY state
+UNION ALL
+-- It should be complete, or have failed: nothing is left to do for it, and nothing to publish.
+SELECT 'idle run', count(*), coalesce(max(extract(epoch FROM now() - coalesce((
+    SELECT max(t.ended_at) FROM tasks t WHERE t.asset = r.asset AND t.run = r.n AND t.kind <> 'cleanup'), r.created_at))), 0)::float8
+FROM runs r WHERE r.state IN ('planned', 'encoding', 'playable')
+  AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.asset = r.asset AND t.run = r.n AND t.kind <> 'cleanup' AND t.state IN ('queued', 'running'))
+  AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.asset = r.asset AND o.done_at IS NULL)
 UNION ALL
 SELECT 'outbox row', count(*), coalesce(max(extract(epoch FROM now() - created_at)), 0)::float8 FROM outbox WHERE done_at IS NULL
 UNION ALL
