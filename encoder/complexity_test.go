@@ -177,7 +177,7 @@ func TestComplexityMissing(t *testing.T) {
 		in, err := b.open(t.Context(), task, plan.Run{})
 		require.NoError(t, err)
 		defer in.Close()
-		x, err := b.examine(t.Context(), task, in.served, in, b.opt.Profile, false)
+		x, err := b.examine(t.Context(), task, in.served, in, b.opt.Profile, nil)
 		require.NoError(t, err)
 		_, err = b.complexity(ctx, task, in.served, x.source, *x.index, b.opt.Profile)
 		require.ErrorIs(t, err, stop)

@@ -2,9 +2,13 @@ package encoder
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meridian-video/meridian/internal/catalog"
 )
 
 // separate are options under which each picture can become a field: it has no others to refer
@@ -39,6 +43,32 @@ func fieldCoded(t testing.TB, stream []byte) []byte {
 	require.Positive(t, field)
 	require.Zero(t, field%2)
 	return out
+}
+
+// framesThenFields are pictures of whole frames in front of field-coded ones, both of the same
+// width and made under the same options, as of a film between two interlaced broadcasts.
+func framesThenFields(t testing.TB, frames, fields []byte) []byte {
+	t.Helper()
+	fields = fieldCoded(t, fields)
+	var out []byte
+	for _, nal := range bytes.Split(fields, []byte{0, 0, 0, 1})[1:] {
+		if kind := nal[0] & 0x1f; kind != 7 && kind != 8 {
+			break
+		}
+		out = append(append(out, 0, 0, 0, 1), nal...)
+	}
+	n := 0
+	for _, nal := range bytes.Split(frames, []byte{0, 0, 1})[1:] {
+		nal = bytes.TrimRight(nal, "\x00")
+		if nal[0]&0x1f != 5 {
+			continue // they have the fields' parameters
+		}
+		out = append(append(out, 0, 0, 0, 1, nal[0]), escaped(frameSlice(&bitReader{b: unescaped(nal[1:])}, n))...)
+		n++
+	}
+	require.Positive(t, n)
+	require.Zero(t, n%2, "the first field's idr_pic_id must be another")
+	return append(out, fields...)
 }
 
 // fieldsSPS says that there are fields. The height is counted in pairs of macroblocks then.
@@ -83,6 +113,44 @@ func fieldSlice(r *bitReader, field int) []byte {
 	}
 	w.rest(r)
 	return w.b
+}
+
+// frameSlice says that there could be fields, and aren't.
+func frameSlice(r *bitReader, frame int) []byte {
+	var w bitWriter
+	w.exp(r.exp()) // first_mb_in_slice
+	w.exp(r.exp())
+	w.exp(r.exp())
+	w.write(r.read(4), 4) // frame_num
+	w.write(0, 1)         // field_pic_flag
+	r.exp()
+	w.exp(uint64(frame % 2)) // idr_pic_id
+	w.rest(r)
+	return w.b
+}
+
+// A source whose fields come after more frames than are looked at first: a copy of it that is
+// indexed as a whole has each of its frames once, and its chunks are encoded at once.
+func TestFieldsAfterFrames(t *testing.T) {
+	t.Parallel()
+	pictures := func(name, what string) []byte {
+		return readFile(t, makeFile(t, name, append([]string{"-f", "lavfi", "-i", what}, separate...)...))
+	}
+	coded := filepath.Join(t.TempDir(), "mixed.h264")
+	stream := framesThenFields(t, pictures("frames.h264", "color=red:s=320x192:r=25:d=4"), pictures("fields.h264", "color=blue:s=320x96:r=50:d=4"))
+	require.NoError(t, os.WriteFile(coded, stream, 0o600))
+	for name, sound := range map[string]string{"mixed.ts": "mp2", "matroska.ts": "dts"} {
+		t.Run(name, func(t *testing.T) {
+			file := makeFile(t, name, "-framerate", "50", "-i", coded, "-f", "lavfi", "-i", "sine=d=8", "-c:v", "copy", "-c:a", sound, "-strict", "-2",
+				"-bsf:v", `setts=ts=if(lt(N\,100)\,N*3600\,180000+N*1800)`)
+			b := newBench(t, file, func(o *Options) { divided(o); oneRung(o) })
+			p := b.encode(t)
+			require.EqualValues(t, 200, p.Frames)
+			require.InDelta(t, 8000, p.DurationMS, 1)
+			require.Equal(t, catalog.PlanWhole, p.State)
+			require.EqualValues(t, 200, decoded(t, b.joined(t, "v0", p.Tracks[0].Renditions[0].ID)))
+		})
+	}
 }
 
 func unescaped(b []byte) []byte { return bytes.ReplaceAll(b, []byte{0, 0, 3}, []byte{0, 0}) }

@@ -94,7 +94,7 @@ func (e *Encoder) plan(ctx context.Context, t Task) error {
 // look examines the upload, for the profile the run asks for.
 func (e *Encoder) look(ctx context.Context, t Task, in *input) (p plan.Profile, x examined, err error) {
 	if p, err = e.profile(ctx, t); err == nil {
-		x, err = e.examine(ctx, t, in.served, in, p, false)
+		x, err = e.examine(ctx, t, in.served, in, p, nil)
 	}
 	return p, x, err
 }
@@ -177,14 +177,16 @@ type examined struct {
 }
 
 // examine probes, indexes and measures a file. probe.ErrRemux comes with the source
-// as far as it is known. interlaced is what a copy may have lost.
-func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, p plan.Profile, interlaced bool) (examined, error) {
+// as far as it is known. copied is nil, or what the file is a copy of, which may have lost that
+// it is interlaced.
+func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, p plan.Profile, copied *probe.Video) (examined, error) {
 	began := time.Now()
 	src, err := e.prober.Probe(ctx, s.part(), f.Size())
 	e.metrics.stage("probe", time.Since(began))
 	if err != nil {
 		return examined{}, err
 	}
+	src.Copied = copied != nil
 	x := examined{source: src}
 	if src.NeedsRemux != "" {
 		return x, fmt.Errorf("%w: %s", probe.ErrRemux, src.NeedsRemux)
@@ -195,7 +197,7 @@ func (e *Encoder) examine(ctx context.Context, t Task, s *served, f probe.File, 
 		}
 		return x, err
 	}
-	src.Video.Interlaced = src.Video.Interlaced || interlaced
+	src.Video.Interlaced = src.Video.Interlaced || copied != nil && copied.Interlaced
 	began = time.Now()
 	index, err := e.prober.Index(ctx, s.url, f, src)
 	e.metrics.stage("index", time.Since(began))
@@ -272,7 +274,7 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 	if s.movie, err = probe.ReadMovie(ctx, local); err != nil {
 		return fail(err)
 	}
-	x, err := e.examine(ctx, t, s, local, p, src.Video.Interlaced)
+	x, err := e.examine(ctx, t, s, local, p, src.Video)
 	if err != nil {
 		if errors.Is(err, probe.ErrRemux) {
 			err = &probe.InputError{Code: probe.CodeDamaged, Detail: "the frames have no usable times"}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/meridian-video/meridian/encoder/ffmpeg"
+	"github.com/meridian-video/meridian/internal/fmp4"
+	"github.com/meridian-video/meridian/internal/hls"
 )
 
 // Index is the exact timeline of a video stream, in its own time base.
@@ -112,21 +114,94 @@ func (p Prober) index(ctx context.Context, url string, f File, s Source) (Index,
 			return Index{}, errors.Join(err, fmt.Errorf("%w: matroska without cues", ErrRemux))
 		}
 	}
-	halves, herr := p.halves(ctx, url, f, *s.Video)
+	halves, last, herr := p.halves(ctx, url, f, s)
 	if herr != nil || err == nil && !halves {
 		return x, herr
 	}
-	return p.packets(ctx, url, *s.Video, halves)
+	x, err = p.packets(ctx, url, *s.Video, halves)
+	if err == nil && halves {
+		end := x.PTS[len(x.PTS)-1]
+		x.End = end + cmp.Or(last, 2*(x.End-end)) // it was told of a field
+	}
+	return x, err
 }
 
-// halves says whether each packet of an interlaced picture is a field, of which two make a
-// frame, as ffmpeg divides those of MPEG-TS.
-func (p Prober) halves(ctx context.Context, url string, f File, v Video) (bool, error) {
-	if v.Codec != "h264" || !v.Interlaced || arriving(f) {
-		return false, nil
+// halves says whether packets of an interlaced picture are fields, of which two make a frame,
+// as ffmpeg divides those of MPEG-TS; and how long the last frame is then shown, 0 if that
+// isn't known. Of a copy all packets are looked at, of other files the first ones.
+func (p Prober) halves(ctx context.Context, url string, f File, s Source) (halves bool, last int64, err error) {
+	v := *s.Video
+	if v.Codec != "h264" || arriving(f) {
+		return false, 0, nil
+	}
+	if s.Copied {
+		halves, last, err = p.fields(ctx, url, v)
+		var child *ffmpeg.Error
+		if err == nil || ctx.Err() != nil || errors.As(err, &child) && child.Reason != ffmpeg.ReasonExit {
+			return halves, last, err
+		}
+		// It can't be copied once more, though it may be decoded.
+	}
+	if !v.Interlaced {
+		return false, 0, nil
 	}
 	_, frames, err := p.firstShown(ctx, url, v)
-	return frames > 0 && 3*frames < 2*ffmpeg.FirstPackets, err
+	return frames > 0 && 3*frames < 2*ffmpeg.FirstPackets, 0, err
+}
+
+// errFrames ends a copy that can't have fields.
+var errFrames = errors.New("all packets are frames")
+
+// fields says whether any packet is the second field of a frame, and how long the frame that
+// is shown last takes, with both of its fields.
+func (p Prober) fields(ctx context.Context, url string, v Video) (some bool, last int64, err error) {
+	proc, err := ffmpeg.Start(ctx, ffmpeg.Command{Name: "ffmpeg", Outputs: 1, Limits: p.Process,
+		Args: ffmpeg.Fragments{URL: url, Stream: v.Stream, Codec: v.Codec}.Args()})
+	if err != nil {
+		return false, 0, err
+	}
+	some, last, err = readFields(fmp4.NewReader(proc.Output(0)), v.TimeBase)
+	if err != nil {
+		proc.Kill(err)
+	}
+	werr := cmp.Or(proc.Wait(), proc.Lacked())
+	if errors.Is(err, errFrames) {
+		return false, 0, nil
+	}
+	return some, last, cmp.Or(err, werr)
+}
+
+func readFields(r *fmp4.Reader, base hls.Rational) (some bool, last int64, err error) {
+	moov, err := r.Moov()
+	if err != nil {
+		return false, 0, err
+	}
+	fields := fmp4.NewFields(moov)
+	if fields == nil {
+		return false, 0, errFrames
+	}
+	var frame, latest fmp4.Sample
+	for {
+		samples, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			scale := float64(base.Den) / float64(base.Num) / float64(moov.Trak.Mdia.Mdhd.Timescale)
+			return some, int64(math.Round(float64(latest.Duration) * scale)), nil
+		}
+		if err != nil {
+			return false, 0, err
+		}
+		for _, s := range samples {
+			if fields.Second(s.Data) {
+				some = true
+				frame.Duration += max(frame.Duration, s.Duration) // nothing tells how long the last one lasts
+			} else {
+				frame = fmp4.Sample{PTS: s.PTS, Duration: s.Duration}
+			}
+			if frame.PTS >= latest.PTS {
+				latest = frame
+			}
+		}
+	}
 }
 
 // ErrRemux asks for a remux before the source is indexed.
@@ -142,9 +217,6 @@ func (p Prober) packets(ctx context.Context, url string, v Video, halves bool) (
 		return Index{}, err
 	}
 	x, perr := parseIndex(proc.Output(0), v)
-	if halves && perr == nil {
-		x.End += x.End - x.PTS[len(x.PTS)-1] // it was told of a field
-	}
 	if perr != nil {
 		proc.Kill(perr)
 	}

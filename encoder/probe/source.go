@@ -26,6 +26,8 @@ type Source struct {
 	// TextZero is the video's first time in Text's file, in microseconds, when that
 	// isn't the file the video is read from.
 	TextZero int64
+	// Copied says that ffmpeg made the file here, so that it's cheap to read all of it.
+	Copied bool
 	// FFmpeg names the build that looked at it.
 	FFmpeg string
 	// NeedsRemux says why chunks can't be cut from this container; empty when they can.
