@@ -292,7 +292,11 @@ func (e *Encoder) remux(ctx context.Context, t Task, in *input, src probe.Source
 		}
 	}
 	// Subtitles are read from the upload, in its time.
-	out.Text, out.TextZero = src.Text, src.Video.FirstMicros()
+	if out.Text = src.Text; len(out.Text) > 0 {
+		if out.TextZero, err = e.prober.FirstMicros(ctx, in.url, *src.Video); err != nil {
+			return fail(err)
+		}
+	}
 	parts, err := e.storeRemux(ctx, t, f, info.Size())
 	return x, parts, err
 }

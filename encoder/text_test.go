@@ -50,3 +50,18 @@ func TestSubtitles(t *testing.T) {
 		})
 	}
 }
+
+// A film that was cut begins with the first frame that can be decoded, and so do its subtitles,
+// also where the picture is read from a copy: two frames before its first keyframe need others.
+func TestSubtitlesOfCutFilm(t *testing.T) {
+	t.Parallel()
+	srt := filepath.Join(t.TempDir(), "a.srt")
+	require.NoError(t, os.WriteFile(srt, []byte("1\n00:00:02,000 --> 00:00:03,000\nTwo\n"), 0o600))
+	film := makeFile(t, "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=160x90:r=25:d=4", "-i", srt, "-c:v", "mpeg2video", "-g", "12", "-bf", "2", "-c:s", "mov_text")
+	// The keyframe before 1.1 s is the 25th frame.
+	b := newBench(t, makeFile(t, "cut.mkv", "-ss", "1.1", "-i", film, "-map", "0", "-c:v", "copy", "-c:s", "srt", "-output_ts_offset", "1", "-live", "1"), oneRung)
+	p := b.encode(t)
+	require.EqualValues(t, 76, p.Frames)
+	text := string(b.store.objects[objects.SegmentKey(asset, "r1", "t0", b.board.chunks["t0"][0].SegmentPath("t0", 0))])
+	require.Contains(t, text, "\n\n00:00:01.040 --> 00:00:02.040\nTwo\n")
+}

@@ -98,6 +98,20 @@ func (p Prober) firstShown(ctx context.Context, url string, v Video) (first int6
 	return first, frames, rerr
 }
 
+// FirstMicros is when the first of the video's frames that can be decoded is shown, in
+// microseconds of the container's own time; 0 when they have no times.
+func (p Prober) FirstMicros(ctx context.Context, url string, v Video) (int64, error) {
+	first, leading := v.begins()
+	if leading {
+		shown, _, err := p.firstShown(ctx, url, v)
+		if err != nil {
+			return 0, err
+		}
+		first = max(first, shown)
+	}
+	return int64(float64(first) * float64(v.TimeBase.Num) / float64(v.TimeBase.Den) * 1e6), nil
+}
+
 func (p Prober) index(ctx context.Context, url string, f File, s Source) (Index, error) {
 	x, err := Index{}, errNoTables
 	if strings.Contains(s.Format, "mp4") {

@@ -83,16 +83,22 @@ type Text struct {
 	Forced   bool
 }
 
-// FirstMicros is when the earliest of the video's first packets is shown, in the
-// container's own time; 0 when they have no times.
-func (v Video) FirstMicros() int64 {
-	first, known := int64(0), false
+// begins tells when the earliest of the video's first packets is shown, in its time base; and
+// whether that is before its first keyframe is, so that it may need what isn't there.
+func (v Video) begins() (first int64, leading bool) {
+	key, known, keyed := int64(0), false, false
 	for _, p := range v.first {
-		if p.PTS != nil && !strings.Contains(p.Flags, "D") && (!known || *p.PTS < first) {
+		if p.PTS == nil || strings.Contains(p.Flags, "D") {
+			continue
+		}
+		if !known || *p.PTS < first {
 			first, known = *p.PTS, true
 		}
+		if strings.Contains(p.Flags, "K") && (!keyed || *p.PTS < key) {
+			key, keyed = *p.PTS, true
+		}
 	}
-	return int64(float64(first) * float64(v.TimeBase.Num) / float64(v.TimeBase.Den) * 1e6)
+	return first, keyed && first < key
 }
 
 // Display returns the picture's size in square pixels, upright.
