@@ -114,8 +114,10 @@ func TestGrowingEqualsWhole(t *testing.T) {
 					}
 				}
 			}
-			require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 1)))
-			require.NotEmpty(t, b.board.extras.Posters)
+			if name == "film.ts" { // pictures are made when all is there, as of any other film
+				require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindExtra, "v0", 0, 1)))
+				require.NotEmpty(t, b.board.extras.Posters)
+			}
 		})
 	}
 }

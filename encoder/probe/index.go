@@ -101,13 +101,13 @@ func (p Prober) firstShown(ctx context.Context, url string, v Video) (first int6
 // FirstMicros is when the first of the video's frames that can be decoded is shown, in
 // microseconds of the container's own time; 0 when they have no times.
 func (p Prober) FirstMicros(ctx context.Context, url string, v Video) (int64, error) {
-	first, leading := v.begins()
-	if leading {
+	first, key := v.begins()
+	if first < key {
 		shown, _, err := p.firstShown(ctx, url, v)
 		if err != nil {
 			return 0, err
 		}
-		first = max(first, shown)
+		first = max(first, min(shown, key))
 	}
 	return int64(float64(first) * float64(v.TimeBase.Num) / float64(v.TimeBase.Den) * 1e6), nil
 }

@@ -83,10 +83,10 @@ type Text struct {
 	Forced   bool
 }
 
-// begins tells when the earliest of the video's first packets is shown, in its time base; and
-// whether that is before its first keyframe is, so that it may need what isn't there.
-func (v Video) begins() (first int64, leading bool) {
-	key, known, keyed := int64(0), false, false
+// begins tells when the earliest of the video's first packets is shown, in its time base, and
+// when the earliest keyframe among them is: what is shown before that may need what isn't there.
+func (v Video) begins() (first, key int64) {
+	known, keyed := false, false
 	for _, p := range v.first {
 		if p.PTS == nil || strings.Contains(p.Flags, "D") {
 			continue
@@ -98,7 +98,10 @@ func (v Video) begins() (first int64, leading bool) {
 			key, keyed = *p.PTS, true
 		}
 	}
-	return first, keyed && first < key
+	if !keyed {
+		return first, first
+	}
+	return first, key
 }
 
 // Display returns the picture's size in square pixels, upright.
