@@ -19,6 +19,7 @@ import (
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/hls"
 	"github.com/meridian-video/meridian/internal/objects"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // oneRung keeps tests short.
@@ -172,26 +173,39 @@ func TestStoreAwayIsTransient(t *testing.T) {
 	require.Empty(t, b.board.chunks["v0"])
 }
 
-// TestCancelStopsFFmpeg at once, long before the chunk is done, with nothing committed.
+// TestCancelStopsFFmpeg within a second, long before the chunk is done, with nothing committed.
+// On a busy machine the best of a few counts.
 func TestCancelStopsFFmpeg(t *testing.T) {
 	b := newBench(t, mediaFile("bbb-1080p30.mp4"), func(o *Options) { o.Profile.Preset = "placebo"; o.Profile.Rungs = []int{1080} })
 	require.NoError(t, b.Handle(t.Context(), b.task(catalog.KindPlan, "", 0, 1)))
+	least := time.Hour
+	for attempt := 1; attempt <= 5 && least >= time.Second; attempt++ {
+		least = min(least, b.cancelled(t, b.task(catalog.KindVideo, "v0", 1, attempt)))
+		require.Empty(t, b.board.chunks["v0"])
+	}
+	require.Less(t, least, time.Second)
+	testenv.Figure(t, "the last ffmpeg ends", "a task's context: after %d ms", least.Milliseconds())
+}
+
+// cancelled begins a task, cancels it while it encodes and returns how long that took.
+func (b *bench) cancelled(t *testing.T, task Task) time.Duration {
+	t.Helper()
 	stop := errors.New("cancelled by the owner")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	before := b.store.gets
-	done := make(chan error, 1)
-	go func() { done <- b.Handle(ctx, b.task(catalog.KindVideo, "v0", 1, 1)) }()
-	// Until it reads its source, it hasn't started.
-	require.Eventually(t, func() bool {
+	reads := func() int {
 		b.store.mu.Lock()
 		defer b.store.mu.Unlock()
-		return b.store.gets > before
-	}, 30*time.Second, 10*time.Millisecond)
+		return b.store.gets
+	}
+	before := reads()
+	done := make(chan error, 1)
+	go func() { done <- b.Handle(ctx, task) }()
+	// Until it reads its source, it hasn't started.
+	require.Eventually(t, func() bool { return reads() > before }, 30*time.Second, 10*time.Millisecond)
 	start := time.Now()
 	cancel(stop)
 	require.ErrorIs(t, <-done, stop)
-	require.Less(t, time.Since(start), 5*time.Second)
-	require.Empty(t, b.board.chunks["v0"])
+	return time.Since(start)
 }
 
 // TestAudioTakeOver: another attempt goes on after the committed chunks, and the
