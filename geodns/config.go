@@ -25,7 +25,8 @@ type Command struct {
 	RouterListen   string         `help:"Address of redirects, steering and player pages." default:"127.0.0.1:8081" env:"MERIDIAN_ROUTER_LISTEN" placeholder:"HOST:PORT"`
 	DNSListen      []string       `name:"dns-listen" help:"Addresses of the name server, UDP and TCP." default:"127.0.0.1:5353" env:"MERIDIAN_DNS_LISTEN" placeholder:"HOST:PORT"`
 	GeoDatabase    string         `help:"City database (mmdb); empty: every location is unknown. Read again when it changes." env:"MERIDIAN_GEO_DATABASE" placeholder:"FILE"`
-	GeoReload      time.Duration  `help:"How often to look for a changed geo database." default:"5s" env:"MERIDIAN_GEO_RELOAD"`
+	ASNDatabase    string         `name:"asn-database" help:"ASN database (mmdb), for overrides of autonomous systems; empty: none. Read again when it changes." env:"MERIDIAN_ASN_DATABASE" placeholder:"FILE"`
+	GeoReload      time.Duration  `help:"How often to look for a changed geo or ASN database." default:"5s" env:"MERIDIAN_GEO_RELOAD"`
 	TrustedProxies []string       `help:"Networks whose X-Forwarded-For is believed." env:"MERIDIAN_TRUSTED_PROXIES" placeholder:"CIDR"`
 	RootPublicKey  service.Secret `help:"Root public key; @FILE reads it from a file." required:"" env:"MERIDIAN_ROOT_PUBLIC_KEY"`
 	SteerCapacity  int            `help:"Steering requests a second from which on players are told to ask less often." default:"2000" env:"MERIDIAN_STEER_CAPACITY"`

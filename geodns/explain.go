@@ -25,7 +25,9 @@ type explanation struct {
 		Latitude  float64 `json:"latitude,omitempty"`
 		Longitude float64 `json:"longitude,omitempty"`
 	} `json:"location"`
-	Asset string `json:"asset,omitempty"`
+	// AS is the autonomous system the address belongs to, as far as known.
+	AS    *explainedSystem `json:"as,omitempty"`
+	Asset string           `json:"asset,omitempty"`
 	// Name asked about, and the records DNS answers for it, in master file format.
 	Name     string            `json:"name,omitempty"`
 	Answer   []string          `json:"answer,omitempty"`
@@ -37,6 +39,11 @@ type explanation struct {
 	// Doubt: all others fell silent at once, perhaps it is this router that is cut off.
 	Doubt  bool   `json:"doubt"`
 	Router string `json:"router"`
+}
+
+type explainedSystem struct {
+	Number       uint32 `json:"number"`
+	Organization string `json:"organization,omitempty"`
 }
 
 type explainedRegion struct {
@@ -82,8 +89,12 @@ func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 		}
 		query.Allowed = allowed(rec)
 	}
-	e := explainDecision(geo.Decide(rt.board.Load(), query))
+	s := rt.board.Load()
+	e := explainDecision(geo.Decide(s, query))
 	e.Address, e.Asset, e.Router = addr.String(), asset, rt.self
+	if as := s.Systems.System(addr); as.Number != 0 {
+		e.AS = &explainedSystem{uint32(as.Number), as.Organization}
+	}
 	if name := q.Get("name"); name != "" {
 		var err error
 		if e.Name, e.Answer, err = rt.zone.explain(name, addr); err != nil {
@@ -113,7 +124,11 @@ func (rt *router) explain(w http.ResponseWriter, r *http.Request) {
 // line is the whole decision in one line.
 func (e explanation) line() string {
 	var b strings.Builder
-	b.WriteString(e.Address + " " + e.where() + " → ")
+	b.WriteString(e.Address + " " + e.where())
+	if e.AS != nil {
+		fmt.Fprintf(&b, " (%s)", e.AS)
+	}
+	b.WriteString(" → ")
 	for i, r := range e.Regions {
 		if i > 0 {
 			b.WriteString(", then ")
@@ -133,6 +148,10 @@ func (e explanation) line() string {
 		b.WriteString("; ALARM: nothing works")
 	}
 	return b.String() + "\n"
+}
+
+func (s *explainedSystem) String() string {
+	return strings.TrimRight(geo.AS(s.Number).String()+" "+s.Organization, " ")
 }
 
 func (e explanation) where() string {
@@ -186,6 +205,9 @@ func (e explanation) text() string {
 	fmt.Fprintf(&b, "%s  %s", e.Address, e.where())
 	if e.Location.Network != "" {
 		fmt.Fprintf(&b, "  (network %s)", e.Location.Network)
+	}
+	if e.AS != nil {
+		fmt.Fprintf(&b, "  (%s)", e.AS)
 	}
 	b.WriteByte('\n')
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -28,6 +28,8 @@ type metrics struct {
 	routing    *prometheus.CounterVec
 	geoReloads *prometheus.CounterVec
 	geoBuilt   prometheus.Gauge
+	asnReloads *prometheus.CounterVec
+	asnBuilt   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -52,13 +54,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Geo databases read, by result: loaded or refused."}, []string{"result"}),
 		geoBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_geo_database_built_seconds",
 			Help: "Unix time the geo database in use was built; 0 without one."}),
+		asnReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_asn_database_reads_total",
+			Help: "ASN databases read, by result: loaded or refused."}, []string{"result"}),
+		asnBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_asn_database_built_seconds",
+			Help: "Unix time the ASN database in use was built; 0 without one."}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.felt, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.felt, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt, m.asnReloads, m.asnBuilt} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	for _, result := range []string{"loaded", "refused"} { // routers without one too are seen to have refused none
+		m.asnReloads.WithLabelValues(result)
 	}
 	return m, nil
 }

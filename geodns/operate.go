@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/miekg/dns"
 
+	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/region"
@@ -28,7 +29,7 @@ type Commands struct {
 	Drain    DrainCommand    `cmd:"" help:"Send viewers elsewhere, as long as anything else works."`
 	Undrain  DrainCommand    `cmd:"" help:"Send viewers to a region again."`
 	Weight   WeightCommand   `cmd:"" help:"Set the share of its viewers a region takes."`
-	Override OverrideCommand `cmd:"" help:"Send a network's viewers to a region, or no longer."`
+	Override OverrideCommand `cmd:"" help:"Send the viewers of a network or an autonomous system to a region, or no longer."`
 	Routing  RoutingCommand  `cmd:"" help:"Show what operators have told the routers."`
 	Explain  ExplainCommand  `cmd:"" help:"Show where a viewer is sent, and why."`
 	Key      KeyCommand      `cmd:"" help:"Make a key that signs the zone, and show what its parent needs."`
@@ -144,18 +145,21 @@ func (c *WeightCommand) Run(ctx context.Context) error {
 	})
 }
 
-// OverrideCommand sends a network to a region.
+// OverrideCommand sends a network or an autonomous system to a region.
 type OverrideCommand struct {
 	Operator   `embed:""`
-	Network    string `arg:"" help:"Network: 192.0.2.0/24."`
+	Network    string `arg:"" help:"Network (192.0.2.0/24), or autonomous system (AS64500) if routers have an ASN database."`
 	RegionName string `arg:"" name:"region" optional:"" help:"Region its viewers go to; none ends the override."`
 }
 
 // Run sets or ends the override.
 func (c *OverrideCommand) Run(ctx context.Context) error {
+	if n, err := geo.ParseAS(c.Network); err == nil {
+		return c.change(ctx, os.Stdout, func(r *journal.Routing) error { return overrideSystem(r, n, c.RegionName) })
+	}
 	network, err := netip.ParsePrefix(c.Network)
 	if err != nil {
-		return fmt.Errorf("network: %w", err)
+		return fmt.Errorf("network %q: want 192.0.2.0/24 or AS64500", c.Network)
 	}
 	return c.change(ctx, os.Stdout, func(r *journal.Routing) error { return override(r, network.Masked(), c.RegionName) })
 }
@@ -170,6 +174,19 @@ func override(r *journal.Routing, network netip.Prefix, name string) error {
 		return nil
 	}
 	r.Overrides = append(r.Overrides, journal.RoutingOverride{Network: network, Region: name})
+	return nil
+}
+
+func overrideSystem(r *journal.Routing, n geo.AS, name string) error {
+	had := len(r.Systems)
+	r.Systems = slices.DeleteFunc(r.Systems, func(o journal.SystemOverride) bool { return geo.AS(o.AS) == n })
+	if name == "" {
+		if len(r.Systems) == had {
+			return fmt.Errorf("override %s: there is none", n)
+		}
+		return nil
+	}
+	r.Systems = append(r.Systems, journal.SystemOverride{AS: uint32(n), Region: name})
 	return nil
 }
 

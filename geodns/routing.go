@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/geo"
 	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/region"
@@ -119,7 +120,8 @@ func (rt *router) takeRouting(r *http.Request) (journal.Routing, *refusal) {
 		return want, &refusal{status: http.StatusForbidden, detail: fmt.Sprintf("the entry is signed for %v, and here it is %v: want a difference of at most %v",
 			want.At.Format(time.RFC3339), rt.now().UTC().Format(time.RFC3339), routingAge)}
 	}
-	if err := knownRegions(rt.table, want, regionsOf(rt.routes.Current())); err != nil {
+	current := rt.routes.Current()
+	if err := errors.Join(knownRegions(rt.table, want, regionsOf(current)), rt.knownSystems(want, current)); err != nil {
 		return want, &refusal{status: http.StatusUnprocessableEntity, detail: err.Error()}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), routingTimeout)
@@ -140,6 +142,9 @@ func regionsOf(r journal.Routing) []string {
 	for _, o := range r.Overrides {
 		names = append(names, o.Region)
 	}
+	for _, o := range r.Systems {
+		names = append(names, o.Region)
+	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
@@ -152,6 +157,21 @@ func knownRegions(t *region.Table, r journal.Routing, before []string) error {
 	for _, name := range regionsOf(r) {
 		if _, ok := t.Get(name); !ok && !slices.Contains(before, name) {
 			errs = append(errs, fmt.Errorf("region %q: not in the region table (has %v)", name, t.Names()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// knownSystems returns an error for each autonomous system whose override is new,
+// while this router can't tell who belongs to it.
+func (rt *router) knownSystems(r, before journal.Routing) error {
+	if rt.board.Load().Systems != nil {
+		return nil
+	}
+	var errs []error
+	for _, o := range r.Systems {
+		if !slices.ContainsFunc(before.Systems, func(b journal.SystemOverride) bool { return b.AS == o.AS }) {
+			errs = append(errs, fmt.Errorf("override %v: this router doesn't know the networks of autonomous systems: give it --asn-database", geo.AS(o.AS)))
 		}
 	}
 	return errors.Join(errs...)
@@ -174,6 +194,9 @@ func routingText(regions []string, r journal.Routing) string {
 	}
 	for _, o := range r.Overrides {
 		fmt.Fprintf(&b, "%s  to %s\n", o.Network, o.Region)
+	}
+	for _, o := range r.Systems {
+		fmt.Fprintf(&b, "%s  to %s\n", geo.AS(o.AS), o.Region)
 	}
 	return b.String()
 }

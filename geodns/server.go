@@ -36,6 +36,7 @@ type Server struct {
 	log     *slog.Logger
 	board   *geo.Board
 	db      *geo.Database
+	asn     *geo.ASNDatabase
 	monitor *health.Monitor
 	pulse   *health.Pulse
 	keys    *journal.Keys
@@ -71,6 +72,7 @@ func newServer(c *Command, rt *service.Runtime) (*Server, error) {
 	if err := s.openGeo(); err != nil {
 		return nil, err
 	}
+	s.openASN()
 	store, err := objects.New(rt.Table, rt.Region.Name, c.S3, rt.Log)
 	if err != nil {
 		return nil, err
@@ -164,6 +166,37 @@ func (s *Server) useGeo(db *geo.Database) {
 	s.log.Info("geo database", "type", db.Type, "built", db.Built)
 }
 
+// openASN reads the ASN database. Without one nobody's system is known.
+func (s *Server) openASN() {
+	if s.cfg.ASNDatabase == "" {
+		return
+	}
+	db, err := geo.OpenASNDatabase(s.cfg.ASNDatabase)
+	if err != nil {
+		s.refusedASN("ASN database refused: no viewer's system is known until it can be read", err)
+		return
+	}
+	s.useASN(db)
+}
+
+func (s *Server) refusedASN(what string, err error) {
+	s.metrics.asnReloads.WithLabelValues("refused").Inc()
+	s.log.Error(what, "err", err)
+}
+
+func (s *Server) useASN(db *geo.ASNDatabase) {
+	var err error
+	s.board.Update(func(sn *geo.Snapshot) { err = sn.SetSystems(db) })
+	if err != nil {
+		s.refusedASN("ASN database refused, the one in use stays", err)
+		return
+	}
+	s.asn = db
+	s.metrics.asnReloads.WithLabelValues("loaded").Inc()
+	s.metrics.asnBuilt.Set(float64(db.Built.Unix()))
+	s.log.Info("ASN database", "type", db.Type, "built", db.Built)
+}
+
 // applyRouting has the board obey what operators want. Regions the table doesn't
 // know are left out: the operator's table may be newer than this router's.
 func (s *Server) applyRouting(r journal.Routing) error {
@@ -175,9 +208,10 @@ func (s *Server) applyRouting(r journal.Routing) error {
 		}
 		overrides = append(overrides, geo.Override{Network: o.Network, Region: o.Region})
 	}
+	systems := s.systemOverrides(r)
 	var err error
 	s.board.Update(func(sn *geo.Snapshot) {
-		if err = sn.SetOverrides(overrides); err != nil {
+		if err = sn.SetOverrides(overrides, systems...); err != nil {
 			return
 		}
 		for i := range sn.Regions {
@@ -197,6 +231,32 @@ func (s *Server) applyRouting(r journal.Routing) error {
 		}
 	})
 	return err
+}
+
+// systemOverrides are an entry's overrides of autonomous systems. Those that change
+// nothing stay: the next ASN database may know their networks.
+func (s *Server) systemOverrides(r journal.Routing) []geo.SystemOverride {
+	var out []geo.SystemOverride
+	unknown, sn := "", s.board.Load()
+	for _, o := range r.Systems {
+		n := geo.AS(o.AS)
+		if sn.Region(o.Region) == nil {
+			s.log.Warn("routing: override to a region that is not in the region table", "as", n, "region", o.Region)
+			continue
+		}
+		if !sn.Systems.Has(n) && unknown == "" {
+			unknown = n.String()
+		}
+		out = append(out, geo.SystemOverride{AS: n, Region: o.Region})
+	}
+	switch {
+	case unknown == "":
+	case sn.Systems == nil:
+		s.log.Warn("routing: overrides of autonomous systems are ignored without --asn-database", "overrides", len(out))
+	default:
+		s.log.Warn("routing: override of an autonomous system of which the ASN database knows no network", "as", unknown)
+	}
+	return out
 }
 
 // Patience implements service.Watched.
@@ -257,6 +317,14 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error {
 			geo.WatchDatabase(ctx, path, s.cfg.GeoReload, s.db, s.useGeo, func(err error) {
 				s.refusedGeo("changed geo database refused, the one in use stays", err)
+			})
+			return nil
+		})
+	}
+	if path := s.cfg.ASNDatabase; path != "" {
+		g.Go(func() error {
+			geo.WatchASNDatabase(ctx, path, s.cfg.GeoReload, s.asn, s.useASN, func(err error) {
+				s.refusedASN("changed ASN database refused, the one in use stays", err)
 			})
 			return nil
 		})

@@ -1,24 +1,16 @@
 package geo
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/oschwald/geoip2-golang/v2"
 	"github.com/oschwald/maxminddb-golang/v2"
 )
-
-// maxDatabaseBytes bounds what is read into memory; the largest commercial city
-// database is well below it.
-const maxDatabaseBytes = 1 << 30
 
 // maxAccuracyKm is the accuracy radius above which a location says too little
 // to choose a region by.
@@ -79,36 +71,12 @@ type Database struct {
 	Built time.Time
 	// Type is the database's own name for its kind: "GeoLite2-City".
 	Type string
-	sum  [sha256.Size]byte
-	// stamp is of the file it was read from.
-	stamp fileStamp
+	file
 }
 
 // OpenDatabase reads the city database at path and checks that it can answer.
 func OpenDatabase(path string) (*Database, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("geo database: %w", err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("geo database: %w", err)
-	}
-	var b bytes.Buffer
-	n, err := io.Copy(&b, io.LimitReader(f, maxDatabaseBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("geo database: %w", err)
-	}
-	if n > maxDatabaseBytes {
-		return nil, fmt.Errorf("geo database %s: larger than %d bytes", path, maxDatabaseBytes)
-	}
-	db, err := ParseDatabase(b.Bytes())
-	if err != nil {
-		return nil, fmt.Errorf("geo database %s: %w", path, err)
-	}
-	db.stamp = stampOf(fi)
-	return db, nil
+	return openFile("geo database", path, ParseDatabase)
 }
 
 // probeAddresses are looked up before a database is accepted: a truncated data
@@ -124,7 +92,7 @@ func ParseDatabase(b []byte) (*Database, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &Database{reader: r, Built: r.Metadata.BuildTime().UTC(), Type: r.Metadata.DatabaseType, sum: sha256.Sum256(b)}
+	db := &Database{reader: r, Built: r.Metadata.BuildTime().UTC(), Type: r.Metadata.DatabaseType, file: fileOf(b)}
 	for _, a := range probeAddresses {
 		if a.Is6() && r.Metadata.IPVersion == 4 {
 			continue
@@ -198,66 +166,17 @@ func locationOf(found maxminddb.Result) (Location, error) {
 // Same reports whether both hold the same bytes.
 func (d *Database) Same(o *Database) bool { return d != nil && o != nil && d.sum == o.sum }
 
+func (d *Database) read() *file {
+	if d == nil {
+		return nil
+	}
+	return &d.file
+}
+
 // WatchDatabase looks at the file at path every interval until ctx ends and
 // calls changed with each new good database, or failed with the reason a new
-// file was refused, once per version of the file. Polling sees renames,
-// symlink swaps and network mounts alike.
+// file was refused, once per version of the file.
 func WatchDatabase(ctx context.Context, path string, every time.Duration, current *Database,
 	changed func(*Database), failed func(error)) {
-	var seen fileStamp
-	if current != nil {
-		seen = current.stamp // not the file's of now: it may have been replaced since
-	}
-	t := time.NewTicker(every)
-	defer t.Stop()
-	var lastErr string
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		now, err := stamp(path)
-		if err == nil && now == seen {
-			continue
-		}
-		var db *Database
-		if err == nil {
-			db, err = OpenDatabase(path)
-		}
-		// A file still being written changes again, so it is looked at again.
-		changedFile := now != seen
-		seen = now
-		if err != nil {
-			if msg := err.Error(); changedFile || msg != lastErr {
-				lastErr = msg
-				failed(err)
-			}
-			continue
-		}
-		lastErr = ""
-		if db.Same(current) {
-			continue
-		}
-		current = db
-		changed(db)
-	}
-}
-
-type fileStamp struct {
-	size  int64
-	mtime time.Time
-	inode uint64
-}
-
-func stamp(path string) (fileStamp, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return fileStamp{}, fmt.Errorf("geo database: %w", err)
-	}
-	return stampOf(fi), nil
-}
-
-func stampOf(fi os.FileInfo) fileStamp {
-	return fileStamp{size: fi.Size(), mtime: fi.ModTime(), inode: inode(fi)}
+	watch(ctx, path, every, current, OpenDatabase, changed, failed)
 }

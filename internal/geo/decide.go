@@ -57,6 +57,7 @@ type Choice struct {
 	Kilometres float64
 
 	run int // regions of one run are equally near
+	as  AS  // that an Overridden one is for, 0 for a network
 }
 
 // Allowed reports whether the region may be offered.
@@ -95,7 +96,11 @@ func Decide(s *Snapshot, q Query) Decision {
 	var d Decision
 	if s.Orders != nil {
 		id, length := s.Orders.Lookup(q.Addr)
-		d = Arrange(s, s.Orders.Order(id), SpotOf(q.Addr), q.Key, q.Allowed)
+		o := s.Orders.Order(id)
+		d = Arrange(s, o, SpotOf(q.Addr), q.Key, q.Allowed)
+		if o.system {
+			d.overriddenFor(s.Systems.System(q.Addr).Number)
+		}
 		if q.Addr.IsValid() {
 			d.Network = netip.PrefixFrom(q.Addr.Unmap().WithZone(""), length).Masked()
 		}
@@ -111,6 +116,15 @@ func Decide(s *Snapshot, q Query) Decision {
 		}
 	}
 	return d
+}
+
+// overriddenFor notes which system's override it was.
+func (d *Decision) overriddenFor(n AS) {
+	for i := range d.Choices {
+		if d.Choices[i].Class == Overridden {
+			d.Choices[i].as = n
+		}
+	}
 }
 
 // Arrange is Decide for viewers whose order and spot are known already. The
@@ -263,6 +277,9 @@ func (c *Choice) Reason() string {
 	case Kept:
 		return "would turn viewers away (" + c.Region.shedWhy() + "), but no other region is near enough"
 	case Overridden:
+		if c.as != 0 {
+			return "the operator's override for " + c.as.String()
+		}
 		return "the operator's override for this network"
 	case TableOrder:
 		return "unknown location: table order"

@@ -3,6 +3,7 @@ package geo
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math/bits"
@@ -23,6 +24,8 @@ type Order struct {
 	// then the number of the order without it.
 	override bool
 	natural  int
+	// system is set when that was for an autonomous system, not for a network.
+	system bool
 }
 
 // rank is one region's place in an order. Regions of one run are equally near.
@@ -75,7 +78,7 @@ func (o Order) first(region int) Order {
 }
 
 func (o Order) key() string {
-	b := fmt.Appendf(nil, "%t %t %d", o.known, o.override, o.natural)
+	b := fmt.Appendf(nil, "%t %t %t %d", o.known, o.override, o.system, o.natural)
 	for _, r := range o.ranks {
 		b = binary.AppendVarint(binary.AppendVarint(b, int64(r.region)), int64(r.run))
 	}
@@ -235,67 +238,106 @@ func (b *builder) done() ranges {
 	return b.r
 }
 
-// With returns the orders with an operator's overrides laid over them; the
-// longest network that holds an address counts. Regions are named by index.
-func (o *Orders) With(overrides []Override, index func(region string) int) (*Orders, error) {
-	if len(overrides) == 0 {
+// With returns the orders with an operator's overrides laid over them: those of
+// autonomous systems, whose networks db knows, and over these those of networks, of
+// which the longest that holds an address counts. Regions are named by index.
+func (o *Orders) With(systems []SystemOverride, db *ASNDatabase, networks []Override, index func(region string) int) (*Orders, error) {
+	if len(systems) == 0 && len(networks) == 0 {
 		return o, nil
 	}
 	n := &Orders{list: slices.Clone(o.list), ids: maps.Clone(o.ids), v4: o.v4, v6: o.v6}
-	sorted := slices.Clone(overrides)
+	v4, v6, err := db.moves(systems, index)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.lay(v4, v6, true); err != nil {
+		return nil, err
+	}
+	sorted := slices.Clone(networks)
 	slices.SortStableFunc(sorted, func(a, b Override) int { return cmp.Compare(a.Network.Bits(), b.Network.Bits()) })
 	for _, v := range sorted {
 		region := index(v.Region)
 		if region < 0 {
 			return nil, fmt.Errorf("override %s: no region %q in the region table", v.Network, v.Region)
 		}
-		move := func(id uint16) (uint16, error) {
-			was := n.list[id]
-			if was.override { // a longer network inside a shorter one
-				was = n.list[was.natural]
-			}
-			return n.intern(was.first(region))
+		first, last := span(v.Network)
+		v4, v6 = []move{{block{first, last}, region}}, nil
+		if !v.Network.Addr().Is4() {
+			v4, v6 = nil, v4
 		}
-		var err error
-		if v.Network.Addr().Is4() {
-			n.v4, err = n.v4.over(v.Network, move)
-		} else {
-			n.v6, err = n.v6.over(v.Network, move)
-		}
-		if err != nil {
+		if err := n.lay(v4, v6, false); err != nil {
 			return nil, err
 		}
 	}
 	return n, nil
 }
 
-// over returns the ranges with those of a network changed.
-func (r ranges) over(p netip.Prefix, change func(uint16) (uint16, error)) (ranges, error) {
-	first, last := span(p)
+// move sends a block of addresses to a region.
+type move struct {
+	block
+	region int
+}
+
+// lay changes the orders of blocks in ascending order; system is whether they are
+// those of autonomous systems.
+func (o *Orders) lay(v4, v6 []move, system bool) error {
+	type pair struct {
+		id     uint16
+		region int
+	}
+	done := map[pair]uint16{}
+	change := func(id uint16, region int) (uint16, error) {
+		if to, ok := done[pair{id, region}]; ok {
+			return to, nil
+		}
+		was := o.list[id]
+		if was.override { // a longer network inside a shorter one, or in a system
+			was = o.list[was.natural]
+		}
+		now := was.first(region)
+		now.system = system
+		to, err := o.intern(now)
+		done[pair{id, region}] = to
+		return to, err
+	}
+	var err4, err6 error
+	o.v4, err4 = o.v4.over(v4, change)
+	o.v6, err6 = o.v6.over(v6, change)
+	return errors.Join(err4, err6)
+}
+
+// over returns the ranges with those of disjoint blocks in ascending order changed,
+// in one pass: a system may have thousands.
+func (r ranges) over(moves []move, change func(id uint16, region int) (uint16, error)) (ranges, error) {
+	if len(moves) == 0 {
+		return r, nil
+	}
 	var b builder
 	for i := range r.start {
-		from := r.start[i]
-		var to uint128 // inclusive
+		from, whole := r.start[i], false
+		to := uint128{^uint64(0), ^uint64(0)} // inclusive
 		if i+1 < len(r.start) {
 			to = r.start[i+1].prev()
-		} else {
-			to = uint128{^uint64(0), ^uint64(0)}
 		}
-		if to.cmp(first) < 0 || from.cmp(last) > 0 {
+		for !whole && len(moves) > 0 && moves[0].first.cmp(to) <= 0 {
+			m := moves[0]
+			if from.cmp(m.first) < 0 {
+				b.put(from, r.id[i])
+				from = m.first
+			}
+			id, err := change(r.id[i], m.region)
+			if err != nil {
+				return ranges{}, err
+			}
+			b.put(from, id)
+			whole = m.last.cmp(to) >= 0
+			if m.last.cmp(to) <= 0 {
+				moves = moves[1:]
+			}
+			from = m.last.next()
+		}
+		if !whole {
 			b.put(from, r.id[i])
-			continue
-		}
-		id, err := change(r.id[i])
-		if err != nil {
-			return ranges{}, err
-		}
-		if from.cmp(first) < 0 {
-			b.put(from, r.id[i])
-			from = first
-		}
-		b.put(from, id)
-		if to.cmp(last) > 0 {
-			b.put(last.next(), r.id[i])
 		}
 	}
 	b.full = true

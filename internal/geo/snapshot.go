@@ -148,8 +148,13 @@ type Snapshot struct {
 	// OverflowKm is how far apart two regions may be for one to leave viewers to the
 	// other; 0 is any distance.
 	OverflowKm float64
-	// Overrides of the operator; change them by SetOverrides.
-	Overrides []Override
+	// Overrides of the operator, of networks and of autonomous systems; change them by
+	// SetOverrides. A network's counts before a system's.
+	Overrides       []Override
+	SystemOverrides []SystemOverride
+	// Systems knows the networks of autonomous systems; nil when there is no
+	// database. Change it by SetSystems.
+	Systems *ASNDatabase
 	// Alone is set while no other region's router is heard although there are
 	// some, so health is this router's own view.
 	Alone bool
@@ -213,7 +218,7 @@ func (b *Board) Orders(db *Database) (*Orders, error) {
 
 // SetGeo replaces the database, which may be nil, by one whose orders are o.
 func (s *Snapshot) SetGeo(db *Database, o *Orders) error {
-	with, err := o.With(s.Overrides, s.index)
+	with, err := o.With(s.SystemOverrides, s.Systems, s.Overrides, s.index)
 	if err != nil {
 		return err
 	}
@@ -226,12 +231,23 @@ func (s *Snapshot) SetGeo(db *Database, o *Orders) error {
 }
 
 // SetOverrides replaces the overrides. Orders must be there.
-func (s *Snapshot) SetOverrides(o []Override) error {
-	with, err := s.base.With(o, s.index)
+func (s *Snapshot) SetOverrides(o []Override, systems ...SystemOverride) error {
+	with, err := s.base.With(systems, s.Systems, o, s.index)
 	if err != nil {
 		return err
 	}
-	s.Overrides, s.Orders = o, with
+	s.Overrides, s.SystemOverrides, s.Orders = o, systems, with
+	return nil
+}
+
+// SetSystems replaces the database of autonomous systems, which may be nil. Orders
+// must be there.
+func (s *Snapshot) SetSystems(db *ASNDatabase) error {
+	with, err := s.base.With(s.SystemOverrides, db, s.Overrides, s.index)
+	if err != nil {
+		return err
+	}
+	s.Systems, s.Orders = db, with
 	return nil
 }
 

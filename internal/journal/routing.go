@@ -24,6 +24,10 @@ type Routing struct {
 	Regions map[string]RegionRouting `json:"regions,omitempty"`
 	// Overrides send networks to regions; the longest network counts.
 	Overrides []RoutingOverride `json:"overrides,omitempty"`
+	// Systems are overrides of autonomous systems; those of networks go before them.
+	// They stand apart from Overrides because routers that don't know them refuse an
+	// entry with an override without a network.
+	Systems []SystemOverride `json:"systems,omitempty"`
 }
 
 // RegionRouting is what operators want of a region.
@@ -40,9 +44,15 @@ type RoutingOverride struct {
 	Region  string       `json:"region"`
 }
 
+// SystemOverride sends an autonomous system's viewers to a region.
+type SystemOverride struct {
+	AS     uint32 `json:"as"`
+	Region string `json:"region"`
+}
+
 const (
 	routingType = "meridian-routing"
-	// MaxOverrides bounds the overrides of an entry.
+	// MaxOverrides bounds the overrides of an entry, of both kinds.
 	MaxOverrides = 4096
 	maxWeight    = 100
 )
@@ -78,8 +88,13 @@ func (r Routing) Check() error {
 			errs = append(errs, fmt.Errorf("region %s: weight %v: want 0 to %d", name, *w, maxWeight))
 		}
 	}
-	if len(r.Overrides) > MaxOverrides {
-		errs = append(errs, fmt.Errorf("%d overrides: want at most %d", len(r.Overrides), MaxOverrides))
+	if n := len(r.Overrides) + len(r.Systems); n > MaxOverrides {
+		errs = append(errs, fmt.Errorf("%d overrides: want at most %d", n, MaxOverrides))
+	}
+	for _, o := range r.Systems {
+		if o.AS == 0 || o.Region == "" {
+			errs = append(errs, fmt.Errorf("override AS%d to %q: want a positive number, and a region", o.AS, o.Region))
+		}
 	}
 	for _, o := range r.Overrides {
 		if !o.Network.IsValid() || o.Network != o.Network.Masked() || o.Network.Addr().Is4In6() || o.Region == "" {
@@ -143,7 +158,7 @@ func (r routingEntries) apply(n int64, e Routing) error {
 		return err
 	}
 	r.current.Store(&e)
-	r.log.Info("routing", "n", n, "regions", len(e.Regions), "overrides", len(e.Overrides))
+	r.log.Info("routing", "n", n, "regions", len(e.Regions), "overrides", len(e.Overrides)+len(e.Systems))
 	return nil
 }
 
