@@ -1,14 +1,18 @@
 package geodns
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
 
+	"github.com/maxmind/mmdbwriter"
+	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
@@ -26,9 +30,54 @@ func publicBoard(t testing.TB) *geo.Board {
 	b.Update(func(s *geo.Snapshot) {
 		require.NoError(t, s.SetGeo(db, orders))
 		require.NoError(t, s.SetOverrides([]geo.Override{{Network: netip.MustParsePrefix("203.0.113.0/24"), Region: "ap"},
-			{Network: netip.MustParsePrefix("2001:db8::/32"), Region: "us"}, {Network: netip.MustParsePrefix("81.2.69.160/27"), Region: "us"}}))
+			{Network: netip.MustParsePrefix("2001:db8::/32"), Region: "us"}, {Network: netip.MustParsePrefix("81.2.69.160/27"), Region: "us"}},
+			geo.SystemOverride{AS: 64500, Region: "ap"}, geo.SystemOverride{AS: 64501, Region: "us"}))
+		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"81.2.69.128/25": 64500, "2.125.160.216/30": 64501, "192.168.0.0/17": 64500,
+			"2a02:cf40::/30": 64501, "203.0.113.0/25": 64501})))
 	})
 	return b
+}
+
+// asnFile is an ASN database of networks and the numbers of their systems.
+func asnFile(t testing.TB, networks map[string]uint32) []byte {
+	t.Helper()
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN", IPVersion: 6, IncludeReservedNetworks: true, RecordSize: 24})
+	require.NoError(t, err)
+	for network, as := range networks {
+		_, n, err := net.ParseCIDR(network)
+		require.NoError(t, err)
+		require.NoError(t, tree.Insert(n, mmdbtype.Map{
+			"autonomous_system_number": mmdbtype.Uint32(as), "autonomous_system_organization": mmdbtype.String("Example")}))
+	}
+	var b bytes.Buffer
+	_, err = tree.WriteTo(&b)
+	require.NoError(t, err)
+	return b.Bytes()
+}
+
+func asnDatabase(t testing.TB, networks map[string]uint32) *geo.ASNDatabase {
+	t.Helper()
+	db, err := geo.ParseASNDatabase(asnFile(t, networks))
+	require.NoError(t, err)
+	return db
+}
+
+// requireScope checks that an answer holds for another address of the network it
+// says it holds for.
+func requireScope(t testing.TB, z *zone, r *rand.Rand, from netip.Addr) {
+	t.Helper()
+	asked := func(a netip.Addr) (string, int) {
+		m := ask(t, z, query("play.meridian.test.", dns.TypeA, netip.PrefixFrom(a, a.BitLen()).String()), "127.0.0.1")
+		return m.Answer[0].(*dns.A).A.String(), int(m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope)
+	}
+	want, scope := asked(from)
+	b := from.AsSlice()
+	for i := scope; i < len(b)*8; i++ {
+		b[i/8] ^= byte(r.IntN(2)) << (7 - i%8)
+	}
+	other, _ := netip.AddrFromSlice(b)
+	got, _ := asked(other)
+	require.Equal(t, want, got, "%v and %v, both in /%d", from, other, scope)
 }
 
 // addresses of viewers: known, country alone, unknown, private, overridden, both families.
@@ -117,6 +166,7 @@ func TestAllWaysAgree(t *testing.T) {
 				a := all[r.IntN(len(all))]
 				named, sent, steered, e := byAllWays(t, rt, z, a)
 				require.Equal(t, []string{named, named, named}, []string{sent, steered, e.Regions[0].Name}, "%v: %s", a, e.line())
+				requireScope(t, z, r, a)
 			}
 		}
 	}

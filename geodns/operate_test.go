@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -124,7 +125,7 @@ func TestOperatorsNeedOneWay(t *testing.T) {
 	}
 	router := httptest.NewServer(http.NotFoundHandler())
 	defer router.Close()
-	for _, args := range [][]string{{"drain", "us"}, {"undrain", "us"}, {"weight", "us", "0.5"}, {"override", "192.0.2.0/24", "us"}} {
+	for _, args := range [][]string{{"drain", "us"}, {"undrain", "us"}, {"weight", "us", "0.5"}, {"override", "192.0.2.0/24", "us"}, {"override", "as64500", "us"}} {
 		require.ErrorContains(t, parse(append(args, "--router", router.URL)...), "router: 404", "%v", args)
 		err := parse(append(args, "--regions", "/nonexistent")...)
 		for _, want := range []string{"without --router", "--root-public-key", "region table", "--s3-access-key"} {
@@ -225,6 +226,57 @@ func TestReturnToALargerWeight(t *testing.T) {
 	}
 }
 
+// TestSystemsAreOverridden once there is a database of their networks; until then
+// the override is ignored, and each entry that holds it is worth one warning.
+func TestSystemsAreOverridden(t *testing.T) {
+	b := testBoard(t)
+	rt, z := testRouter(t, b), testZone(t, b)
+	var log bytes.Buffer
+	s := &Server{board: b, log: slog.New(slog.NewTextHandler(&log, nil))}
+	r := journal.Routing{N: 1}
+	require.ErrorContains(t, overrideSystem(&r, 64500, ""), "override AS64500: there is none")
+	require.NoError(t, overrideSystem(&r, 64500, "eu"))
+	require.NoError(t, overrideSystem(&r, 64500, "ap"))
+	require.NoError(t, overrideSystem(&r, 64501, "eu"))
+	require.NoError(t, r.Check())
+	require.Len(t, r.Systems, 2)
+	named := func() string {
+		region, sent, steered, e := byAllWays(t, rt, z, netip.MustParseAddr("127.12.0.1"))
+		require.Equal(t, []string{region, region, region}, []string{sent, steered, e.Regions[0].Name})
+		return region
+	}
+	require.NoError(t, s.applyRouting(r))
+	require.Equal(t, "us", named())
+	require.Equal(t, 1, strings.Count(log.String(), "level=WARN"), log.String())
+	require.Contains(t, log.String(), "--asn-database")
+
+	b.Update(func(s *geo.Snapshot) {
+		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"127.12.0.0/16": 64500})))
+	})
+	require.Equal(t, "ap", named())
+	log.Reset()
+	require.NoError(t, s.applyRouting(r))
+	require.Contains(t, log.String(), "as=AS64501")
+	explain := func(format string) string {
+		return get(rt, "/explain?ip=127.12.0.1&format="+format, "127.0.0.1").Body.String()
+	}
+	require.Contains(t, explain("line"), "127.12.0.1 Ashburn, US (AS64500 Example) → ap (the operator's override for AS64500), then us (farther 0 km)")
+	require.Contains(t, explain("text"), "127.12.0.1  Ashburn, US  (network 127.12.0.0/16)  (AS64500 Example)\n")
+	var e explanation
+	require.NoError(t, json.Unmarshal([]byte(explain("json")), &e))
+	require.Equal(t, &explainedSystem{64500, "Example"}, e.AS)
+
+	require.NoError(t, override(&r, netip.MustParsePrefix("127.12.0.0/15"), "eu"))
+	require.NoError(t, s.applyRouting(r))
+	require.Equal(t, "eu", named(), "an operator's own network goes first")
+	r.Overrides = nil
+	require.NoError(t, overrideSystem(&r, 64500, ""))
+	require.NoError(t, s.applyRouting(r))
+	require.Equal(t, "us", named())
+	require.Error(t, journal.Routing{N: 1, Systems: []journal.SystemOverride{{Region: "eu"}}}.Check())
+	require.Error(t, journal.Routing{N: 1, Systems: make([]journal.SystemOverride, journal.MaxOverrides+1)}.Check())
+}
+
 // routesFake is a routing journal in memory.
 type routesFake struct {
 	current  journal.Routing
@@ -254,7 +306,8 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 	var err error
 	rt.table, err = region.Loopback()
 	require.NoError(t, err)
-	routes := &routesFake{current: journal.Routing{N: 7, Regions: map[string]journal.RegionRouting{"atlantis": {Drained: true}}}}
+	routes := &routesFake{current: journal.Routing{N: 7, Regions: map[string]journal.RegionRouting{"atlantis": {Drained: true}},
+		Systems: []journal.SystemOverride{{AS: 64499, Region: "us"}}}}
 	rt.routes = routes
 	put := func(body string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(http.MethodPut, "http://router/routing", strings.NewReader(body))
@@ -281,6 +334,9 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 		"region taken away":  {body: `{"n":8,"at":"` + at(0) + `","regions":{"atlantis":{"drained":true},"us":{"drained":true}}}`, status: 200},
 		"unknown region":     {body: `{"n":8,"at":"` + at(0) + `","regions":{"mars":{}}}`, status: 422, says: "not in the region table"},
 		"unknown override":   {body: `{"n":8,"at":"` + at(0) + `","overrides":[{"network":"10.0.0.0/8","region":"mars"}]}`, status: 422, says: "mars"},
+		"unknown system":     {body: `{"n":8,"at":"` + at(0) + `","systems":[{"as":64500,"region":"us"}]}`, status: 422, says: "override AS64500: this router doesn't know the networks of autonomous systems: give it --asn-database"},
+		"system before":      {body: `{"n":8,"at":"` + at(0) + `","systems":[{"as":64499,"region":"eu"}]}`, status: 200, says: "AS64499  to eu\n"},
+		"system to nowhere":  {body: `{"n":8,"at":"` + at(0) + `","systems":[{"as":64499,"region":"mars"}]}`, status: 422, says: "mars"},
 		"too large":          {body: strings.Repeat(" ", maxRoutingBytes+1), status: 413, says: "at most 1048576 bytes"},
 		"stores unreachable": {body: good, unstored: errors.New("taken by 1 of 3 regions"), status: 503, says: "taken by 1 of 3"},
 	} {
@@ -289,6 +345,11 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 		require.Equal(t, c.status, w.Code, name)
 		require.Contains(t, w.Body.String(), c.says, name)
 	}
+	routes.unstored = nil
+	rt.board.Update(func(s *geo.Snapshot) {
+		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"127.12.0.0/16": 64500})))
+	})
+	require.Equal(t, 200, put(`{"n":8,"at":"`+at(0)+`","systems":[{"as":64500,"region":"us"}]}`).Code)
 	var r journal.Routing
 	require.NoError(t, json.Unmarshal(get(rt, "/routing?format=json", "127.0.0.1").Body.Bytes(), &r))
 	require.EqualValues(t, 7, r.N)

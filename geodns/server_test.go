@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meridian-video/meridian/internal/geo"
+	"github.com/meridian-video/meridian/internal/journal"
 	"github.com/meridian-video/meridian/internal/objects"
 	"github.com/meridian-video/meridian/internal/objects/objectstest"
 	"github.com/meridian-video/meridian/internal/playback"
@@ -268,6 +269,31 @@ func TestGeoDatabaseIsReloaded(t *testing.T) {
 	require.NoError(t, err)
 	put(other)
 	require.Eventually(t, func() bool { return named(t, s, "127.12.0.1") == "127.1.0.1" }, 10*time.Second, 50*time.Millisecond)
+}
+
+func TestASNDatabaseIsReloaded(t *testing.T) {
+	p := newPlatform(t)
+	path := filepath.Join(p.dir, "asn.mmdb")
+	put := func(b []byte) {
+		require.NoError(t, os.WriteFile(path+".new", b, 0o600))
+		require.NoError(t, os.Rename(path+".new", path))
+	}
+	first := asnFile(t, map[string]uint32{"127.12.0.0/16": 64500})
+	put(first)
+	s := p.prepare(t, "eu", func(c *Command) { c.ASNDatabase = path })
+	p.run(t, s)
+	require.NoError(t, s.applyRouting(journal.Routing{N: 1, Systems: []journal.SystemOverride{{AS: 64500, Region: "ap"}}}))
+	require.Equal(t, "127.3.0.1", named(t, s, "127.12.0.1"))
+	put(first[:len(first)-200])
+	require.Eventually(t, func() bool {
+		var m dto.Metric
+		require.NoError(t, s.metrics.asnReloads.WithLabelValues("refused").Write(&m))
+		return m.GetCounter().GetValue() == 1
+	}, 10*time.Second, 20*time.Millisecond)
+	require.Equal(t, "127.3.0.1", named(t, s, "127.12.0.1"), "the corrupt one is refused")
+	put(asnFile(t, map[string]uint32{"127.11.0.0/16": 64500}))
+	require.Eventually(t, func() bool { return named(t, s, "127.12.0.1") == "127.2.0.1" }, 10*time.Second, 50*time.Millisecond)
+	require.Equal(t, "127.3.0.1", named(t, s, "127.11.0.1"))
 }
 
 func TestValidateNamesEveryProblem(t *testing.T) {

@@ -98,12 +98,27 @@ func TestOverridesAreLongestMatch(t *testing.T) {
 	db := development(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		var overrides []Override
-		for range rapid.IntRange(1, 6).Draw(rt, "n") {
+		for range rapid.IntRange(0, 6).Draw(rt, "n") {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(rapid.IntRange(10, 14).Draw(rt, "b")), byte(rapid.IntRange(0, 255).Draw(rt, "c")), 0}),
 				rapid.IntRange(6, 24).Draw(rt, "bits")).Masked()
 			overrides = append(overrides, Override{p, rapid.SampledFrom([]string{"eu", "us", "ap"}).Draw(rt, "region")})
 		}
+		networks, systems := map[string]System{}, map[AS]string{}
+		for range rapid.IntRange(1, 6).Draw(rt, "networks") {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(rapid.IntRange(10, 14).Draw(rt, "b")), byte(rapid.IntRange(0, 255).Draw(rt, "c")), 0}),
+				rapid.IntRange(8, 24).Draw(rt, "bits")).Masked()
+			networks[p.String()] = System{Number: AS(rapid.IntRange(1, 4).Draw(rt, "as"))}
+		}
+		for range rapid.IntRange(0, 3).Draw(rt, "systems") {
+			systems[AS(rapid.IntRange(1, 4).Draw(rt, "as"))] = rapid.SampledFrom([]string{"eu", "us", "ap"}).Draw(rt, "region")
+		}
 		s := withOrders(t, db, overrides...)
+		require.NoError(rt, s.SetSystems(asnDatabase(rt, networks)))
+		var of []SystemOverride
+		for n, region := range systems {
+			of = append(of, SystemOverride{n, region})
+		}
+		require.NoError(rt, s.SetOverrides(overrides, of...))
 		plain := withOrders(t, db)
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 		for range 50 {
@@ -116,7 +131,10 @@ func TestOverridesAreLongestMatch(t *testing.T) {
 			}
 			got := Decide(s, Query{Addr: a})
 			want := order(Decide(plain, Query{Addr: a}))
-			if best.Network.IsValid() {
+			if !best.Network.IsValid() {
+				best.Region = systems[s.Systems.System(a).Number]
+			}
+			if best.Region != "" {
 				rest := []string{best.Region}
 				for _, n := range want {
 					if n != best.Region {
