@@ -150,7 +150,13 @@ func TestAllWaysAgree(t *testing.T) {
 	for _, b := range []*geo.Board{publicBoard(t), testBoard(t)} {
 		rt, z := testRouter(t, b), testZone(t, b)
 		for range 25 {
+			b.Update(func(s *geo.Snapshot) { s.OverflowKm = []float64{0, 7000, 6000, 100}[r.IntN(4)] })
+			db, ok := b.Load().Geo.(*geo.Database)
+			require.True(t, ok)
+			orders, err := b.Orders(db)
+			require.NoError(t, err)
 			b.Update(func(s *geo.Snapshot) {
+				require.NoError(t, s.SetGeo(db, orders))
 				for i := range s.Regions {
 					g := &s.Regions[i]
 					g.Drained, g.DrainedSince = r.IntN(6) == 0, testNow.Add(-returnOver)
@@ -160,7 +166,6 @@ func TestAllWaysAgree(t *testing.T) {
 						g.Edges[j].Health.Down = r.IntN(4) == 0
 					}
 				}
-				s.OverflowKm = []float64{0, 7000, 100}[r.IntN(3)]
 			})
 			for range 6 {
 				a := all[r.IntN(len(all))]

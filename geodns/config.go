@@ -34,7 +34,7 @@ type Command struct {
 	DNSSECKey      service.Secret `name:"dnssec-key" help:"Key that signs the zone, the same at all its routers, in PEM; @FILE reads it from a file. Empty: the zone is not signed. See meridian geodns key." env:"MERIDIAN_DNSSEC_KEY"`
 	DNSRate        int            `name:"dns-rate" help:"UDP answers a second to a network (IPv4 /24, IPv6 /56) whose address no cookie proves; 0: no limit." default:"5000" env:"MERIDIAN_DNS_RATE"`
 	DNSLargeRate   int            `name:"dns-large-rate" help:"Those among them more than three times as large as their query, to addresses that asked over TCP within the hour; others get them truncated. 0: no limit, to anyone; -1: none." default:"50" env:"MERIDIAN_DNS_LARGE_RATE"`
-	OverflowKm     float64        `name:"overflow-km" help:"How far apart two regions may be for one to leave viewers to the other; 0: any distance." default:"0" env:"MERIDIAN_OVERFLOW_KM"`
+	OverflowKm     float64        `name:"overflow-km" help:"How far from a viewer a region may be for another to leave the viewer to it, or from that other one where the viewer's place is unknown; 0: any distance." default:"0" env:"MERIDIAN_OVERFLOW_KM"`
 	S3             objects.Config `embed:"" prefix:"s3-" envprefix:"MERIDIAN_S3_"`
 
 	TLS          certificate.TLS `embed:"" prefix:"tls-" envprefix:"MERIDIAN_ROUTER_TLS_"`

@@ -56,8 +56,9 @@ type Choice struct {
 	// Kilometres from the viewer, NaN when the viewer's place is unknown.
 	Kilometres float64
 
-	run int // regions of one run are equally near
-	as  AS  // that an Overridden one is for, 0 for a network
+	run    int  // regions of one run are equally near
+	beyond bool // farther from the viewer than overflow may lead
+	as     AS   // that an Overridden one is for, 0 for a network
 }
 
 // Allowed reports whether the region may be offered.
@@ -105,7 +106,7 @@ func Decide(s *Snapshot, q Query) Decision {
 			d.Network = netip.PrefixFrom(q.Addr.Unmap().WithZone(""), length).Masked()
 		}
 	} else {
-		o := orderOf(l, s.places())
+		o := orderOf(l, s.places(), s.OverflowKm)
 		d = Arrange(s, &o, SpotOf(q.Addr), q.Key, q.Allowed)
 		d.Network = l.Network
 	}
@@ -137,7 +138,7 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 	for i, rk := range o.ranks {
 		r := &s.Regions[rk.region]
 		c := &d.Choices[i]
-		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, key), run: rk.run}
+		*c = Choice{Region: r, Kilometres: math.NaN(), Edges: rankEdges(r, key), run: rk.run, beyond: rk.beyond}
 		up := r.Up()
 		switch {
 		case len(only) > 0 && !slices.Contains(only, r.Name):
@@ -161,7 +162,7 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 			d.Alarm = false
 		}
 	}
-	keepWithoutOthers(s, d.Choices)
+	keepWithoutOthers(s, o.known, d.Choices)
 	slices.SortStableFunc(d.Choices, func(a, b Choice) int {
 		byWeight := 0
 		if a.run == b.run {
@@ -176,8 +177,9 @@ func Arrange(s *Snapshot, o *Order, spot Spot, key string, only []string) Decisi
 }
 
 // keepWithoutOthers lets regions take all their viewers when no region without
-// cause to turn any away lies within the distance cap.
-func keepWithoutOthers(s *Snapshot, cs []Choice) {
+// cause to turn any away lies within the distance cap: of the viewer, or, where
+// nobody knows the viewer's place, of the region itself.
+func keepWithoutOthers(s *Snapshot, known bool, cs []Choice) {
 	if s.OverflowKm <= 0 {
 		return
 	}
@@ -186,7 +188,13 @@ func keepWithoutOthers(s *Snapshot, cs []Choice) {
 			continue
 		}
 		others := slices.ContainsFunc(cs, func(o Choice) bool {
-			return tier(o.Class) == 0 && o.Region.At.Kilometres(cs[i].Region.At) <= s.OverflowKm
+			if tier(o.Class) != 0 {
+				return false
+			}
+			if known {
+				return !o.beyond
+			}
+			return o.Region.At.Kilometres(cs[i].Region.At) <= s.OverflowKm
 		})
 		if !others {
 			cs[i].Class = Kept

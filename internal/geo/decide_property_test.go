@@ -119,6 +119,37 @@ func TestDecideIgnoresThirdRegions(t *testing.T) {
 	})
 }
 
+// TestOverflowStaysNearViewers: load and weights lead no viewer farther than the cap,
+// and a region keeps its viewers only when there is no other within it.
+func TestOverflowStaysNearViewers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := genSnapshot(t)
+		s.OverflowKm = rapid.Float64Range(1, 12000).Draw(t, "cap")
+		calm := s.clone()
+		for i := range calm.Regions {
+			r := &calm.Regions[i]
+			r.Shed = 0
+			if r.Weight > 0 && r.Weight < 1 {
+				r.Weight = 0.999 // leaves none of 64 spots to others, and still goes behind 1
+			}
+		}
+		q := genQuery(t, s)
+		home, d := Decide(calm, q).Choices[0], Decide(s, q)
+		first := d.Choices[0]
+		if !d.Location.Known || tier(home.Class) != 0 {
+			return
+		}
+		if first.Region.Name != home.Region.Name && first.Kilometres > s.OverflowKm {
+			t.Fatalf("from %s to %s, %.0f km away, with a cap of %.0f km", home.Region.Name, first.Region.Name, first.Kilometres, s.OverflowKm)
+		}
+		for _, c := range d.Choices {
+			if first.Class == Kept && tier(c.Class) == 0 && c.Class != Kept && c.Kilometres <= s.OverflowKm {
+				t.Fatalf("stays at %s, and %s is %.0f km away with a cap of %.0f km", first.Region.Name, c.Region.Name, c.Kilometres, s.OverflowKm)
+			}
+		}
+	})
+}
+
 func TestPathwaysProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := genSnapshot(t)

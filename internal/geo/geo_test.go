@@ -163,7 +163,7 @@ func TestDamageAnywhereIsFound(t *testing.T) {
 		b[i] = 0 // an extended type that there is not
 		db, err := ParseDatabase(b)
 		if err == nil {
-			_, err = NewOrders(db, places)
+			_, err = NewOrders(db, places, 0)
 		}
 		require.Error(t, err, name)
 	}
@@ -211,6 +211,47 @@ func TestDecideReasons(t *testing.T) {
 	require.True(t, d.Alarm)
 	require.Len(t, d.Choices, 3)
 	require.Contains(t, d.Choices[0].Reason(), "down")
+}
+
+// TestOverflowIsCappedFromTheViewer: eu and us are 6549 km apart.
+func TestOverflowIsCappedFromTheViewer(t *testing.T) {
+	public, err := OpenDatabase(testDatabase)
+	require.NoError(t, err)
+	const london, milton, unknown = "81.2.69.142", "216.160.83.56", "10.0.0.1"
+	for _, c := range []struct {
+		capKm       float64
+		sheds, from string
+		goes        string
+		class       Class
+	}{
+		{6000, "eu", london, "us", Nearest}, // 5920 km
+		{5900, "eu", london, "eu", Kept},
+		{7000, "us", milton, "us", Kept},  // eu is near enough to us, and 7700 km from Milton
+		{0, "us", milton, "eu", Nearest},  // no cap
+		{6000, "eu", unknown, "eu", Kept}, // between the regions
+		{7000, "eu", unknown, "us", TableOrder},
+	} {
+		s := snapshot(t, public)
+		s.OverflowKm, s.Region(c.sheds).Shed = c.capKm, 1
+		without := Decide(s, Query{Addr: netip.MustParseAddr(c.from)})
+		o, err := NewOrders(public, s.places(), c.capKm)
+		require.NoError(t, err)
+		require.NoError(t, s.SetGeo(public, o))
+		for _, d := range []Decision{without, Decide(s, Query{Addr: netip.MustParseAddr(c.from)})} {
+			require.Equal(t, c.goes, d.Choices[0].Region.Name, "%+v", c)
+			require.Equal(t, c.class, d.Choices[0].Class, "%+v", c)
+		}
+	}
+	// Overridden: a region far away keeps its viewers too, or leaves them to one near them.
+	s := snapshot(t, public)
+	s.OverflowKm, s.Region("ap").Shed = 6000, 1
+	o, err := NewOrders(public, s.places(), s.OverflowKm)
+	require.NoError(t, err)
+	require.NoError(t, s.SetGeo(public, o))
+	require.NoError(t, s.SetOverrides([]Override{{netip.MustParsePrefix("81.2.69.0/24"), "ap"}}))
+	require.Equal(t, []string{"eu", "us", "ap"}, order(Decide(s, Query{Addr: netip.MustParseAddr(london)})))
+	s.Region("eu").Shed, s.Region("us").Shed = 1, 1
+	require.Equal(t, "ap", order(Decide(s, Query{Addr: netip.MustParseAddr(london)}))[0])
 }
 
 func TestPathways(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Order is how regions stand by distance alone, before health, load and the
@@ -29,7 +30,11 @@ type Order struct {
 }
 
 // rank is one region's place in an order. Regions of one run are equally near.
-type rank struct{ region, run int }
+type rank struct {
+	region, run int
+	// beyond is set when the region is farther from the viewer than overflow may lead.
+	beyond bool
+}
 
 // Override sends a network to a region, as an operator wants it.
 type Override struct {
@@ -37,11 +42,12 @@ type Override struct {
 	Region  string
 }
 
-// orderOf ranks regions for a location.
-func orderOf(l Location, places []Point) Order {
+// orderOf ranks regions for a location; overflow may lead as far as overflowKm, and
+// anywhere with 0.
+func orderOf(l Location, places []Point, overflowKm float64) Order {
 	o := Order{known: l.Known, ranks: make([]rank, len(places))}
 	for i := range places {
-		o.ranks[i] = rank{i, i}
+		o.ranks[i] = rank{region: i, run: i}
 	}
 	if !l.Known {
 		return o
@@ -51,9 +57,15 @@ func orderOf(l Location, places []Point) Order {
 		km[i] = l.Point.Kilometres(p)
 	}
 	slices.SortStableFunc(o.ranks, func(a, b rank) int { return cmp.Compare(km[a.region], km[b.region]) })
+	for i := range o.ranks {
+		r := &o.ranks[i]
+		r.beyond = overflowKm > 0 && km[r.region] > overflowKm
+	}
 	for start := 0; start < len(o.ranks); {
 		end := start
-		for end < len(o.ranks) && km[o.ranks[end].region]-km[o.ranks[start].region] <= tieKm {
+		// One beyond the cap is never as near as one within it, whatever their weights:
+		// so those that overflow may lead to stand first.
+		for end < len(o.ranks) && km[o.ranks[end].region]-km[o.ranks[start].region] <= tieKm && o.ranks[end].beyond == o.ranks[start].beyond {
 			o.ranks[end].run = start
 			end++
 		}
@@ -68,9 +80,11 @@ func orderOf(l Location, places []Point) Order {
 // first returns o with region moved to the front.
 func (o Order) first(region int) Order {
 	n := Order{known: o.known, override: true, natural: o.ID, ranks: make([]rank, 0, len(o.ranks))}
-	n.ranks = append(n.ranks, rank{region, -1})
+	n.ranks = append(n.ranks, rank{region: region, run: -1})
 	for _, r := range o.ranks {
-		if r.region != region {
+		if r.region == region {
+			n.ranks[0].beyond = r.beyond
+		} else {
 			n.ranks = append(n.ranks, r)
 		}
 	}
@@ -81,6 +95,7 @@ func (o Order) key() string {
 	b := fmt.Appendf(nil, "%t %t %t %d", o.known, o.override, o.system, o.natural)
 	for _, r := range o.ranks {
 		b = binary.AppendVarint(binary.AppendVarint(b, int64(r.region)), int64(r.run))
+		b = strconv.AppendBool(b, r.beyond)
 	}
 	return string(b)
 }
@@ -150,10 +165,11 @@ func span(p netip.Prefix) (first, last uint128) {
 }
 
 // NewOrders computes the orders of every network in db, which may be nil. It reads
-// all of it, and refuses one of which any record is damaged.
-func NewOrders(db *Database, places []Point) (*Orders, error) {
+// all of it, and refuses one of which any record is damaged. overflowKm is how far
+// from a viewer overflow may lead, 0 any distance.
+func NewOrders(db *Database, places []Point, overflowKm float64) (*Orders, error) {
 	o := &Orders{ids: map[string]uint16{}}
-	unknown, err := o.intern(orderOf(Location{}, places))
+	unknown, err := o.intern(orderOf(Location{}, places, overflowKm))
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +186,7 @@ func NewOrders(db *Database, places []Point) (*Orders, error) {
 				if err != nil {
 					return nil, fmt.Errorf("geo database: the record of %v: %w", found.Prefix(), err)
 				}
-				if id, err = o.intern(orderOf(l, places)); err != nil {
+				if id, err = o.intern(orderOf(l, places, overflowKm)); err != nil {
 					return nil, err
 				}
 				seen[found.Offset()] = id

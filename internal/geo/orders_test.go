@@ -12,7 +12,7 @@ import (
 func withOrders(t testing.TB, db *Database, overrides ...Override) *Snapshot {
 	t.Helper()
 	s := snapshot(t, nil)
-	o, err := NewOrders(db, s.places())
+	o, err := NewOrders(db, s.places(), s.OverflowKm)
 	require.NoError(t, err)
 	s.Overrides = overrides
 	require.NoError(t, s.SetGeo(db, o))
@@ -47,9 +47,15 @@ func within(r *rand.Rand, p netip.Prefix) netip.Addr {
 func TestOrdersAgreeWithLocations(t *testing.T) {
 	public, err := OpenDatabase(testDatabase)
 	require.NoError(t, err)
-	for _, db := range []*Database{development(t), public, nil} {
-		with := withOrders(t, db)
-		without := snapshot(t, nil)
+	for i, db := range []*Database{development(t), public, nil, public, public} {
+		with, without := withOrders(t, db), snapshot(t, nil)
+		for _, s := range []*Snapshot{with, without} {
+			s.OverflowKm = []float64{0, 0, 0, 6000, 600}[i]
+			s.Region("eu").Shed = []float64{0, 0, 0, 1, 1}[i]
+		}
+		o, err := NewOrders(db, with.places(), with.OverflowKm)
+		require.NoError(t, err)
+		require.NoError(t, with.SetGeo(db, o))
 		if db != nil {
 			without.Geo = db
 		}

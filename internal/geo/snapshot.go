@@ -145,8 +145,9 @@ type Snapshot struct {
 	// Orders, if not nil, says for every address what Geo and the overrides lead to.
 	Orders *Orders
 	base   *Orders // without the overrides
-	// OverflowKm is how far apart two regions may be for one to leave viewers to the
-	// other; 0 is any distance.
+	// OverflowKm is how far from a viewer a region may be for another to leave the
+	// viewer to it; where the viewer's place is unknown, how far apart the two may be. 0
+	// is any distance. Orders are computed with it.
 	OverflowKm float64
 	// Overrides of the operator, of networks and of autonomous systems; change them by
 	// SetOverrides. A network's counts before a system's.
@@ -213,7 +214,8 @@ func (s *Snapshot) places() []Point {
 // Orders computes the orders of a database, or of none, for the board's
 // regions. It takes seconds for a large database; nothing waits meanwhile.
 func (b *Board) Orders(db *Database) (*Orders, error) {
-	return NewOrders(db, b.Load().places())
+	s := b.Load()
+	return NewOrders(db, s.places(), s.OverflowKm)
 }
 
 // SetGeo replaces the database, which may be nil, by one whose orders are o.

@@ -120,7 +120,7 @@ func TestSystemsNetworks(t *testing.T) {
 
 func mustOrders(t *testing.T, db *Database) *Orders {
 	t.Helper()
-	o, err := NewOrders(db, snapshot(t, nil).places())
+	o, err := NewOrders(db, snapshot(t, nil).places(), 0)
 	require.NoError(t, err)
 	return o
 }
