@@ -125,6 +125,14 @@ func TestOverflowStaysNearViewers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := genSnapshot(t)
 		s.OverflowKm = rapid.Float64Range(1, 12000).Draw(t, "cap")
+		s.Geo = fixed{Known: true, Point: Point{rapid.Float64Range(-90, 90).Draw(t, "vlat"), rapid.Float64Range(-180, 180).Draw(t, "vlon")}}
+		for i := range s.Regions {
+			r := &s.Regions[i]
+			r.Shed = rapid.SampledFrom([]float64{0, 1}).Draw(t, "sheds")
+			if i < 4 { // enough that work
+				r.Drained, r.Edges[0].Health.Down = false, false
+			}
+		}
 		calm := s.clone()
 		for i := range calm.Regions {
 			r := &calm.Regions[i]
@@ -133,10 +141,10 @@ func TestOverflowStaysNearViewers(t *testing.T) {
 				r.Weight = 0.999 // leaves none of 64 spots to others, and still goes behind 1
 			}
 		}
-		q := genQuery(t, s)
+		q := Query{Addr: netip.MustParseAddr("192.0.2.1")}
 		home, d := Decide(calm, q).Choices[0], Decide(s, q)
 		first := d.Choices[0]
-		if !d.Location.Known || tier(home.Class) != 0 {
+		if tier(home.Class) != 0 {
 			return
 		}
 		if first.Region.Name != home.Region.Name && first.Kilometres > s.OverflowKm {

@@ -242,6 +242,14 @@ func TestOverflowIsCappedFromTheViewer(t *testing.T) {
 			require.Equal(t, c.class, d.Choices[0].Class, "%+v", c)
 		}
 	}
+	// Of two equally near the one within the cap is the target, whatever their weights.
+	tie := snapshot(t, fixed{Known: true})
+	tie.Region("eu").At, tie.Region("us").At, tie.Region("ap").At = Point{1, 0}, Point{9.1, 0}, Point{9, 0}
+	tie.OverflowKm, tie.Region("eu").Shed, tie.Region("us").Weight = 1005, 1, 2
+	require.Equal(t, "ap", order(Decide(tie, Query{Addr: netip.MustParseAddr(london)}))[0])
+	tie.OverflowKm = 2000
+	require.Equal(t, "us", order(Decide(tie, Query{Addr: netip.MustParseAddr(london)}))[0])
+
 	// Overridden: a region far away keeps its viewers too, or leaves them to one near them.
 	s := snapshot(t, public)
 	s.OverflowKm, s.Region("ap").Shed = 6000, 1

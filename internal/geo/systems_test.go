@@ -93,7 +93,7 @@ func TestSystemsNetworks(t *testing.T) {
 	require.Equal(t, "us", Decide(s, Query{Addr: netip.MustParseAddr("127.12.65.1")}).Choices[1].Region.Name, "the override of the network alone")
 	require.Equal(t, "us", Decide(s, Query{Addr: netip.MustParseAddr("127.12.0.1")}).Choices[0].Region.Name, "nobody's system is known")
 	require.NoError(t, s.SetSystems(asnDatabase(t, map[string]System{
-		"127.12.0.0/17": {64500, "One"}, "127.12.200.0/24": {64501, "Two"}, "127.13.7.0/24": {64502, "Three"}, "2001:db8::/32": {64500, "One"}, "2a00::/16": {64500, "One"}})))
+		"127.12.0.0/17": {64500, "One"}, "127.12.200.0/24": {64501, "Two"}, "127.13.7.0/24": {64502, "Three"}, "2001:db8::/32": {64500, "One"}, "2a00::/16": {64500, "One"}, "ff00::/8": {64500, "One"}})))
 	for addr, want := range map[string]struct {
 		network, reason string
 		order           []string
@@ -104,6 +104,7 @@ func TestSystemsNetworks(t *testing.T) {
 		"127.12.129.1": {"127.12.128.0/18", "nearest 0 km", []string{"us", "eu", "ap"}},
 		"127.13.7.1":   {"127.13.0.0/16", "nearest 0 km", []string{"ap", "eu", "us"}},
 		"2a00::1":      {"2a00::/16", "the operator's override for AS64500", []string{"ap", "eu", "us"}},
+		"ffff::1":      {"ff00::/8", "the operator's override for AS64500", []string{"ap", "eu", "us"}},
 		"2001:db8::1":  {"2001:db8::/31", "the operator's override for this network", []string{"us", "eu", "ap"}},
 	} {
 		d := Decide(s, Query{Addr: netip.MustParseAddr(addr)})
