@@ -32,7 +32,7 @@ func publicBoard(t testing.TB) *geo.Board {
 		require.NoError(t, s.SetOverrides([]geo.Override{{Network: netip.MustParsePrefix("203.0.113.0/24"), Region: "ap"},
 			{Network: netip.MustParsePrefix("2001:db8::/32"), Region: "us"}, {Network: netip.MustParsePrefix("81.2.69.160/27"), Region: "us"}},
 			geo.SystemOverride{AS: 64500, Region: "ap"}, geo.SystemOverride{AS: 64501, Region: "us"}))
-		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"81.2.69.128/25": 64500, "2.125.160.216/30": 64501, "192.168.0.0/17": 64500,
+		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"81.2.69.192/26": 64500, "2.125.160.216/30": 64501, "192.168.0.0/17": 64500,
 			"2a02:cf40::/30": 64501, "203.0.113.0/25": 64501})))
 	})
 	return b
