@@ -345,7 +345,7 @@ func TestRoutingEntriesAreChecked(t *testing.T) {
 		require.Equal(t, c.status, w.Code, name)
 		require.Contains(t, w.Body.String(), c.says, name)
 	}
-	routes.unstored = nil
+	routes.forged, routes.unstored = nil, nil
 	rt.board.Update(func(s *geo.Snapshot) {
 		require.NoError(t, s.SetSystems(asnDatabase(t, map[string]uint32{"127.12.0.0/16": 64500})))
 	})
