@@ -55,14 +55,17 @@ func (c *content) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. net/http's reads on to the end.
+// Close implements io.Closer for the transport, which wants no more of it. What is left is
+// net/http's to read or to give up when it answers, for only then does it know that the
+// connection is of no use for another request: of content that was closed at that moment it
+// takes for granted that there is none left.
 func (c *content) Close() error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.over && !c.ended && !c.late {
 		c.deadline(time.Now().Add(deliver.ContentGrace))
 	}
-	c.mu.Unlock()
-	return c.ReadCloser.Close()
+	return nil
 }
 
 // finish lets go of the connection: net/http waits for what wasn't read before it

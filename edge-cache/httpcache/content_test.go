@@ -17,7 +17,7 @@ import (
 // its connection nor the origin's; one that goes on slowly may.
 func TestSlowContent(t *testing.T) {
 	t.Parallel()
-	const timeout = 1500 * time.Millisecond // a fifth of it and a busy machine's pause are less
+	const timeout = 2500 * time.Millisecond // a fifth of it and a busy machine's pause are less
 	x := newRig(t, func(c *Config) { c.ContentTimeout = timeout })
 	gone := make(chan error, 1)
 	x.set(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func TestSlowContent(t *testing.T) {
 	dial := func(head string) (net.Conn, *bufio.Reader) {
 		c, err := net.Dial("tcp", strings.TrimPrefix(x.base, "http://"))
 		require.NoError(t, err)
-		require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(40*time.Second)))
 		_, err = io.WriteString(c, head)
 		require.NoError(t, err)
 		return c, bufio.NewReader(c)
