@@ -107,7 +107,7 @@ func TestPublishAndPlay(t *testing.T) {
 }
 
 func TestEdgeKilledInMidPlay(t *testing.T) {
-	file := withTone(t, "small-426x240-27s.mp4", 60)
+	file := withTone(t, "bbb-1080p30.mp4", 60)
 	want := stack.Frames(t, file)
 	up := platform.upload(t, file)
 	page := watch(t, up.until("playable", time.Minute))
