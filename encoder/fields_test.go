@@ -95,13 +95,19 @@ func fieldsSPS(t testing.TB, r *bitReader) []byte {
 	return w.b
 }
 
-func fieldSlice(r *bitReader, field int) []byte {
-	var w bitWriter
+// sliceStart copies a slice's header up to frame_num.
+func sliceStart(r *bitReader) *bitWriter {
+	w := &bitWriter{}
 	w.exp(r.exp()) // first_mb_in_slice
 	w.exp(r.exp())
 	w.exp(r.exp())
 	w.write(r.read(4), 4) // frame_num
-	w.write(1, 1)         // field_pic_flag
+	return w
+}
+
+func fieldSlice(r *bitReader, field int) []byte {
+	w := sliceStart(r)
+	w.write(1, 1) // field_pic_flag
 	w.write(uint64(field%2), 1)
 	r.exp() // idr_pic_id
 	marking := r.read(2)
@@ -117,12 +123,8 @@ func fieldSlice(r *bitReader, field int) []byte {
 
 // frameSlice says that there could be fields, and aren't.
 func frameSlice(r *bitReader, frame int) []byte {
-	var w bitWriter
-	w.exp(r.exp()) // first_mb_in_slice
-	w.exp(r.exp())
-	w.exp(r.exp())
-	w.write(r.read(4), 4) // frame_num
-	w.write(0, 1)         // field_pic_flag
+	w := sliceStart(r)
+	w.write(0, 1) // field_pic_flag
 	r.exp()
 	w.exp(uint64(frame % 2)) // idr_pic_id
 	w.rest(r)

@@ -18,18 +18,21 @@ const (
 )
 
 type metrics struct {
-	decisions  *prometheus.CounterVec
-	alarms     *prometheus.CounterVec
-	dns        *prometheus.CounterVec
-	http       *prometheus.CounterVec
-	unread     prometheus.Counter
-	felt       prometheus.Counter
-	steerTTL   prometheus.Gauge
-	routing    *prometheus.CounterVec
-	geoReloads *prometheus.CounterVec
-	geoBuilt   prometheus.Gauge
-	asnReloads *prometheus.CounterVec
-	asnBuilt   prometheus.Gauge
+	decisions *prometheus.CounterVec
+	alarms    *prometheus.CounterVec
+	dns       *prometheus.CounterVec
+	http      *prometheus.CounterVec
+	unread    prometheus.Counter
+	felt      prometheus.Counter
+	steerTTL  prometheus.Gauge
+	routing   *prometheus.CounterVec
+	geo, asn  databaseMetrics
+}
+
+// databaseMetrics are those of one kind of database.
+type databaseMetrics struct {
+	reads *prometheus.CounterVec
+	built prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -50,24 +53,28 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "TTL given to players in the last steering answer."}),
 		routing: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_routing_entries_total",
 			Help: "Routing entries handed to this router by operators, by result: written or refused."}, []string{"result"}),
-		geoReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_geo_database_reads_total",
-			Help: "Geo databases read, by result: loaded or refused."}, []string{"result"}),
-		geoBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_geo_database_built_seconds",
-			Help: "Unix time the geo database in use was built; 0 without one."}),
-		asnReloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_asn_database_reads_total",
-			Help: "ASN databases read, by result: loaded or refused."}, []string{"result"}),
-		asnBuilt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_asn_database_built_seconds",
-			Help: "Unix time the ASN database in use was built; 0 without one."}),
+		geo: databaseMetrics{
+			reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_geo_database_reads_total",
+				Help: "Geo databases read, by result: loaded or refused."}, []string{"result"}),
+			built: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_geo_database_built_seconds",
+				Help: "Unix time the geo database in use was built; 0 without one."}),
+		},
+		asn: databaseMetrics{
+			reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meridian_geodns_asn_database_reads_total",
+				Help: "ASN databases read, by result: loaded or refused."}, []string{"result"}),
+			built: prometheus.NewGauge(prometheus.GaugeOpts{Name: "meridian_geodns_asn_database_built_seconds",
+				Help: "Unix time the ASN database in use was built; 0 without one."}),
+		},
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.felt, m.steerTTL, m.routing, m.geoReloads, m.geoBuilt, m.asnReloads, m.asnBuilt} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.dns, m.http, m.unread, m.felt, m.steerTTL, m.routing, m.geo.reads, m.geo.built, m.asn.reads, m.asn.built} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	for _, result := range []string{"loaded", "refused"} { // routers without one too are seen to have refused none
-		m.asnReloads.WithLabelValues(result)
+		m.asn.reads.WithLabelValues(result)
 	}
 	return m, nil
 }

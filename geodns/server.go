@@ -133,7 +133,7 @@ func (s *Server) openGeo() error {
 	}
 	db, err := geo.OpenDatabase(s.cfg.GeoDatabase)
 	if err != nil {
-		s.refusedGeo("geo database refused: every location is unknown until it can be read", err)
+		s.refused(s.metrics.geo, "geo database refused: every location is unknown until it can be read", err)
 		return nil
 	}
 	s.useGeo(db)
@@ -150,20 +150,26 @@ func (s *Server) placeAll(db *geo.Database) error {
 	return err
 }
 
-func (s *Server) refusedGeo(what string, err error) {
-	s.metrics.geoReloads.WithLabelValues("refused").Inc()
+// refused notes a database that isn't used, and why.
+func (s *Server) refused(m databaseMetrics, what string, err error) {
+	m.reads.WithLabelValues("refused").Inc()
 	s.log.Error(what, "err", err)
+}
+
+// loaded notes a database that is in use from now on.
+func (s *Server) loaded(m databaseMetrics, what, kind string, built time.Time) {
+	m.reads.WithLabelValues("loaded").Inc()
+	m.built.Set(float64(built.Unix()))
+	s.log.Info(what, "type", kind, "built", built)
 }
 
 func (s *Server) useGeo(db *geo.Database) {
 	if err := s.placeAll(db); err != nil {
-		s.refusedGeo("geo database refused, the one in use stays", err)
+		s.refused(s.metrics.geo, "geo database refused, the one in use stays", err)
 		return
 	}
 	s.db = db
-	s.metrics.geoReloads.WithLabelValues("loaded").Inc()
-	s.metrics.geoBuilt.Set(float64(db.Built.Unix()))
-	s.log.Info("geo database", "type", db.Type, "built", db.Built)
+	s.loaded(s.metrics.geo, "geo database", db.Type, db.Built)
 }
 
 // openASN reads the ASN database. Without one nobody's system is known.
@@ -173,28 +179,21 @@ func (s *Server) openASN() {
 	}
 	db, err := geo.OpenASNDatabase(s.cfg.ASNDatabase)
 	if err != nil {
-		s.refusedASN("ASN database refused: no viewer's system is known until it can be read", err)
+		s.refused(s.metrics.asn, "ASN database refused: no viewer's system is known until it can be read", err)
 		return
 	}
 	s.useASN(db)
-}
-
-func (s *Server) refusedASN(what string, err error) {
-	s.metrics.asnReloads.WithLabelValues("refused").Inc()
-	s.log.Error(what, "err", err)
 }
 
 func (s *Server) useASN(db *geo.ASNDatabase) {
 	var err error
 	s.board.Update(func(sn *geo.Snapshot) { err = sn.SetSystems(db) })
 	if err != nil {
-		s.refusedASN("ASN database refused, the one in use stays", err)
+		s.refused(s.metrics.asn, "ASN database refused, the one in use stays", err)
 		return
 	}
 	s.asn = db
-	s.metrics.asnReloads.WithLabelValues("loaded").Inc()
-	s.metrics.asnBuilt.Set(float64(db.Built.Unix()))
-	s.log.Info("ASN database", "type", db.Type, "built", db.Built)
+	s.loaded(s.metrics.asn, "ASN database", db.Type, db.Built)
 }
 
 // applyRouting has the board obey what operators want. Regions the table doesn't
@@ -316,7 +315,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if path := s.cfg.GeoDatabase; path != "" {
 		g.Go(func() error {
 			geo.WatchDatabase(ctx, path, s.cfg.GeoReload, s.db, s.useGeo, func(err error) {
-				s.refusedGeo("changed geo database refused, the one in use stays", err)
+				s.refused(s.metrics.geo, "changed geo database refused, the one in use stays", err)
 			})
 			return nil
 		})
@@ -324,7 +323,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if path := s.cfg.ASNDatabase; path != "" {
 		g.Go(func() error {
 			geo.WatchASNDatabase(ctx, path, s.cfg.GeoReload, s.asn, s.useASN, func(err error) {
-				s.refusedASN("changed ASN database refused, the one in use stays", err)
+				s.refused(s.metrics.asn, "changed ASN database refused, the one in use stays", err)
 			})
 			return nil
 		})

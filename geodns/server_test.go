@@ -252,48 +252,49 @@ func TestGeoDatabaseIsReloaded(t *testing.T) {
 	s := p.start(t, "eu")
 	require.Equal(t, "127.2.0.1", named(t, s, "127.12.0.1"))
 	path := filepath.Join(p.dir, "geo.mmdb")
-	put := func(b []byte) {
-		require.NoError(t, os.WriteFile(path+".new", b, 0o600))
-		require.NoError(t, os.Rename(path+".new", path))
-	}
 	dev, err := os.ReadFile(path)
 	require.NoError(t, err)
-	put(dev[:len(dev)-200])
-	require.Eventually(t, func() bool {
-		var m dto.Metric
-		require.NoError(t, s.metrics.geoReloads.WithLabelValues("refused").Write(&m))
-		return m.GetCounter().GetValue() == 1
-	}, 10*time.Second, 20*time.Millisecond)
+	putFile(t, path, dev[:len(dev)-200])
+	awaitRefused(t, s.metrics.geo)
 	require.Equal(t, "127.2.0.1", named(t, s, "127.12.0.1"), "the corrupt one is refused")
 	other, err := os.ReadFile("../testdata/geo/GeoLite2-City-Test.mmdb")
 	require.NoError(t, err)
-	put(other)
+	putFile(t, path, other)
 	require.Eventually(t, func() bool { return named(t, s, "127.12.0.1") == "127.1.0.1" }, 10*time.Second, 50*time.Millisecond)
 }
 
 func TestASNDatabaseIsReloaded(t *testing.T) {
 	p := newPlatform(t)
 	path := filepath.Join(p.dir, "asn.mmdb")
-	put := func(b []byte) {
-		require.NoError(t, os.WriteFile(path+".new", b, 0o600))
-		require.NoError(t, os.Rename(path+".new", path))
-	}
 	first := asnFile(t, map[string]uint32{"127.12.0.0/16": 64500})
-	put(first)
+	putFile(t, path, first)
 	s := p.prepare(t, "eu", func(c *Command) { c.ASNDatabase = path })
 	p.run(t, s)
 	require.NoError(t, s.applyRouting(journal.Routing{N: 1, Systems: []journal.SystemOverride{{AS: 64500, Region: "ap"}}}))
 	require.Equal(t, "127.3.0.1", named(t, s, "127.12.0.1"))
-	put(first[:len(first)-200])
-	require.Eventually(t, func() bool {
-		var m dto.Metric
-		require.NoError(t, s.metrics.asnReloads.WithLabelValues("refused").Write(&m))
-		return m.GetCounter().GetValue() == 1
-	}, 10*time.Second, 20*time.Millisecond)
+	putFile(t, path, first[:len(first)-200])
+	awaitRefused(t, s.metrics.asn)
 	require.Equal(t, "127.3.0.1", named(t, s, "127.12.0.1"), "the corrupt one is refused")
-	put(asnFile(t, map[string]uint32{"127.11.0.0/16": 64500}))
+	putFile(t, path, asnFile(t, map[string]uint32{"127.11.0.0/16": 64500}))
 	require.Eventually(t, func() bool { return named(t, s, "127.12.0.1") == "127.2.0.1" }, 10*time.Second, 50*time.Millisecond)
 	require.Equal(t, "127.3.0.1", named(t, s, "127.11.0.1"))
+}
+
+// putFile puts a file in the place of another at once.
+func putFile(t *testing.T, path string, b []byte) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path+".new", b, 0o600))
+	require.NoError(t, os.Rename(path+".new", path))
+}
+
+// awaitRefused waits until one database of a kind was refused.
+func awaitRefused(t *testing.T, of databaseMetrics) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var m dto.Metric
+		require.NoError(t, of.reads.WithLabelValues("refused").Write(&m))
+		return m.GetCounter().GetValue() == 1
+	}, 10*time.Second, 20*time.Millisecond)
 }
 
 func TestValidateNamesEveryProblem(t *testing.T) {

@@ -163,9 +163,6 @@ func locationOf(found maxminddb.Result) (Location, error) {
 	return l, nil
 }
 
-// Same reports whether both hold the same bytes.
-func (d *Database) Same(o *Database) bool { return d != nil && o != nil && d.sum == o.sum }
-
 func (d *Database) read() *file {
 	if d == nil {
 		return nil

@@ -22,16 +22,17 @@ type file struct {
 
 func fileOf(b []byte) file { return file{sum: sha256.Sum256(b)} }
 
-// database is one of either kind; D is the kind itself. A nil one is none.
-type database[D any] interface {
-	// Same reports whether both hold the same bytes.
-	Same(other D) bool
+// database is one of either kind. A nil one is none.
+type database interface {
 	// read is what it was read from, nil for none.
 	read() *file
 }
 
+// same reports whether both were read from the same bytes.
+func (f *file) same(o *file) bool { return f != nil && o != nil && f.sum == o.sum }
+
 // openFile reads the database at path; what names its kind in errors.
-func openFile[D database[D]](what, path string, parse func([]byte) (D, error)) (D, error) {
+func openFile[D database](what, path string, parse func([]byte) (D, error)) (D, error) {
 	var none D
 	f, err := os.Open(path)
 	if err != nil {
@@ -60,7 +61,7 @@ func openFile[D database[D]](what, path string, parse func([]byte) (D, error)) (
 
 // watch opens the file at path again whenever it has changed, until ctx ends.
 // Polling sees renames, symlink swaps and network mounts alike.
-func watch[D database[D]](ctx context.Context, path string, every time.Duration, current D,
+func watch[D database](ctx context.Context, path string, every time.Duration, current D,
 	open func(path string) (D, error), changed func(D), failed func(error)) {
 	var seen fileStamp
 	if f := current.read(); f != nil {
@@ -94,7 +95,7 @@ func watch[D database[D]](ctx context.Context, path string, every time.Duration,
 			continue
 		}
 		lastErr = ""
-		if db.Same(current) {
+		if db.read().same(current.read()) {
 			continue
 		}
 		current = db

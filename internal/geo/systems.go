@@ -151,9 +151,6 @@ func (d *ASNDatabase) System(addr netip.Addr) System {
 	return s
 }
 
-// Same reports whether both hold the same bytes.
-func (d *ASNDatabase) Same(o *ASNDatabase) bool { return d != nil && o != nil && d.sum == o.sum }
-
 func (d *ASNDatabase) read() *file {
 	if d == nil {
 		return nil
