@@ -89,9 +89,24 @@ func main() {
 		return nil
 	})
 	flag.BoolVar(&o.ready, "ready", false, "with -lines: wait until the videos are ready, too")
-	flag.DurationVar(&o.limit, "limit", 14*time.Minute, "the longest the whole run may take")
+	flag.DurationVar(&o.limit, "limit", 0, "the longest the whole run may take; 0: as long as machines that are three times slower than the film need")
 	flag.Parse()
-	command.Main("bench/encode", o.limit, func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
+	command.Main("bench/encode", o.most(), func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
+}
+
+// most is the longest the whole run may take: where encodes are compared, both sides of all
+// rounds at a third of the film's speed, besides what starting, films and pictures take.
+func (o options) most() time.Duration {
+	const beside = 10 * time.Minute
+	switch {
+	case o.limit > 0:
+		return o.limit
+	case len(o.lengths) > 0 && len(o.lines) == 0: // the encodes aren't waited for
+		return beside + time.Duration(len(o.lengths))*5*time.Minute
+	case len(o.lines) > 0:
+		return time.Hour
+	}
+	return beside + time.Duration(o.rounds*2*3*o.seconds)*time.Second
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
