@@ -55,6 +55,10 @@ type strange struct {
 
 var x264 = []string{"-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "43", "-pix_fmt", "yuv420p", "-c:a", "aac"}
 
+// openGOP has three frames before each keyframe but the first that need what follows and what
+// comes before.
+var openGOP = []string{"-x264-params", "open-gop=1:keyint=28:min-keyint=28:scenecut=0:bframes=3:b-adapt=0"}
+
 func with(base []string, more ...string) []string { return append(base[:len(base):len(base)], more...) }
 
 var strangeFiles = []strange{
@@ -68,6 +72,10 @@ var strangeFiles = []strange{
 	{name: "edit-list.mp4", rate: "25", length: 6, args: x264, then: []string{"-ss", "2.2", "-i", "IN", "-c", "copy"}, often: true},
 	{name: "edit-list.mov", rate: "30000/1001", length: 6, args: x264, then: []string{"-ss", "3.01", "-i", "IN", "-c", "copy"}},
 	{name: "open-gop.mp4", rate: "25", args: with(x264, "-x264-params", "open-gop=1"), frames: 125},
+	// Behind the keyframe it begins with come three frames that are shown before it, and need what
+	// was cut off. Matroska, which knows no times below zero, gives them the keyframe's.
+	{name: "cut.mkv", rate: "25", length: 6, args: with(x264, openGOP...), then: []string{"-ss", "2", "-i", "IN", "-c", "copy"}},
+	{name: "cut-silent.mkv", rate: "25", length: 6, silent: true, args: with(x264, openGOP...), then: []string{"-ss", "2", "-i", "IN", "-an", "-c", "copy"}},
 	{name: "negative.mp4", rate: "25", args: with(x264, "-use_editlist", "0", "-avoid_negative_ts", "disabled"), frames: 125},
 	// Times run over the 33 bits of MPEG-2 in the middle.
 	{name: "wrapping.ts", rate: "25", args: with(x264, "-output_ts_offset", "95440", "-muxdelay", "0"), frames: 125},
