@@ -38,7 +38,8 @@ type kind struct {
 	native bool
 	// fixed tells that its buffer can't be chosen.
 	fixed bool
-	// args are its arguments besides those that every run of it has.
+	// args are its arguments besides those that every run of it has; of a page they are
+	// pairs of a query argument and its value.
 	args []string
 	play func(ctx context.Context, b *bench, w *watcher) error
 }
@@ -50,6 +51,8 @@ func kinds() []kind {
 		{name: "Meridian", forms: both[:1], play: ours},
 		{name: "hls.js", forms: both, play: page("hls.js.html")},
 		{name: "Shaka", forms: both, play: page("shaka.html")},
+		{name: "Shaka with 4 tries of 3 s", forms: both[:1], play: page("shaka.html"),
+			args: []string{"retry", `{"maxAttempts": 4, "connectionTimeout": 3000, "stallTimeout": 3000}`}},
 		{name: "Video.js", forms: both, play: page("videojs.html")},
 		{name: "mpv", forms: plain, native: true, play: mpv},
 		{name: "mpv --network-timeout=3", forms: plain, native: true, play: mpv, args: []string{"--network-timeout=3"}},
@@ -96,6 +99,9 @@ func ours(ctx context.Context, b *bench, w *watcher) error {
 func page(name string) func(context.Context, *bench, *watcher) error {
 	return func(ctx context.Context, b *bench, w *watcher) error {
 		q := url.Values{"src": {b.playlist(w)}, "buffer": {strconv.Itoa(w.buffer)}}
+		for i := 0; i+1 < len(w.args); i += 2 {
+			q.Set(w.args[i], w.args[i+1])
+		}
 		return browse(ctx, b, w, b.pages+"/"+name+"?"+q.Encode())
 	}
 }
