@@ -12,6 +12,12 @@ describe('RouterRing', () => {
       'http://127.1.0.1:8081/steer?a=x&p=eu-1,us-1',
     ]);
   });
+  it('leads from a router elsewhere to the others elsewhere first', () => {
+    const ring = new RouterRing(bases, () => 1);
+    expect(ring.candidates('http://127.3.0.1:8081/x').map((u) => u[11])).toEqual(['3', '2', '1']);
+    ring.failed('http://127.3.0.1:8081/x');
+    expect(ring.candidates('http://127.3.0.1:8081/x').map((u) => u[11])).toEqual(['2', '1', '3']);
+  });
   it('leaves a URL of somebody else alone', () => {
     const ring = new RouterRing(bases, () => 1);
     expect(ring.has('http://127.1.0.1:80810/steer')).toBe(false);

@@ -1,7 +1,9 @@
 /**
  * The routers of the platform as one resource: a request goes to the router its
  * URL names, or, when that one has just failed, to the next. A router that
- * failed is asked last for HOLD_MS, never dropped.
+ * failed is asked last for HOLD_MS, never dropped. The first is in the viewer's
+ * own region: what names another does so because that region's edges may be lost,
+ * so it is the last to turn to then.
  */
 export const HOLD_MS = 10_000;
 
@@ -26,7 +28,7 @@ export class RouterRing {
     if (own === null) return [url];
     const rest = url.slice(own.length);
     const at = this.bases.indexOf(own);
-    const turned = [...this.bases.slice(at), ...this.bases.slice(0, at)];
+    const turned = at > 0 ? [...this.bases.slice(at), ...this.bases.slice(1, at), this.bases[0]!] : this.bases;
     const now = this.now();
     const held = (b: string) => {
       const t = this.failedAt.get(b);
