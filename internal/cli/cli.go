@@ -51,11 +51,15 @@ func Main(args []string, grammar any) int {
 }
 
 // signalContext is cancelled by the first SIGINT, SIGTERM or SIGHUP; the second ends
-// the process.
+// the process. Under nohup a terminal may go.
 func signalContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	signal.Notify(ch, signals...)
 	go func() {
 		if _, ok := <-ch; !ok {
 			return
