@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -34,8 +35,8 @@ type disks struct {
 // haveDisks reports whether the state lies on disks: they are used whatever is
 // asked for, else it would seem empty.
 func haveDisks(st *state) bool {
-	_, err := os.Stat(st.path(diskDir))
-	return err == nil
+	files, err := os.ReadDir(st.path(diskDir))
+	return err == nil && len(files) > 0
 }
 
 // mountDisks makes what disks are missing and mounts all.
@@ -46,6 +47,12 @@ func mountDisks(st *state, regions []string, size uint64) (_ *disks, err error) 
 			err = errors.Join(err, d.close())
 		}
 	}()
+	// Nothing is made unless all can be.
+	for _, r := range regions {
+		if err := checkDisk(st, r, size); err != nil {
+			return nil, fmt.Errorf("disk of %s: %w", r, err)
+		}
+	}
 	for _, dir := range append([]string{diskDir}, regions...) {
 		if err := os.MkdirAll(st.path(dir), 0o755); err != nil {
 			return nil, diskFull(err, st.dir)
@@ -72,16 +79,27 @@ func mountDisks(st *state, regions []string, size uint64) (_ *disks, err error) 
 	return d, nil
 }
 
+// checkDisk says why a region has no disk and can't get one.
+func checkDisk(st *state, region string, size uint64) error {
+	image := st.path(diskDir, region)
+	if _, err := os.Stat(image); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	entries, err := os.ReadDir(st.path(region))
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case len(entries) > 0:
+		return fmt.Errorf("%s holds files, which a disk would hide: start without --region-disk, or wipe the state with --fresh", st.path(region))
+	case size == 0:
+		return fmt.Errorf("%s is gone: bring it back, or start with --region-disk and the region has an empty one", image)
+	}
+	return nil
+}
+
 // makeDisk makes a file that takes room as it is written to, with a file system
 // that keeps none for root.
 func makeDisk(st *state, region string, size uint64) error {
-	entries, err := os.ReadDir(st.path(region))
-	if err != nil {
-		return err
-	}
-	if len(entries) > 0 {
-		return fmt.Errorf("%s holds files, which a disk would hide: start without --region-disk, or wipe the state with --fresh", st.path(region))
-	}
 	f, err := os.OpenFile(st.path(diskDir, region), os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
 	if err != nil {
 		return diskFull(err, st.dir)
@@ -152,18 +170,32 @@ func unmountLeft(stateDir string) error {
 		return err
 	}
 	defer f.Close()
-	var left []string
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if fields := strings.Fields(lines.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], stateDir+"/") {
-			left = append(left, fields[4])
-		}
-	}
-	var errs []error
+	left, err := mountedBelow(f, stateDir)
+	errs := []error{err}
 	for _, dir := range slices.Backward(left) {
 		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
 			errs = append(errs, fmt.Errorf("unmount %s, which an earlier run left: %w", dir, err))
 		}
 	}
-	return errors.Join(append(errs, lines.Err())...)
+	return errors.Join(errs...)
+}
+
+// mountEscapes are how the kernel writes what would break up its lines (proc(5)).
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// mountedBelow lists what is mounted below a directory, in the order of mounting, from
+// the text of /proc/PID/mountinfo.
+func mountedBelow(mountinfo io.Reader, dir string) ([]string, error) {
+	var out []string
+	lines := bufio.NewScanner(mountinfo)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if at := mountEscapes.Replace(fields[4]); strings.HasPrefix(at, dir+"/") {
+			out = append(out, at)
+		}
+	}
+	return out, lines.Err()
 }
