@@ -82,6 +82,57 @@ finally:
 `)
 }
 
+// The cluster has what its primary's file says, also after it was made, and what its
+// operator changed since.
+func TestSettingsOfAFileThatChanged(t *testing.T) {
+	python(t, `
+import json, run_patroni as r
+from patroni.dcs import ClusterConfig
+
+class Leader:
+    name = "eu"
+
+class Cluster:
+    leader = Leader()
+
+class DCS:
+    def __init__(self, name, settings):
+        self._name, self.cluster, self.writes = name, Cluster(), 0
+        self.cluster.config = ClusterConfig.from_node(7, json.dumps(settings))
+    def set_config_value(self, value, index):
+        assert index == self.cluster.config.index, "it is compared"
+        self.writes += 1
+        self.cluster.config = ClusterConfig.from_node(index + 1, value)
+        return True
+    def data(self):
+        return {k: v for k, v in self.cluster.config.data.items() if k != r.APPLIED}
+
+before = {"ttl": 5, "pause": True, "postgresql": {"parameters": {"wal_keep_size": "128MB", "max_connections": 300}}}
+wanted = {"ttl": 9, "postgresql": {"parameters": {"wal_keep_size": "256MB"}}}
+after = {"ttl": 9, "pause": True, "postgresql": {"parameters": {"wal_keep_size": "256MB", "max_connections": 300}}}
+
+follower = DCS("us", before)
+r.apply_settings(follower, wanted)
+assert follower.writes == 0
+
+primary = DCS("eu", before)
+for _ in range(3):
+    r.apply_settings(primary, wanted)
+assert primary.writes == 1, primary.writes
+assert primary.data() == after, primary.data()
+
+primary.set_config_value(json.dumps({**primary.cluster.config.data, "ttl": 20}), primary.cluster.config.index)
+r.apply_settings(primary, wanted)
+assert primary.data()["ttl"] == 20, "an operator's change stays"
+r.apply_settings(primary, {"ttl": 10})
+assert primary.data()["ttl"] == 10, "until the file changes"
+
+unread = DCS("eu", None)
+r.apply_settings(unread, wanted)
+assert unread.writes == 0, "a cluster that begins has none yet"
+`)
+}
+
 // python runs a script that may import Program.
 func python(t *testing.T, script string) {
 	t.Helper()

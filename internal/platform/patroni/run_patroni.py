@@ -15,7 +15,7 @@ one and drop all they had acknowledged since. Four corrections:
    other theirs. Who asks just then waits and asks again, instead of talking to it
    as to that version, and being refused, for as long as it lives.
 
-And four additions:
+And five additions:
 
 1. The primary keeps etcd's leader away from its own region. When both are lost
    together, etcd elects a leader first, which gives the lost primary's lease its
@@ -28,8 +28,14 @@ And four additions:
    it could never follow again.
 4. Where the configuration has a section "backup", the primary makes base backups
    with pgBackRest, a full one each week and each day what changed since.
+5. Patroni takes the settings of the cluster (section "bootstrap", "dcs") from the
+   file only when it makes the cluster. The primary gives it those of a file that has
+   changed: other round-trip times, or what a later version found better. What is
+   changed with patronictl stays until then.
 """
 
+import copy
+import hashlib
 import json
 import logging
 import os
@@ -46,6 +52,7 @@ from patroni.__main__ import main
 from patroni.dcs import Leader, catch_return_false_exception, etcd3
 from patroni.postgresql import Postgresql
 from patroni.postgresql.connection import get_connection_cursor
+from patroni.utils import patch_config
 from patroni.version import __version__
 
 
@@ -326,6 +333,35 @@ def back_up(dcs, settings):
             time.sleep(PAUSE)
 
 
+# The cluster's settings say by this name of which file they are.
+APPLIED = "applied"
+
+
+def keep_settings(dcs, wanted):
+    while True:
+        time.sleep(LOOK)
+        try:
+            apply_settings(dcs, wanted)
+        except Exception as e:  # whatever it is, the next look may find better
+            log.info("the cluster's settings stay as they are: %r", e)
+
+
+def apply_settings(dcs, wanted):
+    """Gives the cluster the settings of this member's file if it is the primary and they are new."""
+    cluster = dcs.cluster
+    if not cluster or not cluster.leader or cluster.leader.name != dcs._name or not cluster.config or not cluster.config.data:
+        return
+    name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+    settings = copy.deepcopy(cluster.config.data)
+    if settings.get(APPLIED) == name:
+        return
+    differ = patch_config(settings, wanted)
+    settings[APPLIED] = name
+    # Only over those that were read: somebody may just change them, too.
+    if dcs.set_config_value(json.dumps(settings, separators=(",", ":")), cluster.config.index) and differ:
+        log.info("the cluster has the settings of this member's file")
+
+
 upstream_init = etcd3.Etcd3.__init__
 
 
@@ -333,9 +369,12 @@ def init(self, *args, **kwargs):
     upstream_init(self, *args, **kwargs)
     threading.Thread(target=keep_apart, args=(self,), daemon=True).start()
     with open(sys.argv[-1]) as f:
-        settings = yaml.safe_load(f).get("backup")
-    if settings:
-        threading.Thread(target=back_up, args=(self, settings), daemon=True).start()
+        config = yaml.safe_load(f)
+    if config.get("backup"):
+        threading.Thread(target=back_up, args=(self, config["backup"]), daemon=True).start()
+    wanted = config.get("bootstrap", {}).get("dcs")
+    if wanted:
+        threading.Thread(target=keep_settings, args=(self, wanted), daemon=True).start()
 
 
 etcd3.Etcd3.__init__ = init
