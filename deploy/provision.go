@@ -149,7 +149,11 @@ func Provision(t *region.Table, out string, geoDB []byte, backup *platform.Backu
 // checkTable refuses what TLS between regions can't work with.
 func checkTable(t *region.Table) error {
 	var errs []error
+	quorum := 0
 	for _, r := range t.Regions {
+		if r.Control {
+			quorum++
+		}
 		if !strings.HasPrefix(r.S3, "https://") {
 			errs = append(errs, fmt.Errorf("region %s: s3 %q: want https, regions talk over TLS", r.Name, r.S3))
 		}
@@ -159,6 +163,9 @@ func checkTable(t *region.Table) error {
 		if strings.Contains(r.NATS, "@") {
 			errs = append(errs, fmt.Errorf("region %s: nats: leave out user and password, they are made here", r.Name))
 		}
+	}
+	if quorum%2 == 0 {
+		errs = append(errs, fmt.Errorf("%d regions with control: true: want one or three, half of them have no majority when the others are lost", quorum))
 	}
 	return errors.Join(errs...)
 }

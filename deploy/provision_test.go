@@ -196,6 +196,15 @@ func TestTableWithoutTLSIsRefused(t *testing.T) {
 	}
 }
 
+func TestRegionsThatHoldQuorumAreOdd(t *testing.T) {
+	table := composeTable(t)
+	require.Len(t, table.Regions, 3)
+	table.Regions[2].Control = false
+	require.ErrorContains(t, Provision(table, t.TempDir(), []byte("geo"), nil), "2 regions with control: true")
+	table.Regions[1].Control = false
+	require.NoError(t, Provision(table, t.TempDir(), []byte("geo"), nil))
+}
+
 func TestEtcdStandsBesidePostgres(t *testing.T) {
 	for postgres, want := range map[string]string{"postgres.eu.example:5432": "etcd.eu.example", "198.18.1.1:5432": "198.18.1.1", "[2001:db8::1]:5432": "2001:db8::1"} {
 		got, err := etcdHost(region.Region{Postgres: postgres})
