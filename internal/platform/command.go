@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/dustin/go-humanize"
 
@@ -143,6 +145,11 @@ func (c *Command) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Who read what is printed may be gone, as `tee` is after Ctrl-C: that must not end
+	// the platform out of order. Children get the signal as ever.
+	gone := make(chan os.Signal, 1)
+	signal.Notify(gone, syscall.SIGPIPE)
+	defer signal.Stop(gone)
 	if c.Isolated {
 		// This process is then the network between regions; see oneShare.
 		runtime.GOMAXPROCS(coresPerRegion(table))

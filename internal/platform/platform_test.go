@@ -219,6 +219,23 @@ func TestOneRegionFromNothingThroughCrashesToTheEnd(t *testing.T) {
 	require.Contains(t, other.out.String(), "was made for regions eu; use --regions eu")
 }
 
+// Whoever read what up prints may be gone before it ends.
+func TestOutputNobodyReads(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "photo.jpg"), nil, 0o600))
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	defer w.Close()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "up", "--regions", "eu", "--state", dir, "--client-config", "none")
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), upEnv+"=1"), w, &said
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Run(), &exit)
+	require.Equal(t, 1, exit.ExitCode(), "%v", exit)
+	require.Contains(t, said.String(), "holds other files")
+}
+
 // killAndStart loses the only region in every way loopback addresses allow.
 func killAndStart(t *testing.T, dir string, network int) {
 	t.Helper()
