@@ -81,47 +81,6 @@ func (p *plan) stores(r region.Region) ([]supervise.Spec, error) {
 	return out, nil
 }
 
-func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
-	bin, err := tools.System("etcd")
-	if err != nil {
-		return supervise.Spec{}, err
-	}
-	var cluster []string
-	for _, c := range control(p.table) {
-		cluster = append(cluster, c.Name+"=http://"+at(c, portEtcdPeer))
-	}
-	wait := timingFor(p.table)
-	millis := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
-	client, peer := "http://"+at(r, portEtcdClient), "http://"+at(r, portEtcdPeer)
-	dir := p.state.path(r.Name, procEtcd)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return supervise.Spec{}, err
-	}
-	return supervise.Spec{
-		Name: procEtcd,
-		Argv: []string{bin, "--name", r.Name, "--data-dir", dir,
-			"--listen-client-urls", client, "--advertise-client-urls", client,
-			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-token", "meridian", "--initial-cluster-state", "new",
-			"--heartbeat-interval", millis(wait.etcdHeartbeat), "--election-timeout", millis(wait.etcdElection),
-			// A member that comes back asks before it disturbs the others with an election.
-			"--pre-vote",
-			// Ten commits a second of the copy that the log can rebuild are an idle
-			// member's most work.
-			"--backend-batch-interval", "1s",
-			"--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
-			"--logger", "zap", "--log-level", "warn"},
-		Env:   []string{p.oneShare()},
-		Grace: 5 * time.Second,
-		Ready: etcdReady(r),
-	}, nil
-}
-
-// etcdReady asks whether the region's etcd has a leader and a majority.
-func etcdReady(r region.Region) func(context.Context) error {
-	return httpReady("http://"+at(r, portEtcdClient)+"/health", http.StatusOK, `"true"`)
-}
-
 func (p *plan) natsConfig(r region.Region, store string) (string, error) {
 	var routes []string
 	if sites := control(p.table); len(sites) > 1 {
