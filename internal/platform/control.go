@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/wan"
 )
 
@@ -221,6 +222,9 @@ func (c controlClient) status(ctx context.Context) (Status, error) {
 func (c controlClient) operate(ctx context.Context, op operation, name string, q url.Values, say func(string)) error {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
+	if !region.IsName(name) { // nor a part of a path
+		return refuse(UnknownRegion, "no region %q runs here: want a name such as eu", name)
+	}
 	body, err := c.do(ctx, http.MethodPost, "/regions/"+name+"/"+string(op), q)
 	if err != nil {
 		return err

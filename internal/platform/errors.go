@@ -19,6 +19,8 @@ const (
 	NoDisk        Code = "no_disk"
 	NotFull       Code = "not_full"
 	NotUp         Code = "not_up"
+	Busy          Code = "busy"
+	Interrupted   Code = "interrupted"
 	BadRequest    Code = "bad_request"
 	Failed        Code = "failed"
 )

@@ -217,11 +217,24 @@ func (i *isolated) start(ctx context.Context, k kind) error {
 }
 
 func (i *isolated) stop(ctx context.Context, names ...string) error {
-	if i.current() == nil {
+	a := i.current()
+	if a == nil {
 		return nil
 	}
-	_, err := i.ask(ctx, request{Do: doStop, Names: names})
+	_, err := a.ask(ctx, request{Do: doStop, Names: names})
+	if err != nil && a.hasEnded() {
+		return nil // and all its processes with it
+	}
 	return err
+}
+
+func (a *remoteAgent) hasEnded() bool {
+	select {
+	case <-a.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 func (i *isolated) kill(ctx context.Context) error {

@@ -99,7 +99,7 @@ func Run(ctx context.Context, opt Options) (err error) {
 	defer ctl.close()
 	err = p.start(life)
 	if err == nil {
-		p.started.Store(true)
+		p.begun()
 		if opt.Started != nil {
 			opt.Started()
 		}
@@ -368,16 +368,21 @@ func (p *platform) stop(ctx context.Context) error {
 	each(stop(1))
 	each(stop(2))
 	each(func(s *site) error { return s.place.kill(ctx) })
-	p.out.stopped(time.Since(p.begin))
-	return errs.join()
+	err := errs.join()
+	if err == nil {
+		p.out.stopped(time.Since(p.begin))
+	}
+	return err
 }
 
 // holdToStop takes a site for good, and makes it able to stop.
 func (p *platform) holdToStop(ctx context.Context, s *site) error {
-	s.interruptStart()
-	// Its release never comes: the platform ends.
-	if _, err := s.acquire(ctx); err != nil {
-		return err
+	s.interruptStarts()
+	// Their release never comes: the platform ends.
+	for _, c := range []claim{s.busy, s.around} {
+		if _, err := s.acquire(ctx, c); err != nil {
+			return err
+		}
 	}
 	var err error
 	v := s.view()

@@ -255,7 +255,18 @@ func killAndStart(t *testing.T, dir string, network int) {
 	require.Empty(t, processesOf(t, dir, "eu"))
 	requireRefused(t, eu)
 	require.ErrorIs(t, operate(t, dir, opHang, "eu"), &Error{Code: AlreadyKilled})
-	require.NoError(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"))
+	// Who is impatient neither helps nor harms.
+	started := make(chan error, 1)
+	go func() { started <- operate(t, dir, opStart, "eu", "wipe-objects", "false") }()
+	until(t, 5*time.Second, func(context.Context) error {
+		if is := conditionOf(t, dir, "eu").Condition; is != Starting {
+			return fmt.Errorf("eu is %s", is)
+		}
+		return nil
+	})
+	require.ErrorIs(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"), &Error{Code: NotUp})
+	require.NoError(t, <-started)
+	require.Len(t, conditionOf(t, dir, "eu").Processes, 4)
 	require.NoError(t, operate(t, dir, opStop, "eu"))
 	require.Empty(t, processesOf(t, dir, "eu"))
 	require.ErrorIs(t, operate(t, dir, opStop, "eu"), &Error{Code: AlreadyDown})

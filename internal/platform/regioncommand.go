@@ -69,11 +69,15 @@ func (s Status) only(names []string) (Status, error) {
 // Wrong says what of the platform isn't as it should be, nil if all is.
 func (s Status) Wrong() error {
 	var notUp []string
+	var notWhole []error
 	waiting, all := 0, 0
 	for _, r := range s.Regions {
 		if r.Condition != Up {
 			notUp = append(notUp, r.Name+" is "+string(r.Condition))
 			continue
+		}
+		if r.Problem != "" {
+			notWhole = append(notWhole, fmt.Errorf("%s isn't whole: %s", r.Name, r.Problem))
 		}
 		for _, p := range r.Processes {
 			all++
@@ -89,7 +93,7 @@ func (s Status) Wrong() error {
 	if waiting > 0 {
 		errs = append(errs, fmt.Errorf("%d of %d processes are not ready", waiting, all))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, notWhole...)...)
 }
 
 func (s Status) print(w io.Writer) error {

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meridian-video/meridian/internal/objects"
-	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/internal/service"
 	"github.com/meridian-video/meridian/internal/wan"
@@ -26,12 +25,22 @@ const (
 	regionStartTimeout = 3 * time.Minute
 	// prepareTimeout is for one attempt to prepare an object store.
 	prepareTimeout = 5 * time.Second
-	lostBackoff    = time.Second
-	maxLostBackoff = 30 * time.Second
+)
+
+// manner is how an operation gets along with others on its region.
+type manner int
+
+const (
+	// ending operations interrupt a start under way.
+	ending manner = iota
+	// changing ones are refused meanwhile: it may take minutes.
+	changing
+	// surrounding ones change the region's network or disk, beside whatever else goes on.
+	surrounding
 )
 
 // hold returns the named region and makes the caller the only one to change it.
-func (p *platform) hold(ctx context.Context, name string) (*site, func(), error) {
+func (p *platform) hold(ctx context.Context, name string, how manner) (*site, func(), error) {
 	s := p.site(name)
 	if s == nil {
 		return nil, nil, refuse(UnknownRegion, "no region %q runs here: want one of %s", name, strings.Join(p.opt.Table.Names(), ", "))
@@ -39,10 +48,20 @@ func (p *platform) hold(ctx context.Context, name string) (*site, func(), error)
 	if !p.started.Load() {
 		return nil, nil, refuse(NotUp, "the platform is still starting: wait until `meridian up` says that it is ready")
 	}
-	s.interruptStart()
+	claim := s.busy
+	switch how {
+	case ending:
+		defer s.interruptStarts()()
+	case changing:
+		if s.underWay() {
+			return nil, nil, refuse(NotUp, "%s is %s: wait until it is up, or end that with `meridian region kill %[1]s`", name, s.view().base)
+		}
+	case surrounding:
+		claim = s.around
+	}
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
-	release, err := s.acquire(ctx)
+	release, err := s.acquire(ctx, claim)
 	if err == nil && p.stopping.Load() {
 		release()
 		err = refuse(NotUp, "the platform is stopping")
@@ -69,12 +88,13 @@ func downError(name string, v view) error {
 
 // killRegion kills every process of a region at once.
 func (p *platform) killRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, ending)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if v := s.view(); v.base == Killed {
+	// What couldn't be killed the last time is tried again.
+	if v := s.view(); v.base == Killed && v.problem == "" {
 		return downError(name, v)
 	}
 	s.set(Killed, "")
@@ -91,7 +111,7 @@ func (p *platform) killRegion(ctx context.Context, name string) error {
 
 // stopRegion stops a region in order, as for the maintenance of a machine.
 func (p *platform) stopRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, ending)
 	if err != nil {
 		return err
 	}
@@ -110,16 +130,17 @@ func (p *platform) stopRegion(ctx context.Context, name string) error {
 		errs = append(errs, s.place.stop(ctx, names...))
 	}
 	errs = append(errs, s.place.kill(ctx))
-	err = errors.Join(errs...)
-	if err == nil {
-		p.out.say("%-3s stopped", name)
+	if err := errors.Join(errs...); err != nil {
+		s.set(Stopped, err.Error())
+		return err
 	}
-	return err
+	p.out.say("%-3s stopped", name)
+	return nil
 }
 
 // hangRegion stops every process of a region where it stands.
 func (p *platform) hangRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, changing)
 	if err != nil {
 		return err
 	}
@@ -145,7 +166,7 @@ func (p *platform) hangRegion(ctx context.Context, name string) error {
 }
 
 func (p *platform) resumeRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, changing)
 	if err != nil {
 		return err
 	}
@@ -162,7 +183,7 @@ func (p *platform) resumeRegion(ctx context.Context, name string) error {
 }
 
 func (p *platform) silenceRegion(ctx context.Context, name, direction string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, surrounding)
 	if err != nil {
 		return err
 	}
@@ -188,7 +209,7 @@ func (p *platform) silenceRegion(ctx context.Context, name, direction string) er
 // slowRegion adds to the condition of the region's network; what it was slowed by
 // before no longer counts.
 func (p *platform) slowRegion(ctx context.Context, name string, by wan.Link) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, surrounding)
 	if err != nil {
 		return err
 	}
@@ -225,7 +246,7 @@ func linkName(l wan.Link) string {
 
 // fillRegion leaves no room on the region's disk.
 func (p *platform) fillRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, surrounding)
 	if err != nil {
 		return err
 	}
@@ -243,7 +264,7 @@ func (p *platform) fillRegion(ctx context.Context, name string) error {
 
 // freeRegion gives the room back.
 func (p *platform) freeRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, surrounding)
 	if err != nil {
 		return err
 	}
@@ -260,7 +281,7 @@ func (p *platform) freeRegion(ctx context.Context, name string) error {
 }
 
 func (p *platform) healRegion(ctx context.Context, name string) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, surrounding)
 	if err != nil {
 		return err
 	}
@@ -278,6 +299,7 @@ func (p *platform) healRegion(ctx context.Context, name string) error {
 	return nil
 }
 
+// heal lets a region be heard again. The caller holds what is around it.
 func (p *platform) heal(s *site) error {
 	if p.net == nil {
 		return nil
@@ -291,45 +313,90 @@ func (p *platform) heal(s *site) error {
 
 // startRegion brings a region back and tells say what it waited for.
 func (p *platform) startRegion(ctx context.Context, name string, wipeObjects bool, how startup, say func(string)) error {
-	s, release, err := p.hold(ctx, name)
+	s, release, err := p.hold(ctx, name, changing)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if v := s.view(); !v.down() {
+	start, done := p.interruptible(s)
+	defer done()
+	switch v := s.view(); {
+	case !v.down() && v.problem != "":
+		return refuse(NotDown, "%s is %s, though not whole (%s): end it with `meridian region kill %[1]s` first", name, v.condition(), v.problem)
+	case !v.down():
 		return refuse(NotDown, "%s is %s: only a region that was killed or stopped can be started", name, v.condition())
+	case v.problem != "":
+		if err := p.killAgain(ctx, s); err != nil {
+			return err
+		}
 	}
 	if err := s.place.change(how); err != nil {
 		return err
 	}
-	if err := p.heal(s); err != nil {
+	was := s.view().base
+	s.set(Starting, "")
+	if err := p.clear(start, s, wipeObjects, say); err != nil {
+		s.set(was, err.Error())
 		return err
 	}
-	if wipeObjects {
-		if err := os.RemoveAll(p.plan.state.path(name, procMinIO)); err != nil {
-			return fmt.Errorf("wipe objects of %s: %w", name, err)
-		}
-		say("its objects are wiped")
+	return p.bringUp(start, s, say)
+}
+
+// killAgain ends what a kill or a stop that failed has left of a held site.
+func (p *platform) killAgain(ctx context.Context, s *site) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	if err := s.place.kill(ctx); err != nil {
+		return fmt.Errorf("%s: end what was left of it: %w", s.region.Name, err)
 	}
-	s.set(Starting, "")
-	return p.bringUp(s, say)
+	return nil
+}
+
+// clear has a site begin with a network that is well, and without its objects if asked.
+func (p *platform) clear(ctx context.Context, s *site, wipeObjects bool, say func(string)) error {
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	release, err := s.acquire(ctx, s.around)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := p.heal(s); err != nil || !wipeObjects {
+		return err
+	}
+	if err := os.RemoveAll(p.plan.state.path(s.region.Name, procMinIO)); err != nil {
+		return fmt.Errorf("wipe objects of %s: %w", s.region.Name, err)
+	}
+	say("its objects are wiped")
+	return nil
+}
+
+// interruptible returns the context of a start, which operations that end the region
+// end, too.
+func (p *platform) interruptible(s *site) (_ context.Context, done func()) {
+	ctx, interrupt := context.WithCancelCause(p.life)
+	s.setInterrupt(interrupt)
+	return ctx, func() {
+		s.setInterrupt(nil)
+		interrupt(nil)
+	}
 }
 
 // bringUp starts a held site; it is Up afterwards, with a problem if not all is ready.
-func (p *platform) bringUp(s *site, say func(string)) error {
-	ctx, cancel := context.WithTimeout(p.life, regionStartTimeout)
+func (p *platform) bringUp(ctx context.Context, s *site, say func(string)) error {
+	ctx, cancel := context.WithTimeout(ctx, regionStartTimeout)
 	defer cancel()
-	s.mu.Lock()
-	s.interrupt = cancel
-	s.mu.Unlock()
 	unfollow := p.out.follow(s.region.Name, say)
 	err := p.startSite(ctx, s, say)
 	unfollow()
-	s.mu.Lock()
-	s.interrupt = nil
-	s.mu.Unlock()
 	problem := ""
 	if err != nil {
+		switch {
+		case errors.Is(context.Cause(ctx), errInterrupted):
+			err = refuse(Interrupted, "%s: %v", s.region.Name, errInterrupted)
+		case p.life.Err() != nil:
+			err = refuse(NotUp, "the platform is stopping")
+		}
 		problem = err.Error()
 	}
 	s.set(Up, problem)
@@ -394,76 +461,4 @@ func (p *plan) prepareObjects(ctx context.Context, r region.Region) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// regionLost brings a region up again whose agent ended by itself.
-func (p *platform) regionLost(s *site, cause error) {
-	if !p.started.Load() {
-		return // the start fails and says so
-	}
-	p.work.Go(func() {
-		for backoff := lostBackoff; ; backoff = min(2*backoff, maxLostBackoff) {
-			if again := p.reviveOnce(s, cause); !again {
-				return
-			}
-			select {
-			case <-p.life.Done():
-				return
-			case <-time.After(backoff):
-			}
-		}
-	})
-}
-
-func (p *platform) reviveOnce(s *site, cause error) (again bool) {
-	release, err := s.acquire(p.life)
-	if err != nil {
-		return false
-	}
-	defer release()
-	if p.stopping.Load() || s.view().down() {
-		return false
-	}
-	s.set(Lost, cause.Error())
-	p.out.say("%-3s ended by itself (%v); it starts again", s.region.Name, cause)
-	ctx, cancel := context.WithTimeout(p.life, killTimeout)
-	err = s.place.kill(ctx)
-	cancel()
-	if err == nil {
-		err = p.bringUp(s, func(string) {})
-	}
-	if err != nil {
-		p.out.say("%-3s doesn't start: %v", s.region.Name, err)
-	}
-	return err != nil && p.life.Err() == nil
-}
-
-// Status is a running platform as `meridian status --json` prints it.
-type Status struct {
-	Isolated bool           `json:"isolated"`
-	Regions  []RegionStatus `json:"regions"`
-	// Namespaces are the network namespaces of isolated regions and of the viewers
-	// near them, as paths that can be entered (nsenter --net=PATH).
-	Namespaces map[string]string `json:"namespaces,omitempty"`
-}
-
-// RegionStatus is a region and its processes.
-type RegionStatus struct {
-	Name      string    `json:"name"`
-	Condition Condition `json:"condition"`
-	Since     time.Time `json:"since"`
-	// Silence is the direction of a silent region's silence: in, out or both.
-	Silence   string             `json:"silence,omitempty"`
-	Problem   string             `json:"problem,omitempty"`
-	Processes []supervise.Status `json:"processes"`
-}
-
-func (p *platform) status(ctx context.Context) Status {
-	out := Status{Isolated: p.opt.Isolated, Namespaces: p.namespaces(), Regions: make([]RegionStatus, len(p.sites))}
-	p.eachSite(func(i int, s *site) {
-		v := s.view()
-		out.Regions[i] = RegionStatus{Name: s.region.Name, Condition: v.condition(), Since: v.since,
-			Silence: directionName(v.silence), Problem: v.problem, Processes: s.place.status(ctx)}
-	})
-	return out
 }

@@ -43,6 +43,12 @@ func (p *progress) line(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.w, "meridian: "+format+"\n", args...)
 }
 
+func (p *progress) print(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, _ = io.WriteString(p.w, text) // as above
+}
+
 func (p *progress) started()  { p.set(phaseRunning) }
 func (p *progress) stopping() { p.set(phaseStopping); p.say("stopping") }
 
@@ -142,19 +148,21 @@ func (p *platform) announce() error {
 	hint := ""
 	if p.opt.ClientConfig != "" {
 		written, err := writeClientConfig(p.opt.ClientConfig, api, key)
-		if err != nil {
-			return err
+		why := ""
+		switch {
+		case err != nil:
+			why = fmt.Sprintf("The command line doesn't know of it (%v)", err)
+		case !written:
+			why = p.opt.ClientConfig + " is your own and was left alone"
 		}
-		if !written {
-			hint = fmt.Sprintf("\n  %s is your own and was left alone; for this platform first:\n    . %s\n", p.opt.ClientConfig, p.plan.state.path("client.env"))
+		if why != "" {
+			hint = fmt.Sprintf("\n  %s; for this platform first:\n    . %s\n", why, p.plan.state.path("client.env"))
 		}
 	}
 	if !p.opt.StoresOnly {
 		fmt.Fprintf(&b, "%s\nTry, in another terminal:\n  %s upload FILE\n  open %s/watch/ASSET\n", hint, os.Args[0], first.Router.URL)
 	}
 	b.WriteString("\nCtrl-C stops it.\n\n")
-	p.out.mu.Lock()
-	defer p.out.mu.Unlock()
-	_, err := io.WriteString(p.opt.Out, b.String())
-	return err
+	p.out.print(b.String())
+	return nil
 }

@@ -2,7 +2,7 @@ package platform
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 	"time"
 
@@ -35,11 +35,12 @@ const (
 	Full Condition = "full"
 )
 
-// site is a region of the running platform. Who holds busy may change it.
+// site is a region of the running platform. Who holds busy may change it, who holds
+// around what is around its processes: its network and its disk.
 type site struct {
-	region region.Region
-	place  place
-	busy   chan struct{}
+	region       region.Region
+	place        place
+	busy, around claim
 
 	mu      sync.Mutex
 	base    Condition // never Hung or Silent
@@ -50,37 +51,91 @@ type site struct {
 	full    bool
 	problem string
 	// interrupt ends a start under way; nil if there is none.
-	interrupt context.CancelFunc
+	interrupt context.CancelCauseFunc
+	// ending is how many wait for the site to end it.
+	ending int
+	// losses are how often its agent ended by itself, lost is why it did the last time;
+	// nil once it has been brought up again, and reviving says that somebody does that.
+	losses   int
+	lost     error
+	reviving bool
 }
+
+// claim is held by one at a time.
+type claim chan struct{}
 
 func newSite(r region.Region, p place) *site {
-	return &site{region: r, place: p, busy: make(chan struct{}, 1), base: Starting, since: time.Now()}
+	return &site{region: r, place: p, busy: make(claim, 1), around: make(claim, 1), base: Starting, since: time.Now()}
 }
 
-// acquire makes the caller the only one to change the site until release.
-func (s *site) acquire(ctx context.Context) (release func(), err error) {
+// acquire makes the caller the only one to change what the claim is for, until release.
+func (s *site) acquire(ctx context.Context, c claim) (release func(), err error) {
 	select {
-	case s.busy <- struct{}{}:
-		return func() { <-s.busy }, nil
+	case c <- struct{}{}:
+		return func() { <-c }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: another operation on it goes on: %w", s.region.Name, ctx.Err())
+		return nil, refuse(Busy, "%s: another operation on it goes on (%v): try again when it is done", s.region.Name, ctx.Err())
 	}
 }
 
-// interruptStart ends a start under way, so that who wants the site gets it.
-func (s *site) interruptStart() {
+// errInterrupted ends a start, so that who wants the site gets it.
+var errInterrupted = errors.New("another operation ended the start")
+
+// interruptStarts ends a start under way, and those that begin before over is called.
+func (s *site) interruptStarts() (over func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ending++
 	if s.interrupt != nil {
-		s.interrupt()
+		s.interrupt(errInterrupted)
 	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ending--
+	}
+}
+
+// underWay reports whether a start is, which may take minutes.
+func (s *site) underWay() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.interrupt != nil
+}
+
+func (s *site) setInterrupt(interrupt context.CancelCauseFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupt = interrupt
+	if interrupt != nil && s.ending > 0 {
+		interrupt(errInterrupted)
+	}
+}
+
+// loss is how often the site's agent ended by itself, and why it did the last time; nil
+// if the site has come up again since.
+func (s *site) loss() (times int, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.losses, s.lost
+}
+
+// revived ends the revival of a site after so many losses; false if there was another.
+func (s *site) revived(losses int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.losses != losses {
+		return false
+	}
+	s.lost, s.reviving = nil, false
+	return true
 }
 
 func (s *site) set(base Condition, problem string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.base, s.problem, s.since = base, problem, time.Now()
-	if base == Killed || base == Stopped {
+	if base == Killed || base == Stopped || base == Lost {
 		s.hung = false
 	}
 }
@@ -101,6 +156,15 @@ func (s *site) setFull(full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.full, s.since = full, time.Now()
+}
+
+// solved forgets the problem of a site that is up.
+func (s *site) solved(problem string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.base == Up && s.problem == problem {
+		s.problem = ""
+	}
 }
 
 // view is a snapshot of a site.

@@ -125,6 +125,9 @@ func (t *Table) Marshal() ([]byte, error) { return yaml.Marshal(t) }
 
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// IsName reports whether a region may have the name.
+func IsName(name string) bool { return label.MatchString(name) }
+
 // Validate returns every problem of the table, joined.
 func (t *Table) Validate() error {
 	var errs []error
