@@ -128,9 +128,7 @@ func (n *Network) apply(from, to *node, l Link) {
 	l.Silent = l.Silent || from.silentOut || to.silentIn
 	// Between two packets: what is silent from now on doesn't arrive any more, also
 	// if it is on its way.
-	n.forwarder.mu.Lock()
-	defer n.forwarder.mu.Unlock()
-	link.condition = l
+	n.forwarder.change(link, l)
 }
 
 // configured is the condition Heal returns to.

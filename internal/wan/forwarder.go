@@ -93,6 +93,17 @@ func (f *forwarder) add(nd *node) error {
 	return f.control(unix.EPOLL_CTL_ADD, nd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(nd.device.fd)})
 }
 
+// change sets the condition of a link, by which packets may be due earlier than the
+// timer knows.
+func (f *forwarder) change(l *link, to Link) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l.change(to, time.Since(f.began))
+	if err := f.deliver(); err != nil {
+		f.fail(fmt.Errorf("wide-area network: timer: %w", err))
+	}
+}
+
 // remove ends reading it; when it returns, the device may be closed.
 func (f *forwarder) remove(nd *node) error {
 	f.mu.Lock()

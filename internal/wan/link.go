@@ -96,6 +96,27 @@ func newLink(to writer, pool *buffers, limit int64, seed [2]uint64) *link {
 	return &link{to: to, buffers: pool, limit: limit, random: rand.New(rand.NewPCG(seed[0], seed[1]))}
 }
 
+// change sets the condition from now on. What is on its way, or waits for the line,
+// arrives no later than what is sent now: a link that is healed isn't slow for as long
+// as its last packet was.
+func (l *link) change(to Link, now time.Duration) {
+	was := l.condition
+	l.condition = to
+	if to.Delay == was.Delay && to.Jitter == was.Jitter && to.Rate == was.Rate {
+		return
+	}
+	free := now
+	if to.Rate > 0 {
+		free += maxBacklog
+	}
+	latest := free + to.Delay + to.Jitter
+	l.free, l.last = min(l.free, free), min(l.last, latest)
+	for i := range l.used {
+		p := &l.queue[(l.head+i)%len(l.queue)]
+		p.due = min(p.due, latest)
+	}
+}
+
 // admit decides over a packet of the given size: when it is due, or that it is
 // dropped.
 func (l *link) admit(now time.Duration, size, capacity int) (due time.Duration, ok bool) {

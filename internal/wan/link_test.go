@@ -102,10 +102,43 @@ func TestJitterNeverReorders(t *testing.T) {
 func TestShorterDelayKeepsOrder(t *testing.T) {
 	l := onLink(t, Link{Delay: time.Second}, DefaultQueueBytes)
 	l.send(1, 60)
-	l.condition = Link{}
+	l.change(Link{}, l.got.now)
 	l.send(2, 60)
 	l.pass(time.Second)
 	require.Equal(t, []uint32{1, 2}, l.got.sequence)
+}
+
+// A packet that a narrow line would take a minute for holds up nobody once the line is
+// wide again, nor longer than its backlog where it is still narrow.
+func TestALinkThatIsHealedIsFast(t *testing.T) {
+	for _, test := range []struct {
+		healed Link
+		within time.Duration
+	}{
+		{Link{}, 0},
+		{Link{Delay: 45 * time.Millisecond, Jitter: 5 * time.Millisecond}, 50 * time.Millisecond},
+		{Link{Rate: 1e9}, maxBacklog + time.Millisecond},
+	} {
+		l := onLink(t, Link{Delay: 5 * time.Second, Rate: 8000}, DefaultQueueBytes)
+		l.send(1, 60)
+		l.send(2, MTU)
+		l.pass(20 * time.Millisecond)
+		require.Empty(t, l.got.sequence)
+		l.change(test.healed, l.got.now)
+		l.send(3, 60)
+		l.pass(test.within)
+		require.Equal(t, []uint32{1, 2, 3}, l.got.sequence, "%+v", test.healed)
+		l.send(4, 60)
+		l.pass(test.within)
+		require.Equal(t, []uint32{1, 2, 3, 4}, l.got.sequence, "%+v", test.healed)
+	}
+	// Silence alone changes nothing of when packets are due.
+	l := onLink(t, Link{Delay: time.Second}, DefaultQueueBytes)
+	l.send(1, 60)
+	l.change(Link{Delay: time.Second, Silent: true}, l.got.now)
+	l.change(Link{Delay: time.Second}, l.got.now)
+	l.pass(time.Second)
+	require.Equal(t, []time.Duration{time.Second}, l.got.at)
 }
 
 func TestLossIsAsSet(t *testing.T) {

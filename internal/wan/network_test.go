@@ -270,6 +270,20 @@ func TestHealReturnsToTheConfiguration(t *testing.T) {
 	require.ErrorContains(t, n.SetLink("a", "b", Link{Loss: 2}), "loss")
 }
 
+// What waited for a narrow line goes at once when it is healed.
+func TestHealDoesNotWaitForSlowPackets(t *testing.T) {
+	n := newNetwork(t, "ab")
+	heard := echo(t, namespace(t, n, "b"), "198.18.2.1:7")
+	c := dial(t, namespace(t, n, "a"), "udp4", "198.18.2.1:7")
+	require.NoError(t, n.Worsen("b", Link{Rate: 100}))
+	_, err := c.Write(make([]byte, 1000)) // more than a minute's worth
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return linkStats(t, n, "a", "b").QueueBytes > 0 }, 5*time.Second, time.Millisecond)
+	require.Zero(t, heard.Load())
+	require.NoError(t, n.Heal("b"))
+	require.Eventually(t, func() bool { return heard.Load() == 1 }, 5*time.Second, time.Millisecond)
+}
+
 func TestLossBetweenNamespaces(t *testing.T) {
 	n := newNetwork(t, "ab", Path{"a", "b", Link{Loss: 0.1}})
 	heard := echo(t, namespace(t, n, "b"), "198.18.2.1:7")
