@@ -18,6 +18,8 @@ func TestDisksWhereThereIsState(t *testing.T) {
 	require.ErrorContains(t, err, "disk of us: "+filepath.Join(st.dir, "us")+" holds files")
 	require.NotContains(t, err.Error(), "no such file")
 	require.False(t, haveDisks(st), "it starts without")
+	require.NoError(t, os.MkdirAll(st.path(diskDir), 0o755))
+	require.False(t, haveDisks(st), "also where an earlier version left the directory")
 }
 
 func TestDiskThatIsGone(t *testing.T) {
