@@ -3,6 +3,7 @@ package platform
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net"
@@ -242,6 +243,7 @@ func killAndStart(t *testing.T, dir string, network int) {
 	table, err := (&Command{Regions: []string{"eu"}, Network: network}).table()
 	require.NoError(t, err)
 	eu := table.Regions[0]
+	settingsOfTheFile(t, table)
 	require.ErrorIs(t, operate(t, dir, opSilence, "eu", "direction", "both"), &Error{Code: NotIsolated})
 	require.NoError(t, operate(t, dir, opHang, "eu"))
 	require.Equal(t, Hung, conditionOf(t, dir, "eu").Condition)
@@ -272,6 +274,38 @@ func killAndStart(t *testing.T, dir string, network int) {
 	require.ErrorIs(t, operate(t, dir, opStop, "eu"), &Error{Code: AlreadyDown})
 	require.NoError(t, operate(t, dir, opStart, "eu", "wipe-objects", "false"))
 	require.Equal(t, Up, conditionOf(t, dir, "eu").Condition)
+}
+
+// settingsOfTheFile gives a cluster other settings, as if an earlier version had made it.
+func settingsOfTheFile(t *testing.T, table *region.Table) {
+	t.Helper()
+	url := "http://" + at(table.Regions[0], portPatroni) + "/config"
+	ask := func(ctx context.Context, method, body string) (settings struct{ TTL int }, err error) {
+		req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+		if err != nil {
+			return settings, err
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return settings, err
+		}
+		defer res.Body.Close()
+		defer http.DefaultClient.CloseIdleConnections()
+		if res.StatusCode != http.StatusOK {
+			return settings, fmt.Errorf("%s %s: %s", method, url, res.Status)
+		}
+		return settings, json.NewDecoder(res.Body).Decode(&settings)
+	}
+	changed, err := ask(t.Context(), http.MethodPatch, `{"ttl": 77, "applied": null}`)
+	require.NoError(t, err)
+	require.Equal(t, 77, changed.TTL)
+	until(t, 15*time.Second, func(ctx context.Context) error {
+		now, err := ask(ctx, http.MethodGet, "")
+		if want := int(timingFor(table).patroniTTL / time.Second); err == nil && now.TTL != want {
+			err = fmt.Errorf("ttl is %d, want %d", now.TTL, want)
+		}
+		return err
+	})
 }
 
 // The databases of a platform are lost, with their machine; they come back as
