@@ -252,6 +252,40 @@ func TestHungProcessesStandStillUntilResumed(t *testing.T) {
 	require.Error(t, cmd.Wait())
 }
 
+// Encoders give ffmpeg a network of its own: it hangs, goes on and dies with its region.
+func TestProcessesThatLeftTheNetworkBelongToIt(t *testing.T) {
+	needRoot(t)
+	ns, err := NewNamespace()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, ns.Close()) }()
+	cmd := ns.Command(t.Context(), "sh", "-c", `unshare --net sh -c 'echo begun; while :; do :; done' & wait`)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = io.ReadFull(out, make([]byte, len("begun\n")))
+	require.NoError(t, err)
+	pids, err := ns.Processes()
+	require.NoError(t, err)
+	require.Len(t, pids, 2)
+	states := func() (all string) {
+		for _, pid := range pids {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if err != nil {
+				continue // gone
+			}
+			all += strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[0]
+		}
+		return all
+	}
+	require.NoError(t, ns.Hang(within(t, 5*time.Second)))
+	require.Equal(t, "TT", states())
+	require.NoError(t, ns.Resume())
+	require.Eventually(t, func() bool { return strings.Contains(states(), "R") }, 5*time.Second, 5*time.Millisecond)
+	require.NoError(t, ns.Kill(within(t, 5*time.Second)))
+	require.Error(t, cmd.Wait())
+	require.Empty(t, alive(pids))
+}
+
 // The three faces of loss: hung accepts and never answers, killed refuses at
 // once, silent does nothing; and what each does to a connection that is open.
 func TestFacesOfLoss(t *testing.T) {

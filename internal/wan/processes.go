@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,37 +16,82 @@ import (
 // pollInterval is how often a process that must stop is looked at.
 const pollInterval = 2 * time.Millisecond
 
-// Processes returns the processes in the namespace, by their number outside.
+// Processes returns the processes in the namespace, by their number outside, and
+// those that commands in it have started in network namespaces of their own.
 func (n *Namespace) Processes() ([]int, error) {
+	pids, _, err := n.members()
+	return pids, err
+}
+
+// members returns the processes, and the PID namespaces of commands by which those
+// that left the network are known.
+func (n *Namespace) members() (pids []int, spaces map[string]bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return nil, nil, fmt.Errorf("list processes: %w", err)
 	}
-	var pids []int
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return nil, nil, fmt.Errorf("list processes: %w", err)
+	}
+	spaces = map[string]bool{}
+	elsewhere := map[int]string{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
 		in, err := n.inhabits(pid)
-		if err != nil {
-			return nil, fmt.Errorf("list processes: %w", err)
+		var space string
+		if err == nil {
+			space, err = namespaceOf(pid, "pid")
 		}
-		if in {
+		switch {
+		case err != nil:
+			return nil, nil, fmt.Errorf("list processes: %w", err)
+		case in:
+			pids = append(pids, pid)
+			if space != "" && space != ours {
+				spaces[space] = true
+			}
+		case space != "" && space != ours:
+			elsewhere[pid] = space
+		}
+	}
+	for pid, space := range elsewhere {
+		if spaces[space] {
 			pids = append(pids, pid)
 		}
 	}
-	return pids, nil
+	slices.Sort(pids)
+	return pids, spaces, nil
 }
 
-// inhabits is false for a process that is gone or dead and not yet reaped. One
-// we may not look at has more capabilities than we, so it isn't below us.
+// inhabits is false for a process that is gone or dead and not yet reaped.
 func (n *Namespace) inhabits(pid int) (bool, error) {
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrPermission) {
-		return false, nil
-	}
+	link, err := namespaceOf(pid, "net")
 	return link == n.link, err
+}
+
+// namespaceOf names a process's namespace of a kind, empty for one that is gone or
+// dead. One we may not look at has more capabilities than we, so it isn't below us.
+func namespaceOf(pid int, kind string) (string, error) {
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrPermission) {
+		return "", nil
+	}
+	return link, err
+}
+
+// belongs reports whether a process is in the namespace or in one of the PID
+// namespaces.
+func (n *Namespace) belongs(pid int, spaces map[string]bool) (bool, error) {
+	in, err := n.inhabits(pid)
+	if err != nil || in {
+		return in, err
+	}
+	space, err := namespaceOf(pid, "pid")
+	return spaces[space], err
 }
 
 // Kill kills every process in the namespace and returns when none is alive.
@@ -115,7 +161,7 @@ func (n *Namespace) signal(sig unix.Signal, skip map[int]bool) (pids, fds []int,
 	if !n.owned {
 		return nil, nil, ErrNotOwned
 	}
-	all, err := n.Processes()
+	all, spaces, err := n.members()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,7 +176,7 @@ func (n *Namespace) signal(sig unix.Signal, skip map[int]bool) (pids, fds []int,
 		if err != nil {
 			return pids, fds, fmt.Errorf("open process %d: %w", pid, err)
 		}
-		in, err := n.inhabits(pid)
+		in, err := n.belongs(pid, spaces)
 		if err == nil && in {
 			err = unix.PidfdSendSignal(fd, sig, nil, 0)
 		}
