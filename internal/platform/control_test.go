@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
@@ -42,11 +43,22 @@ func bare(t *testing.T, place func(*platform, region.Region) place) *platform {
 	return p
 }
 
+// supervisor is one in this process, which is a subreaper only as long: zombies of what
+// other tests kill would look alive to PostgreSQL, which knows its own by number.
+func supervisor(t *testing.T, mark string) *supervise.Supervisor {
+	t.Helper()
+	sup, _, err := supervise.New(supervise.Options{Mark: mark})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, sup.Close())
+		require.NoError(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0))
+	})
+	return sup
+}
+
 // onLoopback is a real place without processes.
 func onLoopback(t *testing.T) func(*platform, region.Region) place {
-	sup, _, err := supervise.New(supervise.Options{Mark: filepath.Join(t.TempDir(), "state")})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, sup.Close()) })
+	sup := supervisor(t, filepath.Join(t.TempDir(), "state"))
 	return func(p *platform, r region.Region) place { return &local{p.plan, sup.Group(r.Name), r, true} }
 }
 

@@ -15,19 +15,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/meridian-video/meridian/internal/durable"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
 )
 
-const (
-	// formedFile, in the state directory, says that etcd's members had all been there
-	// once: one whose data are lost since then is no new cluster's.
-	formedFile = "etcd-formed"
-	// maxMembers bounds what is read of a list of members.
-	maxMembers = 64 << 10
-)
+// maxMembers bounds what is read of a list of members.
+const maxMembers = 64 << 10
 
 func (p *plan) etcd(r region.Region) (supervise.Spec, error) {
 	bin, err := tools.System("etcd")
@@ -83,15 +77,6 @@ func etcdReady(r region.Region) func(context.Context) error {
 	return httpReady(etcdClient(r)+"/health", http.StatusOK, `"true"`)
 }
 
-// etcdFormed notes that all members have been there.
-func (p *plan) etcdFormed() error {
-	return diskFull(durable.Write(p.state.path(formedFile), nil, 0o644), p.state.dir)
-}
-
-func (p *plan) etcdData(r region.Region) (bool, error) {
-	return exists(p.state.path(r.Name, procEtcd, "member"))
-}
-
 func exists(path string) (bool, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,21 +85,25 @@ func exists(path string) (bool, error) {
 	return err == nil, err
 }
 
+func (p *plan) hasEtcd(r region.Region) (bool, error) {
+	return exists(p.state.path(r.Name, procEtcd, "member"))
+}
+
 // lostEtcd reports whether the data of a region's member are gone, with its disk, while
-// others have theirs. The member it was can't come back: it would vote anew on what it
-// had voted on.
+// another region has its own, and a database, which etcd's majority had allowed. The
+// member it was can't come back: it would vote anew on what it had voted on.
 func (p *plan) lostEtcd(r region.Region) (bool, error) {
-	formed, err := exists(p.state.path(formedFile))
-	if err != nil || !formed {
-		return false, err
-	}
-	own, err := p.etcdData(r)
-	if err != nil || own {
+	if own, err := p.hasEtcd(r); err != nil || own {
 		return false, err
 	}
 	for _, other := range control(p.table) {
-		if others, err := p.etcdData(other); err != nil || others {
-			return others, err
+		member, err := p.hasEtcd(other)
+		if err != nil {
+			return false, err
+		}
+		database, err := exists(p.state.path(other.Name, procPostgres, "data", "PG_VERSION"))
+		if err != nil || member && database {
+			return err == nil, err
 		}
 	}
 	return false, nil
@@ -123,7 +112,7 @@ func (p *plan) lostEtcd(r region.Region) (bool, error) {
 // joinEtcd has the other members take a region's in anew, once they have a majority,
 // unless it has begun to be that.
 func (p *plan) joinEtcd(ctx context.Context, r region.Region) error {
-	if own, err := p.etcdData(r); err != nil || own {
+	if own, err := p.hasEtcd(r); err != nil || own {
 		return err
 	}
 	err := errors.New("etcd has no other members")

@@ -21,9 +21,7 @@ func TestEtcdOfALostDisk(t *testing.T) {
 	table, err := (&Command{Regions: []string{"eu", "us", "ap"}, Network: freeNetwork(t)}).table()
 	require.NoError(t, err)
 	p := &plan{table: table, state: &state{dir: dir}, secrets: &secrets{}}
-	sup, _, err := supervise.New(supervise.Options{Mark: dir})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, sup.Close()) })
+	sup := supervisor(t, dir)
 	start := func(r region.Region) *supervise.Process {
 		spec, err := p.etcd(r)
 		require.NoError(t, err)
@@ -57,7 +55,9 @@ func TestEtcdOfALostDisk(t *testing.T) {
 	eu, us, ap := table.Regions[0], table.Regions[1], table.Regions[2]
 	ready(start(eu), start(us), start(ap))
 	put(eu, "before")
-	require.NoError(t, p.etcdFormed())
+	data := filepath.Join(dir, us.Name, procPostgres, "data")
+	require.NoError(t, os.MkdirAll(data, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte("15\n"), 0o600))
 
 	for i, lost := range []region.Region{eu, ap} {
 		require.NoError(t, sup.Group(lost.Name).Kill())
@@ -92,13 +92,16 @@ func TestEtcdBeforeItIsFormed(t *testing.T) {
 		require.NoError(t, err)
 		return lost
 	}
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "us", procEtcd, "member"), 0o700))
 	require.False(t, lost())
-	require.NoError(t, p.etcdFormed())
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "us", procEtcd, "member"), 0o700))
+	require.False(t, lost(), "there is no database yet")
+	data := filepath.Join(dir, "us", procPostgres, "data")
+	require.NoError(t, os.MkdirAll(data, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte("15\n"), 0o600))
 	require.True(t, lost())
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "eu", procEtcd, "member"), 0o700))
 	require.False(t, lost())
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "eu")))
-	require.NoError(t, os.RemoveAll(filepath.Join(dir, "us")))
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "us", procEtcd)))
 	require.False(t, lost(), "all are gone: a new cluster")
 }

@@ -285,9 +285,6 @@ func (p *platform) start(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := p.plan.etcdFormed(); err != nil {
-		return err
-	}
 	for _, s := range p.sites {
 		s.set(Up, "")
 	}
