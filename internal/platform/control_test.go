@@ -85,6 +85,10 @@ func TestOperationsOnARegionWaitForEachOther(t *testing.T) {
 	defer cancel()
 	require.ErrorIs(t, p.killRegion(ctx, "eu"), &Error{Code: Busy})
 	require.Equal(t, Up, conditionOf(t, dir, "eu").Condition)
+
+	// A platform that stops holds all regions; nobody needs to wait for that.
+	p.stopping.Store(true)
+	require.ErrorIs(t, operate(t, dir, opKill, "eu"), &Error{Code: NotUp})
 }
 
 func TestRegionsOfStrangeNames(t *testing.T) {

@@ -48,6 +48,9 @@ func (p *platform) hold(ctx context.Context, name string, how manner) (*site, fu
 	if !p.started.Load() {
 		return nil, nil, refuse(NotUp, "the platform is still starting: wait until `meridian up` says that it is ready")
 	}
+	if p.stopping.Load() {
+		return nil, nil, errStopping // which holds all regions
+	}
 	claim := s.busy
 	switch how {
 	case ending:
@@ -64,10 +67,12 @@ func (p *platform) hold(ctx context.Context, name string, how manner) (*site, fu
 	release, err := s.acquire(ctx, claim)
 	if err == nil && p.stopping.Load() {
 		release()
-		err = refuse(NotUp, "the platform is stopping")
+		err = errStopping
 	}
 	return s, release, err
 }
+
+var errStopping = refuse(NotUp, "the platform is stopping")
 
 func (p *platform) site(name string) *site {
 	for _, s := range p.sites {
@@ -395,7 +400,7 @@ func (p *platform) bringUp(ctx context.Context, s *site, say func(string)) error
 		case errors.Is(context.Cause(ctx), errInterrupted):
 			err = refuse(Interrupted, "%s: %v", s.region.Name, errInterrupted)
 		case p.life.Err() != nil:
-			err = refuse(NotUp, "the platform is stopping")
+			err = errStopping
 		}
 		problem = err.Error()
 	}
