@@ -221,7 +221,25 @@ func (w *bitWriter) rest(r *bitReader) {
 	for r.b[end/8]>>(7-end%8)&1 == 0 {
 		end--
 	}
+	for r.at%8 > 0 && r.at <= end {
+		w.write(r.read(1), 1)
+	}
+	for ; r.at+8 <= end; r.at += 8 {
+		w.octet(r.b[r.at/8])
+	}
 	for r.at <= end {
 		w.write(r.read(1), 1)
 	}
+}
+
+// octet writes eight bits at once: there are millions of them.
+func (w *bitWriter) octet(v byte) {
+	shift := w.at % 8
+	if shift == 0 {
+		w.b = append(w.b, v)
+	} else {
+		w.b[w.at/8] |= v >> shift
+		w.b = append(w.b, v<<(8-shift))
+	}
+	w.at += 8
 }

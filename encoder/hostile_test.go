@@ -3,7 +3,6 @@ package encoder
 import (
 	"bytes"
 	"compress/flate"
-	"compress/zlib"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -95,20 +94,15 @@ func huge(t *testing.T) []byte {
 // kilobytes.
 func picture(t *testing.T) []byte {
 	const side, small = 30_000, 64
-	var data bytes.Buffer
-	z := zlib.NewWriter(&data)
-	for range side {
-		_, err := z.Write(make([]byte, 1+side/8)) // a filter, and a bit for each pixel
-		require.NoError(t, err)
-	}
-	require.NoError(t, z.Close())
+	const row = 1 + side/8 // a filter, and a bit for each pixel
+	data := zeros(t, side*row, side/100*row)
 	png := []byte("\x89PNG\r\n\x1a\n")
 	for _, c := range []struct {
 		name string
 		body []byte
 	}{
 		{"IHDR", append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, side), side), 1, 0, 0, 0, 0)},
-		{"IDAT", data.Bytes()},
+		{"IDAT", data},
 		{"IEND", nil},
 	} {
 		png = append(append(binary.BigEndian.AppendUint32(png, uint32(len(c.body))), c.name...), c.body...)
@@ -171,9 +165,9 @@ func atom(name string, body []byte) []byte {
 	return append(append(binary.BigEndian.AppendUint32(nil, uint32(8+len(body))), name...), body...)
 }
 
-// packed is a QuickTime file whose header is a gigabyte of zeros, compressed.
-func packed(t *testing.T) []byte {
-	const size, piece = 1 << 30, 16 << 20
+// zeros are size zeros, compressed: those of a piece over and over.
+func zeros(t *testing.T, size, piece int) []byte {
+	require.Zero(t, size%piece)
 	var block bytes.Buffer
 	w, err := flate.NewWriter(&block, flate.DefaultCompression)
 	require.NoError(t, err)
@@ -181,8 +175,14 @@ func packed(t *testing.T) []byte {
 	require.NoError(t, err)
 	require.NoError(t, w.Flush())
 	// RFC 1950: a header, the same blocks over and over, an empty last one, and the sum.
-	z := slices.Concat([]byte{0x78, 0x9c}, bytes.Repeat(block.Bytes(), size/piece), []byte{3, 0},
-		binary.BigEndian.AppendUint32(nil, size%65521<<16|1))
+	return slices.Concat([]byte{0x78, 0x9c}, bytes.Repeat(block.Bytes(), size/piece), []byte{3, 0},
+		binary.BigEndian.AppendUint32(nil, uint32(size%65521<<16|1)))
+}
+
+// packed is a QuickTime file whose header is a gigabyte of zeros, compressed.
+func packed(t *testing.T) []byte {
+	const size = 1 << 30
+	z := zeros(t, size, 1<<20)
 	moov := atom("moov", atom("cmov", slices.Concat(atom("dcom", []byte("zlib")), atom("cmvd", slices.Concat(binary.BigEndian.AppendUint32(nil, size), z)))))
 	return slices.Concat(atom("ftyp", []byte("qt  \x00\x00\x00\x00qt  ")), moov, atom("mdat", make([]byte, 1000)))
 }

@@ -178,10 +178,24 @@ type shown struct {
 	at float64
 }
 
-var (
-	videoTimes = regexp.MustCompile(`Parsed_showinfo.* pts_time:(\S+)`)
-	audioTimes = regexp.MustCompile(`Parsed_ashowinfo.* pts_time:(\S+) .*nb_samples:(\d+)`)
-)
+// told are values that a filter of ffmpeg's tells of each frame in its log.
+func told(log, filter string, names ...string) (values [][]string) {
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "Parsed_"+filter+"_") {
+			continue
+		}
+		var of []string
+		for _, name := range names {
+			if _, rest, ok := strings.Cut(line, " "+name+":"); ok {
+				of = append(of, strings.Fields(rest)[0])
+			}
+		}
+		if len(of) == len(names) {
+			values = append(values, of)
+		}
+	}
+	return values
+}
 
 // numbers reads the frames' numbers back.
 func numbers(t testing.TB, path, upright, size string) []shown {
@@ -198,7 +212,7 @@ func numbers(t testing.TB, path, upright, size string) []shown {
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	require.NoError(t, cmd.Run(), "%s", &log)
-	times := videoTimes.FindAllStringSubmatch(log.String(), -1)
+	times := told(log.String(), "showinfo", "pts_time")
 	require.Len(t, times, out.Len()/boxes)
 	var list []shown
 	for i, m := range times {
@@ -208,7 +222,7 @@ func numbers(t testing.TB, path, upright, size string) []shown {
 				n |= 1 << bit
 			}
 		}
-		list = append(list, shown{n, parseFloat(t, m[1])})
+		list = append(list, shown{n, parseFloat(t, m[0])})
 	}
 	return list
 }
@@ -227,9 +241,9 @@ func beeps(t testing.TB, path string, n int) []float64 {
 	hz := parseFloat(t, m[1])
 	var found []float64
 	pcm, last := out.Bytes(), math.Inf(-1)
-	for _, m := range audioTimes.FindAllStringSubmatch(log.String(), -1) {
-		at := parseFloat(t, m[1])
-		samples, err := strconv.Atoi(m[2])
+	for _, m := range told(log.String(), "ashowinfo", "pts_time", "nb_samples") {
+		at := parseFloat(t, m[0])
+		samples, err := strconv.Atoi(m[1])
 		require.NoError(t, err)
 		for i := range samples {
 			if len(pcm) < 2 {
