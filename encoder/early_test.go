@@ -35,7 +35,8 @@ func longFile(t testing.TB, name, length string, args ...string) []byte {
 	return b
 }
 
-// denseFile is small pictures in many bytes, its index in front.
+// denseFile is tiny pictures in many bytes, its index in front: what tests of it are about is how
+// many of its bytes are there.
 func denseFile(t testing.TB) []byte {
 	t.Helper()
 	b, err := dense()
@@ -52,14 +53,20 @@ var dense = sync.OnceValues(func() ([]byte, error) {
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "dense.mp4")
 	out, err := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-i", mediaFile("small-426x240-27s.mp4"), "-map", "0:v", "-map", "0:a", "-c:a", "copy",
-		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-g", "30", "-movflags", "+faststart", path).CombinedOutput()
+		"-vf", "scale="+denseSize, "-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-minrate", "3M", "-maxrate", "3M", "-bufsize", "3M", "-x264-params", "nal-hrd=cbr",
+		"-g", "30", "-movflags", "+faststart", path).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
 	return os.ReadFile(path)
 })
 
-const denseFrames = 816
+// Its pictures are of denseSize, and so is its only rung.
+const (
+	denseFrames = 816
+	denseSize   = "160:90"
+	denseRung   = "v90"
+)
 
 // arrives makes the first n bytes of a bench's source be there, as parts of 1 MiB.
 func (b *bench) arrives(data []byte, n int64) {
@@ -383,13 +390,13 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 	require.NoError(t, err)
 	var film []byte
 	for _, r := range records {
-		rs := r.Renditions["v240"]
+		rs := r.Renditions[denseRung]
 		keys := []string{}
 		if film == nil {
-			keys = append(keys, objects.InitKey(good, "r1", "v240", rs.Init))
+			keys = append(keys, objects.InitKey(good, "r1", denseRung, rs.Init))
 		}
 		for n := range rs.Segments {
-			keys = append(keys, objects.SegmentKey(good, "r1", "v240", r.SegmentPath("v240", n)))
+			keys = append(keys, objects.SegmentKey(good, "r1", denseRung, r.SegmentPath(denseRung, n)))
 		}
 		for _, k := range keys {
 			b, err := q.store.ReadAll(t.Context(), k, 1<<26, objects.Placement{})

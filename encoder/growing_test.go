@@ -33,7 +33,7 @@ var containers = map[string][]string{
 	"film.mkv": nil,
 	// Fragments that begin anywhere, with several keyframes in each.
 	"fragments.mp4": {"-movflags", "+empty_moov", "-frag_duration", "2700000"},
-	"film.webm":     {"-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "3M", "-minrate", "3M", "-g", "30", "-c:a", "libopus"},
+	"film.webm":     {"-vf", "scale=426:240", "-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "3M", "-minrate", "3M", "-g", "30", "-c:a", "libopus"},
 }
 
 // growing are options with tasks of a few seconds.
@@ -126,7 +126,7 @@ func TestGrowingEqualsWhole(t *testing.T) {
 func TestGrowingChanges(t *testing.T) {
 	t.Parallel()
 	ts := streamed(t, "film.ts")
-	slower, err := os.ReadFile(makeFile(t, "slow.ts", "-f", "lavfi", "-i", "testsrc2=size=426x240:rate=15:duration=30", "-f", "lavfi", "-i", "sine=duration=30",
+	slower, err := os.ReadFile(makeFile(t, "slow.ts", "-f", "lavfi", "-i", "testsrc2=size=160x90:rate=15:duration=30", "-f", "lavfi", "-i", "sine=duration=30",
 		"-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-minrate", "3M", "-maxrate", "3M", "-bufsize", "3M", "-g", "15", "-output_ts_offset", "30"))
 	require.NoError(t, err)
 	for name, data := range map[string][]byte{

@@ -395,7 +395,7 @@ func TestGrowingWorkerKilled(t *testing.T) {
 	s.whole(t, before)
 	_, _, failures, _ := s.planTask(t)
 	require.Equal(t, 1, failures)
-	for chunk, attempts := range q.attemptsStored(t, s.asset, "v240") {
+	for chunk, attempts := range q.attemptsStored(t, s.asset, denseRung) {
 		require.Len(t, attempts, 1, "chunk %s was encoded twice", chunk)
 	}
 }
