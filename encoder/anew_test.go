@@ -77,7 +77,7 @@ func TestEncodedAnew(t *testing.T) {
 		require.Eventually(t, func() bool {
 			a, err := q.cat.GetAsset(t.Context(), "o", asset)
 			return err == nil && a.State == catalog.Ready && a.CurrentRun == run && q.open(t, asset) == 0
-		}, 4*time.Minute, 20*time.Millisecond)
+		}, 4*time.Minute, lookEvery)
 	}
 	settled(1)
 	first := q.of(t, asset, "r1")
@@ -102,13 +102,13 @@ func TestEncodedAnew(t *testing.T) {
 	q.clean(t)
 	// As it will be in some hours.
 	q.sql(t, "UPDATE tasks SET not_before = now() WHERE id = $1", []any{asset + "/r1/cleanup/replaced"})
-	require.Eventually(t, func() bool { return len(q.of(t, asset, "r1")) == 0 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(q.of(t, asset, "r1")) == 0 }, time.Minute, lookEvery)
 	require.Eventually(t, func() bool {
 		var n int
 		q.sql(t, "UPDATE tasks SET not_before = now() WHERE kind = 'cleanup' AND asset = $1 AND state = 'queued'", []any{asset})
 		q.sql(t, "SELECT count(*) FROM tasks WHERE id = $1 AND state = 'done'", []any{asset + "/r1/cleanup/replaced"}, &n)
 		return n == 1
-	}, time.Minute, 50*time.Millisecond)
+	}, time.Minute, lookEvery)
 	q.clean(t)
 
 	_, err = q.cat.Encode(t.Context(), "o", asset, "slow")
@@ -116,7 +116,7 @@ func TestEncodedAnew(t *testing.T) {
 	w.encodes(t)
 	require.NoError(t, q.cat.CancelRun(t.Context(), "o", asset, 3))
 	w.ends(t, "a run is cancelled")
-	require.Eventually(t, func() bool { return len(q.of(t, asset, "r3")) == 0 && q.open(t, asset) == 0 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(q.of(t, asset, "r3")) == 0 && q.open(t, asset) == 0 }, time.Minute, lookEvery)
 	settled(2)
 
 	_, err = q.cat.Encode(t.Context(), "o", asset, "nonesuch")
@@ -126,7 +126,7 @@ func TestEncodedAnew(t *testing.T) {
 		list, err = q.cat.Runs(t.Context(), "o", asset)
 		require.NoError(t, err)
 		return list[len(list)-1].State == catalog.RunFailed
-	}, time.Minute, 20*time.Millisecond)
+	}, time.Minute, lookEvery)
 	var states []catalog.RunState
 	for _, r := range list {
 		states = append(states, r.State)
@@ -142,7 +142,7 @@ func TestEncodedAnew(t *testing.T) {
 	w.encodes(t)
 	require.NoError(t, q.cat.DeleteAsset(t.Context(), "o", asset))
 	w.ends(t, "an asset is deleted")
-	require.Eventually(t, func() bool { return len(q.stored(t, asset)) == 0 }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return len(q.stored(t, asset)) == 0 }, time.Minute, lookEvery)
 }
 
 // A worker is paused in the middle of its work for longer than its lease, and wakes up when
@@ -166,7 +166,7 @@ func TestPausedWorkerWakesUp(t *testing.T) {
 	q.sql(t, "UPDATE tasks SET lease_until = now() - interval '1 minute' WHERE asset = $1 AND state = 'running'", []any{s.asset})
 	q.process(t, "us")
 	q.becomes(t, s.asset, catalog.Ready, 4*time.Minute)
-	require.Eventually(t, func() bool { return q.open(t, s.asset) == 0 }, time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return q.open(t, s.asset) == 0 }, time.Minute, lookEvery)
 	attempts := s.committed(t)
 	require.Truef(t, slices.Equal(before, attempts[:len(before)]), "what was committed, %v, is done again: %v", before, attempts)
 	q.sql(t, picture+"attempt > 1", []any{s.asset}, &again)

@@ -27,7 +27,7 @@ func (q *queue) begins(t *testing.T, build string, film []byte) (asset string) {
 	})
 	asset = q.upload(t, film)
 	s := &sending{q: q, asset: asset}
-	require.Eventually(t, func() bool { return len(s.committed(t)) > 0 }, 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.committed(t)) > 0 }, 2*time.Minute, lookEvery)
 	stop()
 	require.Equal(t, []int{1}, s.committed(t))
 	return asset
@@ -60,7 +60,7 @@ func TestRunHoldsToOneBuild(t *testing.T) {
 	before, sent, _ := attempts()
 	others := q.upload(t, film)
 	q.becomes(t, others, catalog.Ready, 2*time.Minute)
-	require.Eventually(t, func() bool { _, now, _ := attempts(); return now > sent+1 }, time.Minute, 50*time.Millisecond, "nobody was asked")
+	require.Eventually(t, func() bool { _, now, _ := attempts(); return now > sent+1 }, time.Minute, lookEvery, "nobody was asked")
 	now, _, failures := attempts()
 	require.Equal(t, before, now, "a worker of another build took a task")
 	require.Zero(t, failures)

@@ -368,7 +368,7 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 		return len(records)
 	}
 	stop := q.worker(t, "eu", nil)
-	require.Eventually(t, func() bool { return committed(good, "v0") > 0 && committed(gone, "v0") > 0 }, 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return committed(good, "v0") > 0 && committed(gone, "v0") > 0 }, 2*time.Minute, lookEvery)
 	require.Equal(t, catalog.Uploading, q.asset(t, good).State)
 	require.NoError(t, q.cat.DeleteAsset(t.Context(), "o", gone))
 	stop()
@@ -379,12 +379,12 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 	for n := 4; n < parts-1; n++ {
 		part(elsewhere, good, up, n)
 	}
-	require.Eventually(t, func() bool { return committed(good, "v0") > 1 }, 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return committed(good, "v0") > 1 }, 2*time.Minute, lookEvery)
 	require.Equal(t, catalog.Uploading, q.asset(t, good).State)
 	part(elsewhere, good, up, parts-1)
 	_, err := elsewhere.FinishUpload(t.Context(), up)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return q.asset(t, good).State == catalog.Ready }, 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return q.asset(t, good).State == catalog.Ready }, 2*time.Minute, lookEvery)
 	require.Equal(t, 1, q.asset(t, good).CurrentRun)
 	records, err := q.cat.CommittedChunks(t.Context(), good, 1, "v0")
 	require.NoError(t, err)
@@ -419,5 +419,5 @@ func TestEarlyOnTheRealQueue(t *testing.T) {
 		}
 		return keys
 	}
-	require.Eventually(t, func() bool { return len(left()) == 0 }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return len(left()) == 0 }, time.Minute, lookEvery)
 }

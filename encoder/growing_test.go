@@ -183,6 +183,6 @@ func TestGrowingChangesOnTheRealQueue(t *testing.T) {
 	s.until(t, q.cat, 1<<20, 5<<20)
 	s.grows(t)
 	s.finish(t, q.cat)
-	require.Eventually(t, func() bool { return q.asset(t, s.asset).State == catalog.Ready }, 4*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return q.asset(t, s.asset).State == catalog.Ready }, 4*time.Minute, lookEvery)
 	require.Equal(t, 2, q.asset(t, s.asset).CurrentRun)
 }

@@ -216,7 +216,7 @@ func (s *sending) grows(t *testing.T) {
 		state, _, failures, needs := s.planTask(t)
 		require.Zero(t, failures)
 		return state == "queued" && needs > 0 && len(s.committed(t)) > 0 && s.q.open(t, s.asset) == 1
-	}, 3*time.Minute, 20*time.Millisecond)
+	}, 3*time.Minute, lookEvery)
 	require.Equal(t, catalog.Uploading, s.q.asset(t, s.asset).State)
 }
 
@@ -232,7 +232,7 @@ func (s *sending) stopGrowing(t *testing.T, w *workerProcess) {
 	require.Eventually(t, func() bool {
 		state, attempt, _, _ := s.planTask(t)
 		return state == "running" && attempt == before+1 && strings.Contains(w.log.String(), started)
-	}, time.Minute, time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	w.signal(t, syscall.SIGSTOP)
 	state, attempt, _, _ := s.planTask(t)
 	require.Equal(t, "running", state)
@@ -298,7 +298,7 @@ var keyOfSegment = regexp.MustCompile(`/r(\d+)/([^/]+)/(\d{5})-(\d+)/\d{5}\.m4s$
 func (s *sending) whole(t *testing.T, before []int) {
 	t.Helper()
 	q := s.q
-	require.Eventually(t, func() bool { return q.asset(t, s.asset).State == catalog.Ready && q.open(t, s.asset) == 0 }, 4*time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return q.asset(t, s.asset).State == catalog.Ready && q.open(t, s.asset) == 0 }, 4*time.Minute, lookEvery)
 	require.Equal(t, 1, q.asset(t, s.asset).CurrentRun)
 	attempts := s.committed(t)
 	require.Greater(t, len(attempts), len(before))
@@ -469,8 +469,8 @@ func TestGrowingUploadAbandoned(t *testing.T) {
 			s.stopGrowing(t, w)
 			end(t, s)
 			w.signal(t, syscall.SIGCONT)
-			require.Eventually(t, func() bool { return len(w.children(t)) == 0 && q.open(t, s.asset) == 0 }, time.Minute, 10*time.Millisecond)
-			require.Eventually(t, func() bool { return len(q.stored(t, s.asset)) == 0 }, time.Minute, 100*time.Millisecond)
+			require.Eventually(t, func() bool { return len(w.children(t)) == 0 && q.open(t, s.asset) == 0 }, time.Minute, lookEvery)
+			require.Eventually(t, func() bool { return len(q.stored(t, s.asset)) == 0 }, time.Minute, lookEvery)
 			require.ErrorIs(t, q.cat.AppendPart(t.Context(), s.id, catalog.Part{N: s.parts, ID: "p", Start: int64(s.at), Size: 1, SHA256: make([]byte, 32)}, true), catalog.ErrState)
 		})
 	}
@@ -522,7 +522,7 @@ func TestGrowingLeaderChanges(t *testing.T) {
 	require.Eventually(t, func() bool {
 		state, now, _, _ := s.planTask(t)
 		return state == "queued" && now == attempt
-	}, time.Minute, 20*time.Millisecond, "the look is committed by the attempt that made it")
+	}, time.Minute, lookEvery, "the look is committed by the attempt that made it")
 	require.Greater(t, len(q.chunks(t, s.asset)), len(before))
 	s.finish(t, q.cat)
 	s.whole(t, before)

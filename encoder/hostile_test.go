@@ -221,7 +221,7 @@ func TestHostileMedia(t *testing.T) {
 		require.Eventually(t, func() bool {
 			a = q.asset(t, asset)
 			return a.State == catalog.Ready || a.State == catalog.Failed
-		}, 3*time.Minute, 50*time.Millisecond, name)
+		}, 3*time.Minute, lookEvery, name)
 		t.Logf("%s: %s %+v", name, a.State, a.Failure)
 		if len(h.codes) == 0 {
 			require.Equal(t, catalog.Ready, a.State, "%s: %+v", name, a.Failure)

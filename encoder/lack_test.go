@@ -49,7 +49,7 @@ func (w *workerProcess) small(t *testing.T) {
 // becomes waits until an asset is in a state.
 func (q *queue) becomes(t *testing.T, asset string, s catalog.State, within time.Duration) {
 	t.Helper()
-	require.Eventually(t, func() bool { return q.asset(t, asset).State == s }, within, 50*time.Millisecond, "%s: %s", asset, s)
+	require.Eventually(t, func() bool { return q.asset(t, asset).State == s }, within, lookEvery, "%s: %s", asset, s)
 }
 
 // dead asserts that an asset has failed for a lack of ours, and returns the dead task.
@@ -59,7 +59,7 @@ func (q *queue) dead(t *testing.T, asset, reason string) catalog.TaskInfo {
 		// How long a task rests after a failure isn't the point.
 		q.sql(t, "UPDATE tasks SET not_before = now() WHERE asset = $1 AND kind <> 'cleanup' AND state = 'queued' AND not_before > now()", []any{asset})
 		return q.asset(t, asset).State == catalog.Failed
-	}, 3*time.Minute, 50*time.Millisecond, "%s: it doesn't fail", asset)
+	}, 3*time.Minute, lookEvery, "%s: it doesn't fail", asset)
 	require.Equal(t, catalog.InternalFailure, q.asset(t, asset).Failure.Code)
 	tasks, err := q.cat.DeadTasks(t.Context(), 100)
 	require.NoError(t, err)
@@ -144,7 +144,7 @@ func TestDiskIsFull(t *testing.T) {
 	for name, asset := range assets {
 		dead[name] = q.dead(t, asset, ffmpeg.ReasonDisk).ID
 	}
-	require.Eventually(t, func() bool { return len(q.letters(t)) == len(dead) }, 30*time.Second, 100*time.Millisecond, "the dead letters don't come")
+	require.Eventually(t, func() bool { return len(q.letters(t)) == len(dead) }, 30*time.Second, lookEvery, "the dead letters don't come")
 	for name, task := range dead {
 		require.Contains(t, q.letters(t), task, name)
 	}
@@ -181,7 +181,7 @@ func TestMemoryIsShort(t *testing.T) {
 	first := q.upload(t, film)
 	task := q.dead(t, first, ffmpeg.ReasonMemory)
 	require.Equal(t, catalog.KindVideo, task.Kind, task.Failure)
-	require.Eventually(t, func() bool { return slices.Contains(q.letters(t), task.ID) }, 30*time.Second, 100*time.Millisecond, "the dead letter doesn't come")
+	require.Eventually(t, func() bool { return slices.Contains(q.letters(t), task.ID) }, 30*time.Second, lookEvery, "the dead letter doesn't come")
 
 	second := q.upload(t, film)
 	require.Eventually(t, func() bool {

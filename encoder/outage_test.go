@@ -73,12 +73,12 @@ func TestOutages(t *testing.T) {
 func (q *queue) outage(t *testing.T, s server, hangs bool, away time.Duration) {
 	log := slog.New(slog.DiscardHandler)
 	start(t, (&jobs.Janitor{Catalog: q.cat, Conn: q.conn, Objects: q.store, Name: "j", Log: log}).Run)
-	film := readFile(t, makeFile(t, "film.mp4", "-stream_loop", "2", "-i", mediaFile("small-426x240-27s.mp4"), "-c", "copy"))
-	const frames = 3 * 816
+	film := readFile(t, makeFile(t, "film.mp4", "-stream_loop", "1", "-i", mediaFile("small-426x240-27s.mp4"), "-c", "copy"))
+	const frames = 2 * 816
 	up := &sending{q: q, data: film}
 	up.asset = q.upload(t, film)
 	w := q.process(t, "eu")
-	require.Eventually(t, func() bool { return len(up.committed(t)) > 0 }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(up.committed(t)) > 0 }, time.Minute, 20*time.Millisecond)
 	before := up.committed(t)
 	stop, back := s.Kill, func() error { return s.Start(context.Background()) }
 	if hangs {
@@ -93,12 +93,12 @@ func (q *queue) outage(t *testing.T, s server, hangs bool, away time.Duration) {
 	require.Eventually(t, func() bool {
 		a, err := q.cat.GetAsset(t.Context(), "o", up.asset)
 		return err == nil && (a.State == catalog.Ready || a.State == catalog.Failed)
-	}, 3*time.Minute, 20*time.Millisecond)
+	}, 3*time.Minute, lookEvery)
 	a := q.asset(t, up.asset)
 	require.Equal(t, catalog.Ready, a.State, "%+v", a.Failure)
 	require.Equal(t, 1, a.CurrentRun)
 	testenv.Figure(t, "server away in the middle of an encode", "%.0f s; ready %.1f s after it was back", returned.Sub(gone).Seconds(), time.Since(returned).Seconds())
-	require.Eventually(t, func() bool { return q.open(t, up.asset) == 0 }, 2*time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return q.open(t, up.asset) == 0 }, 2*time.Minute, lookEvery)
 	after := up.committed(t)
 	require.Greater(t, len(after), len(before), "all was done before the server was away")
 	require.Equal(t, before, after[:len(before)], "what was committed is done again")

@@ -167,11 +167,14 @@ func checkStream(t testing.TB, b *bench) {
 	require.True(t, ended || !b.ended(), "all tracks have ended, their playlists grow")
 }
 
-// output shows a run as it is stored, with its newest master playlist.
+// output shows a run as it is stored, with its newest master playlist. A record is read once: it
+// is never another afterwards.
 func (q *queue) output(asset, run string, tracks []catalog.PlanTrack, masters int) *output {
 	read := func(ctx context.Context, key string) ([]byte, error) {
 		return q.store.ReadAll(ctx, key, 1<<26, objects.Placement{})
 	}
+	var mu sync.Mutex
+	have := map[string][]hls.Record{}
 	return &output{asset: asset, run: run, tracks: tracks, read: read,
 		master: func(ctx context.Context) ([]byte, error) {
 			// A number is given before the playlist of it is stored.
@@ -184,6 +187,10 @@ func (q *queue) output(asset, run string, tracks []catalog.PlanTrack, masters in
 			return read(ctx, objects.MasterKey(asset, run, 1))
 		},
 		records: func(ctx context.Context, track string) (list []hls.Record, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			list = have[track]
+			defer func() { have[track] = slices.Clip(list) }()
 			for {
 				b, err := read(ctx, objects.RecordKey(asset, run, track, len(list)))
 				if errors.Is(err, objects.ErrNotFound) {

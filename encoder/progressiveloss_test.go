@@ -36,7 +36,7 @@ func TestRemuxWorkerKilled(t *testing.T) {
 			[]any{s.asset}, &offered, &parts)
 		return offered, parts
 	}
-	require.Eventually(t, func() bool { offered, _ := stored(); return offered }, 3*time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { offered, _ := stored(); return offered }, 3*time.Minute, 10*time.Millisecond)
 	w.signal(t, syscall.SIGSTOP)
 	offered, parts := stored()
 	require.True(t, offered, "the remux had ended before its worker was stopped")

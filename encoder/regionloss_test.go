@@ -38,7 +38,7 @@ func TestRegionLost(t *testing.T) {
 	const frames = 816
 	w := q.process(t, "us")
 	s.asset = q.upload(t, s.data)
-	require.Eventually(t, func() bool { return len(s.committed(t)) > 0 }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.committed(t)) > 0 }, time.Minute, 20*time.Millisecond)
 	w.encodes(t)
 	require.NoError(t, lost.Kill())
 	w.kill(t)
@@ -63,7 +63,7 @@ func TestRegionLost(t *testing.T) {
 		report, err := (&repair.Check{Store: q.store, Catalog: q.cat, Parallel: 4, Copies: q.table.Copies()}).Run(t.Context())
 		require.NoError(t, err)
 		return !slices.ContainsFunc(report.Findings, func(f repair.Finding) bool { return f.Kind != repair.Foreign })
-	}, time.Minute, 200*time.Millisecond, "the regions that are left don't have everything")
+	}, time.Minute, lookEvery, "the regions that are left don't have everything")
 	q.agrees(t, s.asset)
 
 	records, err := q.cat.CommittedChunks(t.Context(), s.asset, 1, "v0")

@@ -54,6 +54,10 @@ type queue struct {
 	leader *pgx.Conn
 }
 
+// lookEvery is the time between two looks at what takes seconds: each look asks the database, at
+// the expense of what is waited for, and several tests wait at a time.
+const lookEvery = 200 * time.Millisecond
+
 func newQueue(t *testing.T) *queue { return newQueueOn(t, testenv.Postgres(t)) }
 
 func newQueueOn(t *testing.T, dsn string) *queue { return newQueueOver(t, dsn, testenv.S3(t, 2)) }
@@ -175,8 +179,8 @@ func TestWorkersOnTheRealQueue(t *testing.T) {
 	ended := q.validates(t, good, "r1", "v0")
 	stop()
 	q.worker(t, "eu", nil)
-	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, 50*time.Millisecond)
-	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return asset(good).State == catalog.Ready }, 90*time.Second, lookEvery)
+	require.Eventually(t, func() bool { return asset(broken).State == catalog.Failed }, 30*time.Second, lookEvery)
 	require.Equal(t, "not-media", asset(broken).Failure.Code)
 	ended()
 
