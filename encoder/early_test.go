@@ -52,9 +52,7 @@ var dense = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "dense.mp4")
-	out, err := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-i", mediaFile("small-426x240-27s.mp4"), "-map", "0:v", "-map", "0:a", "-c:a", "copy",
-		"-vf", "scale="+denseSize, "-c:v", "libx264", "-preset", "ultrafast", "-b:v", "3M", "-minrate", "3M", "-maxrate", "3M", "-bufsize", "3M", "-x264-params", "nal-hrd=cbr",
-		"-g", "30", "-movflags", "+faststart", path).CombinedOutput()
+	out, err := exec.Command("ffmpeg", append([]string{"-v", "error", "-nostdin"}, append(tiny("3M"), "-movflags", "+faststart", path)...)...).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
@@ -67,6 +65,12 @@ const (
 	denseSize   = "160:90"
 	denseRung   = "v90"
 )
+
+// tiny makes of the film sample tiny pictures, filled up to a rate.
+func tiny(rate string) []string {
+	return []string{"-i", mediaFile("small-426x240-27s.mp4"), "-map", "0:v", "-map", "0:a", "-c:a", "copy", "-vf", "scale=" + denseSize, "-c:v", "libx264", "-preset", "ultrafast",
+		"-b:v", rate, "-minrate", rate, "-maxrate", rate, "-bufsize", rate, "-x264-params", "nal-hrd=cbr", "-g", "30"}
+}
 
 // arrives makes the first n bytes of a bench's source be there, as parts of 1 MiB.
 func (b *bench) arrives(data []byte, n int64) {
