@@ -19,6 +19,7 @@ import (
 	"github.com/meridian-video/meridian/internal/catalog"
 	"github.com/meridian-video/meridian/internal/cli"
 	"github.com/meridian-video/meridian/internal/hls"
+	"github.com/meridian-video/meridian/internal/testenv"
 )
 
 // workerEnv makes this program a worker, for tests that end one's process.
@@ -77,17 +78,22 @@ func TestEncodeFiles(t *testing.T) {
 		frames        int64
 		width, height int
 		audio         int
-		remux         bool
+		// long rows are those of which other tests decode every frame: TestShortFilm,
+		// TestWorkersOnTheRealQueue and TestEncodedAnew.
+		long bool
 	}{
-		{"bbb-1080p30.mp4", 300, 640, 360, 1, false},
-		{"small-426x240-27s.mp4", 816, 426, 240, 1, false},
+		{"bbb-1080p30.mp4", 300, 640, 360, 1, true},
+		{"small-426x240-27s.mp4", 816, 426, 240, 1, true},
 		{"bbb-rotated-180.mov", 49, 426, 240, 1, false},
 		{"vp9-in-mp4.mp4", 24, 640, 360, 1, false},
 		{"chaplin-mp3audio.mp4", 241, 640, 360, 1, false},
-		{"bikes-noaudio.mp4", 250, 640, 272, 0, false},
-		{"no-duration.webm", 74, 640, 360, 1, true},
+		{"bikes-noaudio.mp4", 250, 640, 272, 0, true},
+		{"no-duration.webm", 74, 640, 360, 1, false},
 	} {
 		t.Run(c.file, func(t *testing.T) {
+			if c.long {
+				testenv.Long(t)
+			}
 			b := newBench(t, mediaFile(c.file), nil)
 			p := b.encode(t)
 			require.Equal(t, c.frames, p.Frames)

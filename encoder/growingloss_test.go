@@ -458,6 +458,9 @@ func TestGrowingUploadAbandoned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if name == "deleted" { // so are those of TestEarlyOnTheRealQueue and TestEncodedAnew
+				testenv.Long(t)
+			}
 			q := newQueue(t)
 			start(t, (&jobs.Janitor{Catalog: q.cat, Conn: q.conn, Objects: q.store, Name: "j", Log: slog.New(slog.DiscardHandler)}).Run)
 			s := q.send(t, streamed(t, "film.ts"))
