@@ -47,7 +47,7 @@ func TestRunHoldsToOneBuild(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t)
 	q.janitor(t)
-	film := readFile(t, mediaFile("bikes-noaudio.mp4"))
+	film := readFile(t, makeFile(t, "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=160x90:r=25:d=10", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"))
 	const frames = 250
 	of := func(build string) func(*jobs.Worker) { return func(w *jobs.Worker) { w.Build = build } }
 
