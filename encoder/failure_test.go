@@ -70,6 +70,9 @@ func TestStrangeFiles(t *testing.T) {
 			0, 0, 0, hls.Rational{}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "copy.ts" || name == "no-header.mp3" {
+				testenv.Long(t) // for TestFieldsAfterFrames and no-header-variable.mp3, which is harder
+			}
 			file := makeFile(t, name, c.args...)
 			b := newBench(t, file, func(o *Options) { oneRung(o); divided(o) })
 			p := b.encode(t)
