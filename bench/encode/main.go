@@ -101,10 +101,10 @@ func (o options) most() time.Duration {
 	switch {
 	case o.limit > 0:
 		return o.limit
-	case len(o.lengths) > 0 && len(o.lines) == 0: // the encodes aren't waited for
-		return beside + time.Duration(len(o.lengths))*5*time.Minute
 	case len(o.lines) > 0:
 		return time.Hour
+	case len(o.lengths) > 0: // the encodes aren't waited for
+		return beside + time.Duration(len(o.lengths))*5*time.Minute
 	}
 	return beside + time.Duration(o.rounds*2*3*o.seconds)*time.Second
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meridian-video/meridian/internal/ask"
 	"github.com/meridian-video/meridian/internal/platform/supervise"
 	"github.com/meridian-video/meridian/internal/region"
 	"github.com/meridian-video/meridian/tools"
@@ -165,13 +165,8 @@ func askEtcd(ctx context.Context, url string, question, answer any) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	tr := &http.Transport{DisableKeepAlives: true}
-	res, err := tr.RoundTrip(req)
+	res, b, err := ask.Do(req, maxMembers)
 	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if b, err = io.ReadAll(io.LimitReader(res.Body, maxMembers)); err != nil {
 		return fmt.Errorf("%s: %w", url, err)
 	}
 	if res.StatusCode != http.StatusOK {
